@@ -1,0 +1,58 @@
+// The parameters of a model, packed for the products of kernels/matmul.h. Each field has its shape beside it.
+//
+// Immutable after Load; shared by all threads.
+// Tested by tests/model/checkpoint/weights_test.cc.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "kernels/matmul.h"
+#include "model/config.h"
+
+namespace clamor {
+
+// How matrices are held; vectors (norms, biases) are always fp32. kStored: fp32 stays fp32, fp16 becomes fp32 (exact),
+// bf16 stays bf16.
+enum class WeightFormat : uint8_t { kStored, kF32, kBF16 };
+
+absl::StatusOr<WeightFormat> ParseWeightFormat(std::string_view name);  // "stored", "fp32", "bf16"
+
+struct LayerWeights {
+  std::vector<float> attention_norm;  // [hidden]
+  kernels::PackedMatrix qkv;          // [q_size + 2 * kv_size, hidden]: q, then k, then v
+  std::vector<float> qkv_bias;        // [q_size + 2 * kv_size] or empty
+  std::vector<float> q_norm, k_norm;  // [head_dim] or empty
+  kernels::PackedMatrix output;       // [hidden, q_size]
+  std::vector<float> output_bias;     // [hidden] or empty
+  std::vector<float> mlp_norm;        // [hidden]
+  kernels::PackedMatrix gate_up;      // [2 * intermediate, hidden]: gate, then up
+  std::vector<float> gate_up_bias;    // [2 * intermediate] or empty
+  kernels::PackedMatrix down;         // [hidden, intermediate]
+  std::vector<float> down_bias;       // [hidden] or empty
+};
+
+struct Weights {
+  kernels::PackedMatrix embedding;  // [vocab, hidden]; also the head if the model ties them
+  std::vector<LayerWeights> layers;
+  std::vector<float> final_norm;  // [hidden]
+  kernels::PackedMatrix head;     // [vocab, hidden]; empty if tied
+
+  const kernels::PackedMatrix& head_matrix() const { return head.n() > 0 ? head : embedding; }
+  size_t bytes() const;  // packed, all matrices and vectors
+
+  // Called now and then while loading, with bytes packed so far and in all.
+  using Progress = absl::FunctionRef<void(uint64_t done, uint64_t total)>;
+
+  // Reads the safetensors of `model_dir`. Peak memory: the packed weights and one tensor. Errors name the tensor, the file
+  // and both shapes. Tensors that the config does not ask for are an error too (INVALID_ARGUMENT, lists up to five),
+  // except `lm_head.weight` of a tied model and rotary caches (`rotary_emb.inv_freq`).
+  static absl::StatusOr<Weights> Load(const std::string& model_dir, const ModelConfig& config, WeightFormat format,
+                                      kernels::ThreadPool& pool, Progress progress);
+};
+
+}  // namespace clamor
