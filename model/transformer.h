@@ -1,0 +1,48 @@
+// A model that is ready to run: weights, tables and the forward pass over a ragged batch.
+//
+// Tested by tests/model/transformer_test.cc (goldens of four families) and tests/equivalence/.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/rope.h"
+#include "kernels/thread_pool.h"
+#include "model/activations.h"
+#include "model/batch.h"
+#include "model/config.h"
+#include "model/kv_cache.h"
+#include "model/weights.h"
+
+namespace clamor {
+
+// Immutable after Load; several engines may share one. Forward's scratch is the caller's.
+class Transformer {
+ public:
+  // `max_positions` > 0 caps the context below what the config allows (it sizes tables). Errors as LoadModelDescription and
+  // Weights::Load.
+  static absl::StatusOr<std::unique_ptr<Transformer>> Load(const std::string& model_dir, WeightFormat format,
+                                                           int32_t max_positions, kernels::ThreadPool& pool,
+                                                           Weights::Progress progress);
+
+  // Runs all rows of `batch`: writes their keys and values to their slots of `cache`, and the logits of the rows that want
+  // them to scratch.logits, [batch.logit_rows.size(), vocab_size] in the order of batch.logit_rows.
+  void Forward(const Batch& batch, KvCache& cache, Activations& scratch, kernels::ThreadPool& pool) const;
+
+  const ModelConfig& config() const { return description_.config; }
+  const GenerationDefaults& generation() const { return description_.generation; }
+  int32_t max_positions() const { return max_positions_; }
+  const Weights& weights() const { return weights_; }
+
+ private:
+  Transformer(ModelDescription description, Weights weights, int32_t max_positions);
+
+  ModelDescription description_;
+  Weights weights_;
+  int32_t max_positions_;
+  kernels::RopeTable rope_;
+};
+
+}  // namespace clamor

@@ -1,0 +1,95 @@
+// The decoding loop: many sequences, one ragged batch a step. Read Engine::Step in engine.cc first.
+//
+//     plan -> draft -> build tree -> forward -> verify -> commit -> stream
+//
+// Links neither gRPC, protobuf nor RocksDB: tests and the command line run it as it is.
+// Threads: Submit, Cancel and Load may be called from any thread; Step and what it calls (sinks, the continuation source)
+// belong to one thread at a time.
+// Tested by tests/services/worker/engine_test.cc and tests/equivalence/.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "model/spec/continuation_source.h"
+#include "model/tokenizer/tokenizer.h"
+#include "model/transformer.h"
+#include "services/worker/request.h"
+
+namespace clamor {
+
+struct EngineOptions {
+  int32_t threads = 1;            // of the forward pass, the calling thread included
+  int64_t kv_tokens = 32768;      // room of the key/value cache, shared by all sequences
+  int32_t max_sequences = 16;     // running at once
+  int32_t max_waiting = 256;      // queued; one more is refused
+  int32_t prefill_chunk = 256;    // prompt tokens per step, over all sequences
+  int32_t default_nodes = 16;     // of SpeculationOptions::kAuto, before the budget is measured
+  absl::Status Validate() const;  // INVALID_ARGUMENT names field and value
+};
+
+// A snapshot for routing and metrics.
+struct EngineLoad {
+  int32_t running = 0, waiting = 0;
+  int64_t kv_pages_used = 0, kv_pages_total = 0;
+  int64_t steps = 0;
+  absl::Time last_step = absl::InfinitePast();
+};
+
+// What one step did; handed to the observer for metrics.
+struct StepReport {
+  enum Phase { kPlan, kDraft, kForward, kVerify, kCommit, kPhases };
+  double seconds[kPhases] = {};
+  int32_t rows = 0, prompt_tokens = 0, emitted_tokens = 0, forwards = 0;  // forwards: sequences that emitted
+  std::array<int32_t, kSources> drafted{}, accepted{};
+};
+class StepObserver {
+ public:
+  virtual ~StepObserver() = default;
+  virtual void OnStep(const StepReport& report) = 0;  // on the engine's thread; must not block
+  virtual void OnAccepted(int32_t tokens) = 0;        // tokens emitted by one sequence in one forward
+};
+
+class Engine {
+ public:
+  // `model` and, unless null, `tokenizer` (needed for text and stop strings), `source` and `observer` must outlive the engine.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const Transformer* model, const Tokenizer* tokenizer,
+                                                        ContinuationSource* source, StepObserver* observer,
+                                                        const EngineOptions& options);
+  ~Engine();
+
+  // Queues `request`. `sink` must live until its OnFinished; it is not called if this fails: INVALID_ARGUMENT (a field;
+  // "[CONTEXT_TOO_LONG]" when prompt and max_tokens exceed the context), RESOURCE_EXHAUSTED "[QUEUE_FULL]", UNAVAILABLE
+  // "[DRAINING]" after Drain. Returns a handle for Cancel.
+  absl::StatusOr<uint64_t> Submit(Request request, TokenSink* sink);
+
+  // The request ends with `reason` (kCancelled, kSlowConsumer or kDeadline) at the next step and its pages are free then. A
+  // handle that has finished is ignored.
+  void Cancel(uint64_t handle, FinishReason reason = FinishReason::kCancelled);
+
+  // Runs one step. False if there was nothing to do.
+  bool Step();
+
+  // Runs Step until `stop` is set, parked while there is nothing to do. On return all requests have been finished as
+  // cancelled. WakeUp makes it look at `stop`.
+  void Run(const std::atomic<bool>& stop);
+  void WakeUp();
+
+  // From now on Submit refuses; what runs goes on.
+  void Drain();
+
+  EngineLoad Load() const;
+  const EngineOptions& options() const;
+
+ private:
+  struct Rep;
+  explicit Engine(std::unique_ptr<Rep> rep);
+  std::unique_ptr<Rep> rep_;
+};
+
+}  // namespace clamor

@@ -1,0 +1,86 @@
+// One request to the engine and what comes back, in the engine's own words: no proto type, ids checked.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "model/spec/sampler.h"
+#include "model/spec/source.h"
+
+namespace clamor {
+
+enum class TreeShape : uint8_t { kMerged, kPublished };
+
+struct SpeculationOptions {
+  static constexpr int32_t kAuto = -1;
+  static constexpr int32_t kMaxNodes = 128;
+  int32_t nodes = kAuto;  // draft nodes per step, 0: plain decoding; kPublished always drafts its 68 unless 0
+  TreeShape shape = TreeShape::kMerged;
+};
+
+struct Request {
+  std::string id;      // for logs; need not be unique
+  std::string tenant;  // drafts, adjacency and calibration are kept apart by it
+  std::vector<int32_t> prompt_ids;
+  std::vector<int32_t> emitted_ids;  // of an answer begun elsewhere; they count towards max_tokens and are not sent again
+  int32_t max_tokens = 0;            // 0: up to the model's context
+  SamplingOptions sampling;
+  std::vector<std::string> stop;  // stop strings; the text ends before the first that appears
+  bool ignore_eos = false;
+  SpeculationOptions speculation;
+  absl::Time deadline = absl::InfiniteFuture();
+
+  // Against what this model and worker can do; INVALID_ARGUMENT names the field and both values. (Other reasons than
+  // INVALID_FIELD are named in brackets at the start of the message, e.g. "[CONTEXT_TOO_LONG] ...".)
+  absl::Status Validate(int32_t vocab_size, int32_t max_positions) const;
+};
+
+enum class FinishReason : uint8_t { kStop, kLength, kCancelled, kDeadline, kSlowConsumer };
+std::string_view FinishReasonName(FinishReason reason);  // "stop", "length", "cancelled", ...
+
+// New tokens of one step. Indices count the answer's tokens from 0, emitted_ids included.
+struct Delta {
+  int64_t first_token_index = 0;
+  std::vector<int32_t> token_ids;
+  std::string text;             // may lag behind the ids: incomplete characters and possible stop strings are held back
+  std::vector<Source> sources;  // [token_ids] who drafted each; kNone for a token that came from the model's own step
+};
+
+struct Usage {
+  int32_t prompt_tokens = 0;
+  int32_t completion_tokens = 0;  // emitted here
+  int32_t cached_tokens = 0;
+};
+
+struct GenerationStats {
+  int64_t forwards = 0;  // that emitted at least one token
+  int64_t draft_nodes = 0;
+  std::array<int64_t, kSources> accepted_by_source{};  // by static_cast<size_t>(Source)
+  double queue_seconds = 0, prefill_seconds = 0, decode_seconds = 0;
+
+  double tokens_per_forward(int64_t tokens) const { return forwards > 0 ? static_cast<double>(tokens) / forwards : 0; }
+};
+
+struct Finished {
+  FinishReason reason = FinishReason::kStop;
+  std::string matched_stop;  // the stop string, if one ended the answer
+  Usage usage;
+  GenerationStats stats;
+};
+
+// Receives one request's output. Called on the engine's thread, so it must return at once and never block; must outlive
+// the call of OnFinished, which comes exactly once and last.
+class TokenSink {
+ public:
+  virtual ~TokenSink() = default;
+  virtual void OnStarted() {}  // admitted: left the queue
+  virtual void OnDelta(Delta delta) = 0;
+  virtual void OnFinished(const Finished& finished) = 0;
+};
+
+}  // namespace clamor
