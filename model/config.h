@@ -1,5 +1,5 @@
-// What a Hugging Face model directory says of its model: `config.json` and `generation_config.json`, parsed once and
-// checked; nothing downstream checks again.
+// What a Hugging Face model directory says of its model: `config.json` and `generation_config.json`, parsed
+// once and checked; nothing downstream checks again.
 //
 // Tested by tests/model/checkpoint/config_test.cc.
 #pragma once
@@ -41,11 +41,11 @@ struct ModelConfig {
   int32_t max_positions = 0;  // context: prompt and answer together
   float rms_norm_eps = 1e-6f;
   RopeConfig rope;
-  bool tied_head = false;    // lm_head is the embedding
-  bool qkv_bias = false;     // Qwen2 always; others by attention_bias
-  bool output_bias = false;  // of o_proj, by attention_bias (never Qwen2)
-  bool mlp_bias = false;
-  bool qk_norm = false;      // Qwen3
+  bool tied_head = false;       // lm_head is the embedding
+  bool qkv_bias = false;        // of q, k and v: Qwen2 always, Llama and Qwen3 by attention_bias
+  bool output_bias = false;     // of o_proj: Llama and Qwen3 by attention_bias
+  bool mlp_bias = false;        // Llama
+  bool qk_norm = false;         // Qwen3
   std::vector<int32_t> window;  // [layers] sliding window in tokens, 0: full attention
 
   int32_t q_size() const { return heads * head_dim; }
@@ -63,8 +63,8 @@ struct ModelDescription {
   GenerationDefaults generation;
 };
 
-// NOT_FOUND names the missing file. INVALID_ARGUMENT names file, field and value of what is missing, out of range,
-// contradictory or not supported (another model_type, hidden_act, rope type, quantization_config...).
+// NOT_FOUND names the missing file. INVALID_ARGUMENT names file, field and value of what is missing, out of
+// range, contradictory or not supported (another model_type, hidden_act, rope type, quantization_config...).
 absl::StatusOr<ModelDescription> LoadModelDescription(const std::string& model_dir);
 
 // The same from the two files' texts (generation_config may be empty).

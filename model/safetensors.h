@@ -1,5 +1,6 @@
-// Read access to the tensors of a model directory: `model.safetensors`, or the shards that `model.safetensors.index.json`
-// lists. Files are mapped, not read; a header is believed only after every offset, shape and size was checked.
+// Read access to the tensors of a model directory: `model.safetensors`, or the shards that
+// `model.safetensors.index.json` lists. Files are mapped, not read; a header is believed only after every
+// offset, shape and size was checked.
 //
 // Immutable after Open; every method may be called from any thread.
 // Tested by tests/model/checkpoint/safetensors_test.cc.
@@ -28,8 +29,8 @@ struct Tensor {
 
 class Safetensors {
  public:
-  // NOT_FOUND: no such files. INVALID_ARGUMENT: a damaged, truncated or contradictory file or index; names file, tensor
-  // and both numbers.
+  // NOT_FOUND: no such files. INVALID_ARGUMENT: a damaged, truncated or contradictory file or index; names
+  // file, tensor and both numbers.
   static absl::StatusOr<std::unique_ptr<Safetensors>> Open(const std::string& model_dir);
   ~Safetensors();
 
@@ -39,7 +40,8 @@ class Safetensors {
   std::vector<std::string> Names() const;  // sorted
   uint64_t total_bytes() const;            // of all tensors
 
-  // Tells the kernel that the pages of `tensor` are not needed again soon, so that loading peaks at what is packed.
+  // Tells the kernel that the pages of `tensor` are not needed again soon, so that loading peaks at what is
+  // packed.
   void Release(const Tensor& tensor) const;
 
  private:

@@ -16,8 +16,8 @@
 
 namespace clamor {
 
-// How matrices are held; vectors (norms, biases) are always fp32. kStored: fp32 stays fp32, fp16 becomes fp32 (exact),
-// bf16 stays bf16.
+// How matrices are held; vectors (norms, biases) are always fp32. kStored: fp32 stays fp32, fp16 becomes fp32
+// (exact), bf16 stays bf16.
 enum class WeightFormat : uint8_t { kStored, kF32, kBF16 };
 
 absl::StatusOr<WeightFormat> ParseWeightFormat(std::string_view name);  // "stored", "fp32", "bf16"
@@ -45,14 +45,15 @@ struct Weights {
   const kernels::PackedMatrix& head_matrix() const { return head.n() > 0 ? head : embedding; }
   size_t bytes() const;  // packed, all matrices and vectors
 
-  // Called now and then while loading, with bytes packed so far and in all.
+  // Called now and then while loading, with the bytes (as stored in the files) packed so far and in all.
   using Progress = absl::FunctionRef<void(uint64_t done, uint64_t total)>;
 
-  // Reads the safetensors of `model_dir`. Peak memory: the packed weights and one tensor. Errors name the tensor, the file
-  // and both shapes. Tensors that the config does not ask for are an error too (INVALID_ARGUMENT, lists up to five),
-  // except `lm_head.weight` of a tied model and rotary caches (`rotary_emb.inv_freq`).
-  static absl::StatusOr<Weights> Load(const std::string& model_dir, const ModelConfig& config, WeightFormat format,
-                                      kernels::ThreadPool& pool, Progress progress);
+  // Reads the safetensors of `model_dir`. Peak memory: the packed weights and one tensor. Errors name the
+  // tensor, the file and both shapes. Tensors that the config does not ask for are an error too
+  // (INVALID_ARGUMENT, lists up to five), except `lm_head.weight` of a tied model and rotary caches
+  // (`rotary_emb.inv_freq`).
+  static absl::StatusOr<Weights> Load(const std::string& model_dir, const ModelConfig& config,
+                                      WeightFormat format, kernels::ThreadPool& pool, Progress progress);
 };
 
 }  // namespace clamor
