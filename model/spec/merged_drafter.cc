@@ -1,0 +1,286 @@
+#include "model/spec/merged_drafter.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "model/spec/noise.h"
+
+namespace clamor {
+namespace {
+
+constexpr float kMaxSiblingSum = 0.98f;  // something always is left for a token that nobody proposed
+constexpr float kLeastSurvival = 1e-5f;
+constexpr int kMostSources = 5;
+
+// Length of the chain that is kept under the root whatever its survival: its rejected nodes are the next trail, so
+// without it a step that accepts little would leave the next one blind.
+int32_t TailLength(int32_t max_nodes) { return std::min(5, max_nodes / 3); }
+
+}  // namespace
+
+void MergedDrafter::Extend(std::span<const int32_t> tokens) {
+  for (const int32_t token : tokens) {
+    automaton_.Extend(token);
+    if (store_ != kNoStore) store_ = StoreChild(store_, token);
+  }
+  text_.insert(text_.end(), tokens.begin(), tokens.end());
+}
+
+int32_t MergedDrafter::StoreChild(int32_t node, int32_t token) const {
+  for (size_t i = node + 1; i < trie_.nodes.size(); ++i) {
+    if (trie_.nodes[i].parent == node && trie_.nodes[i].token == token) return static_cast<int32_t>(i);
+  }
+  return kNoStore;
+}
+
+void MergedDrafter::Offer(ContinuationSource::Answer answer) {
+  const int64_t length = static_cast<int64_t>(text_.size());
+  if (answer.position < 0 || answer.position > length || answer.trie.nodes.empty()) return;
+  for (size_t i = 0; i < answer.trie.nodes.size(); ++i) {
+    const ContinuationTrie::Node& node = answer.trie.nodes[i];
+    if (node.token < 0 || node.token >= vocab_size_) return;
+    if (node.parent < -1 || node.parent >= static_cast<int64_t>(i)) return;
+  }
+  trie_ = std::move(answer.trie);
+  store_ = -1;
+  for (int64_t i = answer.position; i < length && store_ != kNoStore; ++i) store_ = StoreChild(store_, text_[i]);
+}
+
+bool MergedDrafter::WantsAnswer() const {
+  if (store_ == kNoStore) return true;
+  return std::none_of(trie_.nodes.begin(), trie_.nodes.end(), [this](const auto& node) { return node.parent == store_; });
+}
+
+void MergedDrafter::Draft(int32_t max_nodes, DraftTree& tree) {
+  tree.Reset(text_.back());
+  cursors_.assign(1, {.context = automaton_.End(), .store = store_});
+  evidence_.assign(1, {});
+  heap_.clear();
+  const auto less = [](const Candidate& a, const Candidate& b) { return a.survival < b.survival; };
+  const int32_t tail = TailLength(max_nodes);
+  int32_t deepest = 0;
+  Expand(tree, 0);
+  while (!heap_.empty() && tree.drafted() + std::max(0, tail - deepest) < max_nodes) {
+    std::pop_heap(heap_.begin(), heap_.end(), less);
+    const Candidate best = heap_.back();
+    heap_.pop_back();
+    if (best.survival < kLeastSurvival) break;
+    const int32_t node = tree.Add(best.token, best.parent, best.source, best.survival);
+    cursors_.push_back(best.cursors);
+    evidence_.push_back(best.evidence);
+    deepest = std::max(deepest, tree.nodes[node].depth);
+    if (tree.nodes[node].depth < kMaxDepth) Expand(tree, node);
+  }
+  AddTail(tree, max_nodes, tail);
+}
+
+void MergedDrafter::Trim(int32_t max_nodes, DraftTree& tree) {
+  if (tree.drafted() <= max_nodes) return;
+  // Nodes stand in the order of their survival, so the best of them are the first; the tail is grown again.
+  const int32_t tail = TailLength(max_nodes);
+  int32_t kept = 0, deepest = 0;
+  for (; kept + std::max(0, tail - deepest) < max_nodes; ++kept) {
+    deepest = std::max(deepest, tree.nodes[kept + 1].depth);
+  }
+  tree.nodes.resize(kept + 1);
+  cursors_.resize(kept + 1);
+  evidence_.resize(kept + 1);
+  AddTail(tree, max_nodes, tail);
+}
+
+// Lengthens the deepest path to `length` by the trail's best tokens, then by noise.
+void MergedDrafter::AddTail(DraftTree& tree, int32_t max_nodes, int32_t length) {
+  int32_t end = 0;
+  for (int32_t i = 1; i < static_cast<int32_t>(tree.nodes.size()); ++i) {
+    if (tree.nodes[i].depth > tree.nodes[end].depth) end = i;
+  }
+  while (tree.nodes[end].depth < length && tree.drafted() < max_nodes) {
+    const int32_t row = tree.nodes[end].depth;
+    const bool known = row < trail_rows_;
+    const int32_t token = known ? trail_[row].tokens[0] : NoiseToken(text_, random_);
+    end = tree.Add(token, end, known ? Source::kJacobi : Source::kNoise, 0);
+    cursors_.push_back({});
+    evidence_.push_back({});
+  }
+}
+
+// Puts the children that all sources propose for `node` on the heap.
+void MergedDrafter::Expand(const DraftTree& tree, int32_t node) {
+  const DraftNode& parent = tree.nodes[node];
+  const Cursors cursors = cursors_[node];
+  const int32_t before = parent.parent >= 0 ? tree.nodes[parent.parent].token
+                         : text_.size() > 1 ? text_[text_.size() - 2]
+                                            : -1;
+  proposals_.clear();
+  ProposeJacobi(parent.depth, cursors.on_trail);
+  ProposeContext(cursors, parent.depth);
+  ProposeStore(cursors, parent.depth);
+  ProposeAdjacency(parent.token, parent.depth);
+  ProposeRecycled(before, parent.token, parent.depth);
+
+  float sum = 0;
+  for (Proposal& p : proposals_) {
+    if (p.sources > 1) {
+      const Calibration::Key key = Calibration::Agreement(p.sources, p.best);
+      p.best = std::max(p.best, knowledge_->calibration.Mean(key));
+      p.evidence.keys[p.evidence.size++] = key;
+    }
+    sum += p.best;
+  }
+  const float scale = sum > kMaxSiblingSum ? kMaxSiblingSum / sum : 1.0f;
+  const auto less = [](const Candidate& a, const Candidate& b) { return a.survival < b.survival; };
+  for (const Proposal& p : proposals_) {
+    heap_.push_back({.survival = parent.survival * p.best * scale,
+                     .parent = node,
+                     .token = p.token,
+                     .source = p.source,
+                     .cursors = {.context = automaton_.Advance(cursors.context, p.token),
+                                 .store = p.store,
+                                 .on_trail = p.on_trail},
+                     .evidence = p.evidence});
+    std::push_heap(heap_.begin(), heap_.end(), less);
+  }
+}
+
+// One source may propose a token once per node; its first word, which is its best, counts.
+void MergedDrafter::Propose(int32_t token, Source source, Calibration::Key key, int32_t store, bool on_trail) {
+  const float mean = knowledge_->calibration.Mean(key);
+  for (Proposal& p : proposals_) {
+    if (p.token != token) continue;
+    if (p.sources == kMostSources) return;  // a store that names one child twice
+    p.evidence.keys[p.evidence.size++] = key;
+    ++p.sources;
+    p.on_trail |= on_trail;
+    if (store != kNoStore) p.store = store;
+    if (mean > p.best) {
+      p.best = mean;
+      p.source = source;
+    }
+    return;
+  }
+  proposals_.push_back({.token = token,
+                        .source = source,
+                        .best = mean,
+                        .sources = 1,
+                        .store = store,
+                        .on_trail = on_trail,
+                        .evidence = {.keys = {key}, .size = 1}});
+}
+
+void MergedDrafter::ProposeJacobi(int32_t depth, bool on_trail) {
+  if (depth >= trail_rows_) return;
+  const TrailRow& row = trail_[depth];
+  for (int rank = 0; rank < kTopK && row.tokens[rank] >= 0; ++rank) {
+    const Calibration::Key key = Calibration::Jacobi(depth, rank, row.log_probabilities[rank], on_trail);
+    Propose(row.tokens[rank], Source::kJacobi, key, kNoStore, on_trail && rank == 0);
+  }
+}
+
+void MergedDrafter::ProposeContext(const Cursors& cursors, int32_t depth) {
+  std::array<int32_t, 16> seen;
+  size_t n = 0;
+  automaton_.Continuations(cursors.context, 2, [&](const ContextAutomaton::Continuation& c) {
+    if (n == seen.size() || std::find(seen.begin(), seen.begin() + n, c.token) != seen.begin() + n) return;
+    seen[n++] = c.token;
+    Propose(c.token, Source::kContext, Calibration::Context(c.match_length, c.count, c.total, depth));
+  });
+}
+
+void MergedDrafter::ProposeStore(const Cursors& cursors, int32_t depth) {
+  if (cursors.store == kNoStore) return;
+  uint32_t total = cursors.store >= 0 ? trie_.nodes[cursors.store].count : trie_.occurrences;
+  const int32_t match = trie_.match_length + (cursors.store >= 0 ? 1 : 0);
+  int proposed = 0;
+  for (size_t i = cursors.store + 1; i < trie_.nodes.size() && proposed < 8; ++i) {
+    const ContinuationTrie::Node& child = trie_.nodes[i];
+    if (child.parent != cursors.store) continue;
+    ++proposed;
+    total = std::max(total, child.count);
+    Propose(child.token, Source::kStore, Calibration::Store(match, child.count, total, depth), static_cast<int32_t>(i));
+  }
+}
+
+void MergedDrafter::ProposeAdjacency(int32_t token, int32_t depth) {
+  const Adjacency::Entry* entry = knowledge_->adjacency.Find(token);
+  if (entry == nullptr) return;
+  for (int rank = 0; rank < Adjacency::kSuccessors && entry->tokens[rank] >= 0; ++rank) {
+    Propose(entry->tokens[rank], Source::kAdjacency,
+            Calibration::Adjacency(rank, entry->log_probabilities[rank], depth));
+  }
+}
+
+void MergedDrafter::ProposeRecycled(int32_t before, int32_t token, int32_t depth) {
+  std::array<int32_t, 4> seen;
+  size_t n = 0;
+  for (size_t i = 0; i < recycled_.size() && n < seen.size(); ++i) {
+    const Recycled& r = recycled_[(next_recycled_ + recycled_.size() - 1 - i) % recycled_.size()];
+    for (int32_t j = 0; j + 1 < r.size && n < seen.size(); ++j) {
+      if (r.tokens[j] != token) continue;
+      const int32_t follower = r.tokens[j + 1];
+      if (std::find(seen.begin(), seen.begin() + n, follower) != seen.begin() + n) continue;
+      seen[n++] = follower;
+      const int match = j > 0 && r.tokens[j - 1] == before ? 2 : 1;
+      Propose(follower, Source::kRecycled, Calibration::Recycled(match, depth));
+    }
+  }
+}
+
+void MergedDrafter::Observe(const DraftTree& tree, const NodeLogits& logits, const Accepted& accepted) {
+  LearnCalibration(tree, accepted);
+  std::array<float, Adjacency::kSuccessors> log_probabilities;
+  for (int32_t i = static_cast<int32_t>(tree.nodes.size()) - 1; i >= 0; --i) {  // the root last: it is certain
+    for (int32_t rank = 0; rank < Adjacency::kSuccessors; ++rank) log_probabilities[rank] = logits.LogProbability(i, rank);
+    knowledge_->adjacency.Observe(tree.nodes[i].token, logits.Ids(i).first(Adjacency::kSuccessors), log_probabilities);
+  }
+  KeepTrail(tree, logits, accepted.path.empty() ? 0 : accepted.path.back(), accepted.next);
+}
+
+// Trials are the children of the root and of accepted nodes.
+void MergedDrafter::LearnCalibration(const DraftTree& tree, const Accepted& accepted) {
+  size_t depth = 0;
+  int32_t visited = 0;
+  while (true) {
+    const int32_t hit = depth < accepted.path.size() ? accepted.path[depth] : -1;
+    for (int32_t i = visited + 1; i < static_cast<int32_t>(tree.nodes.size()); ++i) {
+      if (tree.nodes[i].parent != visited) continue;
+      for (int k = 0; k < evidence_[i].size; ++k) knowledge_->calibration.Learn(evidence_[i].keys[k], i == hit);
+    }
+    if (hit < 0) return;
+    visited = hit;
+    ++depth;
+  }
+}
+
+// The deepest chain under the last accepted node was rejected; what the model said there is the trail.
+void MergedDrafter::KeepTrail(const DraftTree& tree, const NodeLogits& logits, int32_t last_accepted, int32_t next) {
+  const int32_t nodes = static_cast<int32_t>(tree.nodes.size());
+  std::vector<bool> below(nodes, false);
+  below[last_accepted] = true;
+  int32_t end = last_accepted;
+  for (int32_t i = last_accepted + 1; i < nodes; ++i) {
+    const DraftNode& node = tree.nodes[i];
+    below[i] = below[node.parent];
+    if (!below[i]) continue;
+    const DraftNode& best = tree.nodes[end];
+    if (node.depth > best.depth || (node.depth == best.depth && node.survival > best.survival)) end = i;
+  }
+  const int32_t length = tree.nodes[end].depth - tree.nodes[last_accepted].depth;
+  trail_rows_ = std::min(length, kTrailRows);
+  Recycled recycled;
+  recycled.tokens[recycled.size++] = next;
+  for (int32_t i = end; i != last_accepted; i = tree.nodes[i].parent) {
+    const int32_t row = tree.nodes[i].depth - tree.nodes[last_accepted].depth - 1;
+    if (row >= kTrailRows) continue;
+    std::copy_n(logits.Ids(i).begin(), kTopK, trail_[row].tokens.begin());
+    for (int32_t rank = 0; rank < kTopK; ++rank) trail_[row].log_probabilities[rank] = logits.LogProbability(i, rank);
+  }
+  for (int32_t row = 0; row < trail_rows_ && recycled.size < static_cast<int32_t>(recycled.tokens.size()); ++row) {
+    recycled.tokens[recycled.size++] = trail_[row].tokens[0];
+  }
+  if (recycled.size > 1) {
+    recycled_[next_recycled_] = recycled;
+    next_recycled_ = (next_recycled_ + 1) % recycled_.size();
+  }
+}
+
+}  // namespace clamor

@@ -1,0 +1,119 @@
+// One best-first tree from all sources.
+//
+// Each source proposes children of a node with evidence; Calibration turns evidence into a probability of being right; the
+// product along the path is a node's survival. Survival never grows downwards, so the B best nodes always form a tree, and
+// taking the best candidate B times finds it (as EAGLE-2, arXiv 2406.16858, does with draft-model probabilities). A child
+// keeps the cursor of every source that can go on from it, so a store path may continue where the trail ends.
+// Tested by tests/model/spec/merged_drafter_test.cc.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "model/spec/adjacency.h"
+#include "model/spec/calibration.h"
+#include "model/spec/context_automaton.h"
+#include "model/spec/drafter.h"
+
+namespace clamor {
+
+// What is learned across the sequences of one tenant. Owned by the engine, outlives the drafters that use it.
+struct DraftKnowledge {
+  Adjacency adjacency;
+  Calibration calibration;
+};
+
+class MergedDrafter : public Drafter {
+ public:
+  static constexpr int32_t kMaxDepth = 32;
+  static constexpr int32_t kTrailRows = 8;
+
+  // Answers of the store that name tokens outside [0, vocab_size) are dropped.
+  MergedDrafter(DraftKnowledge* knowledge, int32_t vocab_size, uint64_t seed)
+      : knowledge_(knowledge), vocab_size_(vocab_size), random_(seed) {}
+
+  void Extend(std::span<const int32_t> tokens) override;
+  void Draft(int32_t max_nodes, DraftTree& tree) override;
+  void Trim(int32_t max_nodes, DraftTree& tree) override;
+  void Observe(const DraftTree& tree, const NodeLogits& logits, const Accepted& accepted) override;
+  void Offer(ContinuationSource::Answer answer) override;
+  bool WantsAnswer() const override;
+
+ private:
+  static constexpr int32_t kNoStore = -2;  // a store cursor that fell off the trie; -1 is the trie's root
+
+  // The kinds of evidence that speak for one node: at most one a source, and their agreement.
+  struct Evidence {
+    std::array<Calibration::Key, 6> keys;
+    uint8_t size = 0;
+  };
+  // Where each source stands at a node.
+  struct Cursors {
+    ContextAutomaton::Cursor context;
+    int32_t store = kNoStore;
+    bool on_trail = true;  // the path is the trail's own best chain
+  };
+  // A child that some sources agree on.
+  struct Proposal {
+    int32_t token;
+    Source source;   // of the best evidence
+    float best;      // its mean
+    int8_t sources;  // how many proposed it
+    int32_t store;   // trie node, or kNoStore
+    bool on_trail;
+    Evidence evidence;
+  };
+  struct Candidate {
+    float survival;
+    int32_t parent, token;
+    Source source;
+    Cursors cursors;
+    Evidence evidence;
+  };
+  // One rejected node's best successors: row r predicts depth r + 1 under the new root.
+  struct TrailRow {
+    std::array<int32_t, kTopK> tokens;
+    std::array<float, kTopK> log_probabilities;
+  };
+
+  void Expand(const DraftTree& tree, int32_t node);
+  void ProposeJacobi(int32_t depth, bool on_trail);
+  void ProposeContext(const Cursors& cursors, int32_t depth);
+  void ProposeStore(const Cursors& cursors, int32_t depth);
+  void ProposeAdjacency(int32_t token, int32_t depth);
+  void ProposeRecycled(int32_t before, int32_t token, int32_t depth);
+  void Propose(int32_t token, Source source, Calibration::Key key, int32_t store = kNoStore, bool on_trail = false);
+  void AddTail(DraftTree& tree, int32_t max_nodes, int32_t length);
+  void LearnCalibration(const DraftTree& tree, const Accepted& accepted);
+  void KeepTrail(const DraftTree& tree, const NodeLogits& logits, int32_t last_accepted, int32_t next);
+  int32_t StoreChild(int32_t node, int32_t token) const;
+
+  DraftKnowledge* knowledge_;
+  int32_t vocab_size_;
+  uint64_t random_;
+  std::vector<int32_t> text_;
+  ContextAutomaton automaton_;
+
+  int32_t trail_rows_ = 0;
+  std::array<TrailRow, kTrailRows> trail_;
+
+  // Rejected continuations, a ring of short n-grams; each starts with the token that was right.
+  struct Recycled {
+    std::array<int32_t, 6> tokens;
+    int32_t size = 0;
+  };
+  std::array<Recycled, 24> recycled_;
+  size_t next_recycled_ = 0;
+
+  ContinuationTrie trie_;
+  int32_t store_ = kNoStore;  // where the text's end stands in trie_
+
+  // Of the tree of the last Draft, per node; and scratch.
+  std::vector<Cursors> cursors_;
+  std::vector<Evidence> evidence_;
+  std::vector<Candidate> heap_;
+  std::vector<Proposal> proposals_;
+};
+
+}  // namespace clamor

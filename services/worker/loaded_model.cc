@@ -1,0 +1,114 @@
+#include "services/worker/loaded_model.h"
+
+#include <sched.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "kernels/cpu_target.h"
+#include "kernels/status_macros.h"
+
+namespace clamor {
+namespace {
+
+absl::Status CheckDevice(const std::string& device) {
+  if (device == "auto" || device == "cpu") return absl::OkStatus();
+  if (device == "cuda") {
+    return absl::FailedPreconditionError("--device cuda: this build has no CUDA back end; use cpu or auto");
+  }
+  return absl::InvalidArgumentError(absl::StrCat("--device is '", device, "', must be auto, cpu or cuda"));
+}
+
+std::string BaseName(const std::string& directory) {
+  std::filesystem::path path = std::filesystem::path(directory).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  std::string name = path.filename().string();
+  return name.empty() || name == "." ? "model" : name;
+}
+
+std::string ReadWord(const std::string& path) {
+  std::ifstream file(path);
+  std::string word;
+  file >> word;
+  return word;
+}
+
+// Cores' worth of time per second that the cgroup grants; more threads than that would only be throttled.
+double CgroupCores() {
+  std::ifstream file("/sys/fs/cgroup/cpu.max");
+  double quota = 0, period = 0;
+  if (file >> quota >> period && quota > 0 && period > 0) return quota / period;
+  return INFINITY;  // "max", or no such file
+}
+
+}  // namespace
+
+int PhysicalCores() {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return 1;
+  std::set<std::string> cores;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &allowed)) continue;
+    const std::string siblings = ReadWord(
+        absl::StrFormat("/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu));
+    cores.insert(siblings.empty() ? absl::StrCat(cpu) : siblings);
+  }
+  const double quota = std::ceil(CgroupCores());
+  return std::max(1, static_cast<int>(std::min<double>(cores.size(), quota)));
+}
+
+int64_t PeakMemoryBytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<int64_t>(usage.ru_maxrss) * 1024;
+}
+
+absl::StatusOr<LoadedModel> LoadTokenizer(const std::string& directory) {
+  LoadedModel model;
+  model.name = BaseName(directory);
+  CLAMOR_ASSIGN_OR_RETURN(model.files, TokenizerFiles::Read(directory));
+  CLAMOR_ASSIGN_OR_RETURN(model.tokenizer, Tokenizer::Load(model.files));
+  auto chat_template = ChatTemplate::Load(model.files, model.tokenizer.get());
+  if (chat_template.ok()) {
+    model.chat_template = *std::move(chat_template);
+  } else if (!absl::IsNotFound(chat_template.status())) {
+    return chat_template.status();
+  }
+  return model;
+}
+
+absl::StatusOr<LoadedModel> LoadModel(const ModelOptions& options, Weights::Progress progress) {
+  const absl::Time start = absl::Now();
+  CLAMOR_RETURN_IF_ERROR(CheckDevice(options.device));
+  CLAMOR_ASSIGN_OR_RETURN(const WeightFormat format, ParseWeightFormat(options.weights));
+  CLAMOR_ASSIGN_OR_RETURN(LoadedModel model, LoadTokenizer(options.directory));
+  model.threads = options.threads > 0 ? options.threads : PhysicalCores();
+  kernels::ThreadPool pool(model.threads);
+  CLAMOR_ASSIGN_OR_RETURN(model.transformer,
+                          Transformer::Load(options.directory, format, options.context, pool, progress));
+  model.load_seconds = absl::ToDoubleSeconds(absl::Now() - start);
+  return model;
+}
+
+std::string DescribeLoad(const LoadedModel& model) {
+  constexpr double kMiB = 1024.0 * 1024.0;
+  const Weights& weights = model.transformer->weights();
+  const char* stored_as = weights.embedding.stored() == kernels::DType::kBF16 ? "bf16" : "fp32";
+  return absl::StrFormat("%s: %.1f MiB of %s weights in %.2f s, peak memory %.1f MiB, %s, %d thread%s",
+                         model.name, weights.bytes() / kMiB, stored_as, model.load_seconds,
+                         PeakMemoryBytes() / kMiB, kernels::CpuTargetName(kernels::ActiveCpuTarget()),
+                         model.threads, model.threads == 1 ? "" : "s");
+}
+
+}  // namespace clamor

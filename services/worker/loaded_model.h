@@ -1,0 +1,51 @@
+// A model directory made ready for an engine, as the worker and the command line both need it.
+//
+// Tested by tests/services/cli/cli_test.py.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "model/tokenizer/chat_template.h"
+#include "model/tokenizer/tokenizer.h"
+#include "model/transformer.h"
+
+namespace clamor {
+
+struct ModelOptions {
+  std::string directory;
+  std::string weights = "stored";  // stored, fp32 or bf16
+  std::string device = "auto";     // auto, cpu or cuda
+  int threads = 0;                 // 0: one per physical core that this process may use
+  int32_t context = 0;             // tokens, 0: what the model allows
+};
+
+// Immutable once loaded.
+struct LoadedModel {
+  std::string name;  // the directory's last component
+  int threads = 1;   // options.threads, resolved
+  TokenizerFiles files;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<ChatTemplate> chat_template;  // null if the directory has none
+  std::unique_ptr<Transformer> transformer;
+  double load_seconds = 0;
+};
+
+// Reads everything. Errors name the flag, the file or the field. `progress` as Weights::Load.
+absl::StatusOr<LoadedModel> LoadModel(const ModelOptions& options, Weights::Progress progress);
+
+// The tokenizer and the chat template alone; `transformer` stays null.
+absl::StatusOr<LoadedModel> LoadTokenizer(const std::string& directory);
+
+// "demo: 12.3 MiB of bf16 weights in 0.3 s, peak memory 45.6 MiB, avx2, 2 threads".
+std::string DescribeLoad(const LoadedModel& model);
+
+// Cores that this process may run on (affinity mask and cgroup quota), hyper-threads of one core counted once.
+int PhysicalCores();
+
+// The most resident memory this process has had, in bytes.
+int64_t PeakMemoryBytes();
+
+}  // namespace clamor

@@ -1,0 +1,69 @@
+#include "services/worker/request.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+
+namespace clamor {
+namespace {
+
+constexpr size_t kMaxStops = 16;
+constexpr size_t kMaxStopBytes = 1024;
+
+absl::Status CheckIds(std::string_view field, const std::vector<int32_t>& ids, int32_t vocab_size) {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= vocab_size) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(field, "[", i, "] is ", ids[i], ", must be in [0, ", vocab_size, ")"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status Request::Validate(int32_t vocab_size, int32_t max_positions) const {
+  if (prompt_ids.empty()) return absl::InvalidArgumentError("prompt_ids is empty, must hold at least one token");
+  if (absl::Status s = CheckIds("prompt_ids", prompt_ids, vocab_size); !s.ok()) return s;
+  if (absl::Status s = CheckIds("emitted_ids", emitted_ids, vocab_size); !s.ok()) return s;
+  if (max_tokens < 0) return absl::InvalidArgumentError(absl::StrCat("max_tokens is ", max_tokens, ", must be at least 0"));
+  const int64_t prompt = static_cast<int64_t>(prompt_ids.size());
+  const int64_t wanted = prompt + std::max<int64_t>(max_tokens, 1);
+  if (wanted > max_positions) {
+    return absl::InvalidArgumentError(absl::StrCat("[CONTEXT_TOO_LONG] prompt of ", prompt, " tokens and max_tokens ",
+                                                   max_tokens, " exceed the context of ", max_positions, " tokens"));
+  }
+  if (max_tokens > 0 && static_cast<int64_t>(emitted_ids.size()) >= max_tokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("emitted_ids holds ", emitted_ids.size(), " tokens, must be fewer than max_tokens ", max_tokens));
+  }
+  if (absl::Status s = sampling.Validate(); !s.ok()) return s;
+  if (stop.size() > kMaxStops) {
+    return absl::InvalidArgumentError(absl::StrCat("stop holds ", stop.size(), " strings, must be at most ", kMaxStops));
+  }
+  for (size_t i = 0; i < stop.size(); ++i) {
+    if (stop[i].empty() || stop[i].size() > kMaxStopBytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("stop[", i, "] has ", stop[i].size(), " bytes, must have 1 to ", kMaxStopBytes));
+    }
+  }
+  if (speculation.nodes < SpeculationOptions::kAuto || speculation.nodes > SpeculationOptions::kMaxNodes) {
+    return absl::InvalidArgumentError(absl::StrCat("nodes is ", speculation.nodes, ", must be in [0, ",
+                                                   SpeculationOptions::kMaxNodes, "], or ", SpeculationOptions::kAuto,
+                                                   " for auto"));
+  }
+  return absl::OkStatus();
+}
+
+std::string_view FinishReasonName(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop: return "stop";
+    case FinishReason::kLength: return "length";
+    case FinishReason::kCancelled: return "cancelled";
+    case FinishReason::kDeadline: return "deadline";
+    case FinishReason::kSlowConsumer: return "slow_consumer";
+  }
+  return "";
+}
+
+}  // namespace clamor

@@ -1,0 +1,54 @@
+#include "services/worker/step_cost.h"
+
+#include <algorithm>
+
+namespace clamor {
+
+void StepCost::Set(const std::array<double, kRows.size()>& seconds) {
+  seconds_ = seconds;
+  for (size_t i = 1; i < kRows.size(); ++i) {
+    if (seconds_[i] <= 0) seconds_[i] = seconds_[i - 1] * kRows[i] / kRows[i - 1];
+    seconds_[i] = std::max(seconds_[i], seconds_[i - 1]);  // noise must not make more rows cheaper
+  }
+}
+
+double StepCost::Seconds(int32_t rows) const {
+  if (seconds_[0] <= 0) return rows;
+  const size_t last = kRows.size() - 1;
+  if (rows >= kRows[last]) return seconds_[last] * rows / kRows[last];
+  size_t i = 0;
+  while (kRows[i + 1] <= rows) ++i;
+  const double share = static_cast<double>(rows - kRows[i]) / (kRows[i + 1] - kRows[i]);
+  return seconds_[i] + share * (seconds_[i + 1] - seconds_[i]);
+}
+
+void StepCost::Refresh(int32_t rows, double seconds) {
+  if (seconds_[0] <= 0 || rows < 1) return;
+  size_t nearest = 0;
+  for (size_t i = 1; i < kRows.size(); ++i) {
+    if (2 * rows >= kRows[i - 1] + kRows[i]) nearest = i;
+  }
+  constexpr double kWeight = 0.05;
+  seconds_[nearest] *= 1 + kWeight * (std::clamp(seconds / Seconds(rows), 0.5, 2.0) - 1);
+  // More rows never cost less: a neighbour that the new value passed moves with it.
+  for (size_t i = nearest; i + 1 < kRows.size(); ++i) seconds_[i + 1] = std::max(seconds_[i + 1], seconds_[i]);
+  for (size_t i = nearest; i > 0; --i) seconds_[i - 1] = std::min(seconds_[i - 1], seconds_[i]);
+}
+
+int32_t StepCost::BestNodes(int32_t sequences, std::span<const float> survivals) const {
+  constexpr double kLeastGain = 1.03;
+  double tokens = sequences;
+  double best = kLeastGain * tokens / Seconds(sequences);
+  int32_t nodes = 0;
+  for (size_t n = 1; n <= survivals.size(); ++n) {
+    tokens += survivals[n - 1];
+    const double rate = tokens / Seconds(sequences + static_cast<int32_t>(n));
+    if (rate > best) {
+      best = rate;
+      nodes = static_cast<int32_t>(n);
+    }
+  }
+  return nodes;
+}
+
+}  // namespace clamor
