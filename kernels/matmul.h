@@ -46,7 +46,7 @@ class PackedMatrix {
 
  private:
   struct Free {
-    size_t bytes = 0;
+    size_t bytes;
     void operator()(void* p) const;
   };
   int64_t n_ = 0, k_ = 0;

@@ -1,0 +1,78 @@
+// What the Highway files offer to the operators: each function once per CPU target, all with the same bits. They check
+// nothing and know no threads; the operators one folder up split the work.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "kernels/cpu_target.h"
+#include "kernels/matmul.h"
+#include "kernels/tree_attention.h"
+
+namespace clamor::kernels {
+
+template <typename T>
+struct PerTarget {
+  T by_target[3];  // scalar, AVX2, AVX-512: the order of CpuTarget
+  T Active() const { return by_target[static_cast<int>(ActiveCpuTarget())]; }
+};
+
+// The most rows of x that the product's inner loop keeps in registers.
+extern const PerTarget<int> kMaxTileRows;
+
+// `rows` rows split into the fewest near-equal blocks of at most `limit`.
+struct RowBlocks {
+  RowBlocks(int64_t rows, int64_t limit) : rows(rows), count((rows + limit - 1) / limit) {}
+  int64_t begin(int64_t block) const { return rows * block / count; }
+  int64_t size(int64_t block) const { return begin(block + 1) - begin(block); }
+
+  int64_t rows;
+  int64_t count;
+};
+
+struct MatMulJob {
+  const float* x;  // per row block [k][rows of the block], block b at begin(b) * k
+  RowBlocks blocks;
+  const PackedMatrix& w;
+  const float* bias;  // [n] or null
+  float* y;           // [rows, n]
+  size_t y_stride;
+};
+// Computes the output columns of panels [begin, end).
+extern const PerTarget<void (*)(const MatMulJob& job, int64_t begin, int64_t end)> kMatMulPanels;
+
+// Some rows with equal `pages`, and some query heads of one key head: row_count * head_count <= kMaxTileRows.
+struct AttentionTask {
+  int row, row_count;
+  int head, head_count;
+  int kv_head;
+};
+struct AttentionJob {
+  const float* q;
+  size_t q_stride;
+  std::span<const AttentionRow> rows;
+  float scale;
+  int32_t window;
+  const KvLayer& layer;
+  float* out;
+  size_t out_stride;
+};
+extern const PerTarget<void (*)(const AttentionJob& job, const AttentionTask& task)> kAttend;
+
+// Elementwise, for one row or range; the public headers say what they compute.
+extern const PerTarget<void (*)(const float* x, int64_t n, const float* weight, float eps, float* y)> kRmsNorm;
+extern const PerTarget<void (*)(float* x, const float* y, int64_t n)> kAdd;
+extern const PerTarget<void (*)(const float* gate, const float* up, int64_t n, float* out)> kSiluGate;
+extern const PerTarget<float (*)(float x)> kExp;
+
+// cos and sin of position * frequencies[0..half).
+extern const PerTarget<void (*)(double position, const double* frequencies, int half, float* cos, float* sin)> kCosSin;
+// Rotates one head.
+extern const PerTarget<void (*)(float* x, const float* cos, const float* sin, int half)> kRotate;
+
+// One row; log_sum_exp may be null.
+extern const PerTarget<void (*)(const float* logits, int64_t n, int k, int32_t* ids, float* values, float* log_sum_exp)>
+    kTopK;
+
+}  // namespace clamor::kernels

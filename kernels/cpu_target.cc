@@ -1,0 +1,73 @@
+#include "kernels/cpu_target.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "hwy/targets.h"
+
+namespace clamor::kernels {
+namespace {
+
+std::atomic<CpuTarget>& Active() {
+  static std::atomic<CpuTarget> active = SupportedCpuTargets().back();
+  return active;
+}
+
+bool IsSupported(CpuTarget target) {
+  for (CpuTarget supported : SupportedCpuTargets()) {
+    if (supported == target) return true;
+  }
+  return false;
+}
+
+std::string SupportedNames() {
+  return absl::StrJoin(SupportedCpuTargets(), ", ",
+                       [](std::string* out, CpuTarget t) { out->append(CpuTargetName(t)); });
+}
+
+}  // namespace
+
+std::string_view CpuTargetName(CpuTarget target) {
+  switch (target) {
+    case CpuTarget::kScalar: return "scalar";
+    case CpuTarget::kAvx2: return "avx2";
+    case CpuTarget::kAvx512: return "avx512";
+  }
+  return "unknown";
+}
+
+std::vector<CpuTarget> SupportedCpuTargets() {
+  const int64_t supported = hwy::SupportedTargets();
+  std::vector<CpuTarget> targets = {CpuTarget::kScalar};
+  if (supported & HWY_AVX2) targets.push_back(CpuTarget::kAvx2);
+  if (supported & HWY_AVX3) targets.push_back(CpuTarget::kAvx512);
+  return targets;
+}
+
+CpuTarget ActiveCpuTarget() { return Active().load(std::memory_order_relaxed); }
+
+absl::Status SetCpuTarget(CpuTarget target) {
+  if (!IsSupported(target)) {
+    return absl::FailedPreconditionError(absl::StrCat("CPU target ", std::string(CpuTargetName(target)),
+                                                      " is not supported by this machine, which has: ",
+                                                      SupportedNames()));
+  }
+  Active().store(target, std::memory_order_relaxed);
+  return absl::OkStatus();
+}
+
+absl::Status SetCpuTargetFromEnvironment() {
+  const char* value = std::getenv("CLAMOR_CPU_TARGET");
+  if (value == nullptr || *value == '\0') return absl::OkStatus();
+  for (CpuTarget target : {CpuTarget::kScalar, CpuTarget::kAvx2, CpuTarget::kAvx512}) {
+    if (CpuTargetName(target) == value) return SetCpuTarget(target);
+  }
+  return absl::InvalidArgumentError(absl::StrCat("CLAMOR_CPU_TARGET is \"", value,
+                                                 "\"; this machine supports: ", SupportedNames()));
+}
+
+}  // namespace clamor::kernels

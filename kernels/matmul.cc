@@ -1,0 +1,50 @@
+#include "kernels/matmul.h"
+
+#include <algorithm>
+
+#include "kernels/cpu/ops.h"
+#include "kernels/cpu/scratch.h"
+
+namespace clamor::kernels {
+namespace {
+
+// Rows per pass over the weights: enough to hide reading them, few enough to bound the packed copy of x.
+constexpr int64_t kMaxRows = 480;
+
+// Copies x to the layout of MatMulJob::x, the elements [begin, end) of k.
+void PackX(const float* x, size_t x_stride, int64_t k, const RowBlocks& blocks, int64_t begin, int64_t end,
+           float* packed) {
+  for (int64_t b = 0; b < blocks.count; ++b) {
+    const int64_t size = blocks.size(b);
+    float* to = packed + blocks.begin(b) * k;
+    for (int64_t r = 0; r < size; ++r) {
+      const float* from = x + (blocks.begin(b) + r) * x_stride;
+      for (int64_t i = begin; i < end; ++i) to[i * size + r] = from[i];
+    }
+  }
+}
+
+}  // namespace
+
+void MatMul(const float* x, size_t x_stride, int64_t rows, const PackedMatrix& w, const float* bias, float* y,
+            size_t y_stride, ThreadPool& pool) {
+  thread_local Scratch scratch;
+  const int64_t k = w.k();
+  const int64_t panels = (w.n() + 15) / 16;
+  for (int64_t row = 0; row < rows; row += kMaxRows) {
+    const int64_t count = std::min(kMaxRows, rows - row);
+    MatMulJob job = {x + row * x_stride, RowBlocks(count, kMaxTileRows.Active()), w, bias, y + row * y_stride,
+                     y_stride};
+    if (count > 1) {
+      float* packed = scratch.Get(count * k);
+      pool.ParallelFor(k, 64, [&](size_t begin, size_t end) {
+        PackX(job.x, x_stride, k, job.blocks, begin, end, packed);
+      });
+      job.x = packed;
+    }
+    const auto multiply = kMatMulPanels.Active();
+    pool.ParallelFor(panels, 1, [&](size_t begin, size_t end) { multiply(job, begin, end); });
+  }
+}
+
+}  // namespace clamor::kernels
