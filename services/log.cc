@@ -1,0 +1,20 @@
+#include "services/log.h"
+
+#include <memory>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "spdlog/sinks/stdout_sinks.h"
+
+namespace clamor {
+
+void StartLogging(const std::string& server) {
+  auto logger = std::make_shared<spdlog::logger>(server, std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  logger->set_pattern(absl::StrCat("time=%Y-%m-%dT%H:%M:%S.%e%z level=%l server=", server, " %v"));
+  logger->flush_on(spdlog::level::info);
+  spdlog::set_default_logger(std::move(logger));
+}
+
+std::string Quoted(std::string_view value) { return absl::StrCat("\"", absl::CEscape({value.data(), value.size()}), "\""); }
+
+}  // namespace clamor

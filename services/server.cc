@@ -1,0 +1,193 @@
+#include "services/server.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/server_builder.h"
+#include "grpcpp/support/server_interceptor.h"
+#include "kernels/status_macros.h"
+#include "services/log.h"
+
+namespace clamor {
+namespace {
+
+sigset_t TerminationSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  return signals;
+}
+
+std::string HostOf(const std::string& address) {
+  std::string host = address.substr(0, std::min(address.rfind(':'), address.size()));
+  return host.empty() ? "0.0.0.0" : host;
+}
+
+absl::Status WritePortFile(const std::string& path, const std::string& grpc_address, const std::string& http_address) {
+  const std::string partial = absl::StrCat(path, ".partial");
+  std::ofstream out(partial, std::ios::trunc);
+  out << "grpc=" << grpc_address << "\nhttp=" << http_address << "\n";
+  out.close();
+  if (!out || std::rename(partial.c_str(), path.c_str()) != 0) {
+    return absl::UnavailableError(absl::StrCat("--port-file: cannot write \"", path, "\""));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void BlockTerminationSignals() {
+  sigset_t signals = TerminationSignals();
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+}
+
+// Counts running calls of our own services, and writes to `wake_fd` whenever none is left.
+class Server::CallCounter {
+ public:
+  explicit CallCounter(int wake_fd) : wake_fd_(wake_fd) {}
+  int running() const { return running_; }
+
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> Factories() {
+    std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> factories;
+    factories.push_back(std::make_unique<Factory>(this));
+    return factories;
+  }
+
+ private:
+  // Lives as long as one call.
+  class Ticket final : public grpc::experimental::Interceptor {
+   public:
+    explicit Ticket(CallCounter* counter) : counter_(counter) { ++counter_->running_; }
+    ~Ticket() override {
+      if (--counter_->running_ == 0) eventfd_write(counter_->wake_fd_, 1);
+    }
+    void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override { methods->Proceed(); }
+
+   private:
+    CallCounter* const counter_;
+  };
+  class Factory final : public grpc::experimental::ServerInterceptorFactoryInterface {
+   public:
+    explicit Factory(CallCounter* counter) : counter_(counter) {}
+    grpc::experimental::Interceptor* CreateServerInterceptor(grpc::experimental::ServerRpcInfo* info) override {
+      return absl::StartsWith(info->method(), "/clamor.") ? new Ticket(counter_) : nullptr;
+    }
+
+   private:
+    CallCounter* const counter_;
+  };
+
+  const int wake_fd_;
+  std::atomic<int> running_ = 0;
+};
+
+Server::Server(const ServerOptions& options) : options_(options) {
+  sigset_t signals = TerminationSignals();
+  signal_fd_ = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+  wake_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  calls_ = std::make_unique<CallCounter>(wake_fd_);
+}
+
+Server::~Server() {
+  http_.reset();
+  if (grpc_ != nullptr) grpc_->Shutdown(std::chrono::system_clock::now());
+  grpc_.reset();
+  close(signal_fd_);
+  close(wake_fd_);
+}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, std::span<const ServicePart> services,
+                                                      prometheus::Registry* registry,
+                                                      std::function<void()> before_scrape) {
+  std::unique_ptr<Server> server(new Server(options));
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  int grpc_port = 0;
+  const std::string grpc_host = HostOf(options.listen);
+  const std::string listen = absl::StartsWith(options.listen, ":") ? absl::StrCat(grpc_host, options.listen) : options.listen;
+  builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &grpc_port);
+  builder.SetMaxReceiveMessageSize(options.max_message_bytes);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a second server on this port is a mistake, not a replica
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_concurrent_streams);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
+  for (const ServicePart& part : services) {
+    builder.RegisterService(part.service);
+    server->service_names_.push_back(part.name);
+  }
+  builder.experimental().SetInterceptorCreators(server->calls_->Factories());
+  server->grpc_ = builder.BuildAndStart();
+  if (server->grpc_ == nullptr || grpc_port == 0) {
+    return absl::UnavailableError(absl::StrCat("--listen: cannot listen on \"", options.listen, "\""));
+  }
+  for (const std::string& name : server->service_names_) {
+    server->grpc_->GetHealthCheckService()->SetServingStatus(name, false);
+  }
+  server->SetReady(false);
+  CLAMOR_ASSIGN_OR_RETURN(
+      server->http_, MetricsHttp::Start(options.http, {.registry = registry,
+                                                       .before_scrape = std::move(before_scrape),
+                                                       .ready = [s = server.get()] { return s->ready_ && !s->draining_; }}));
+  server->grpc_address_ = absl::StrCat(grpc_host, ":", grpc_port);
+  server->http_address_ = absl::StrCat(HostOf(options.http), ":", server->http_->port());
+  if (!options.port_file.empty()) {
+    CLAMOR_RETURN_IF_ERROR(WritePortFile(options.port_file, server->grpc_address_, server->http_address_));
+  }
+  spdlog::info("event=listening grpc={} http={}", server->grpc_address_, server->http_address_);
+  return server;
+}
+
+void Server::SetReady(bool ready) {
+  if (draining_) return;
+  ready_ = ready;
+  grpc_->GetHealthCheckService()->SetServingStatus(ready);
+}
+
+void Server::Stop() {
+  stop_ = true;
+  eventfd_write(wake_fd_, 1);
+}
+
+bool Server::PollSignal(double timeout_seconds) {
+  pollfd fds[] = {{.fd = signal_fd_, .events = POLLIN, .revents = 0}, {.fd = wake_fd_, .events = POLLIN, .revents = 0}};
+  poll(fds, 2, timeout_seconds < 0 ? -1 : static_cast<int>(timeout_seconds * 1000) + 1);
+  eventfd_t wakes;
+  eventfd_read(wake_fd_, &wakes);
+  signalfd_siginfo info;
+  return read(signal_fd_, &info, sizeof(info)) == sizeof(info);
+}
+
+void Server::Run(const std::function<void()>& on_drain) {
+  while (!stop_ && !PollSignal(-1)) {
+  }
+  draining_ = true;
+  grpc_->GetHealthCheckService()->Shutdown();  // NOT_SERVING from here on, whatever SetReady says
+  on_drain();
+  const absl::Time deadline = absl::Now() + absl::Seconds(options_.grace_seconds);
+  spdlog::info("event=draining calls={} grace_seconds={}", calls_->running(), options_.grace_seconds);
+  while (calls_->running() > 0 && absl::Now() < deadline) {
+    if (PollSignal(absl::ToDoubleSeconds(deadline - absl::Now()))) break;
+  }
+  const int cut = calls_->running();
+  grpc_->Shutdown(std::chrono::system_clock::now());
+  spdlog::info("event=stopped calls_cut={}", cut);
+}
+
+}  // namespace clamor

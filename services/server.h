@@ -1,0 +1,81 @@
+// What the three servers share: a gRPC port with health, reflection and limits, an HTTP port with metrics, and an orderly
+// end. A main is then: BlockTerminationSignals, flags, parts, Server::Start, Run.
+//
+// Threads: SetReady and Stop may be called from any thread.
+// Tested by tests/services/server_test.cc.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "grpcpp/server.h"
+#include "prometheus/registry.h"
+#include "services/metrics_http.h"
+
+namespace clamor {
+
+struct ServerOptions {
+  std::string name;              // of the binary
+  std::string listen;            // HOST:PORT of gRPC
+  std::string http;              // HOST:PORT of metrics
+  std::string port_file;         // gets the bound addresses; empty: none
+  double grace_seconds = 30;     // for running calls after SIGTERM
+  int max_concurrent_streams = 1024;           // per connection
+  int max_message_bytes = 16 << 20;            // received
+};
+
+// One gRPC service. `name` is its full name, for health; `service` must outlive the server.
+struct ServicePart {
+  std::string name;
+  grpc::Service* service;
+};
+
+// Keeps SIGTERM and SIGINT for Server::Run. Call first in main, before any thread exists: threads inherit it.
+void BlockTerminationSignals();
+
+class Server {
+ public:
+  // Binds both ports, writes the port file and answers from now on, not ready yet. UNAVAILABLE names the flag and the
+  // address that cannot be bound; other codes name the port file.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options, std::span<const ServicePart> services,
+                                                       prometheus::Registry* registry,
+                                                       std::function<void()> before_scrape = nullptr);
+  ~Server();
+
+  // What /readyz and grpc.health.v1 (for "" and every service) say. Ignored once draining.
+  void SetReady(bool ready);
+
+  // Serves until SIGTERM, SIGINT or Stop; then: not ready, `on_drain` (from which the services refuse new work), running
+  // calls get the grace time, the rest is cancelled. A second signal ends the grace time. Health watches and reflection
+  // do not hold it up.
+  void Run(const std::function<void()>& on_drain);
+  void Stop();
+
+  const std::string& grpc_address() const { return grpc_address_; }  // HOST:PORT as bound
+  const std::string& http_address() const { return http_address_; }
+
+ private:
+  class CallCounter;
+  explicit Server(const ServerOptions& options);
+  bool PollSignal(double timeout_seconds);  // true if a signal came; false after a wake-up or the timeout
+
+  const ServerOptions options_;
+  std::string grpc_address_, http_address_;
+  int signal_fd_, wake_fd_;
+  std::vector<std::string> service_names_;
+  std::unique_ptr<CallCounter> calls_;
+  std::unique_ptr<grpc::Server> grpc_;
+  std::unique_ptr<MetricsHttp> http_;
+  std::atomic<bool> ready_ = false;
+  std::atomic<bool> draining_ = false;
+  std::atomic<bool> stop_ = false;
+};
+
+}  // namespace clamor
