@@ -9,7 +9,8 @@
 namespace clamor {
 namespace {
 
-// Address space is taken lazily by the kernel, so only its exhaustion can fail; there is nothing to serve with then.
+// Address space is taken lazily by the kernel, so only its exhaustion can fail; there is nothing to serve
+// with then.
 float* ReserveOrDie(size_t bytes) {
   void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) {

@@ -17,15 +17,20 @@ float* Room(std::vector<float>& v, int64_t count) {
   return v.data();
 }
 
+// Guesses may stand past the end of the context; they are never emitted.
+constexpr int32_t kSpareDepth = 128;
+
 const float* OrNull(const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Load(const std::string& model_dir, WeightFormat format,
-                                                               int32_t max_positions, kernels::ThreadPool& pool,
+absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Load(const std::string& model_dir,
+                                                               WeightFormat format, int32_t max_positions,
+                                                               kernels::ThreadPool& pool,
                                                                Weights::Progress progress) {
   CLAMOR_ASSIGN_OR_RETURN(ModelDescription description, LoadModelDescription(model_dir));
-  CLAMOR_ASSIGN_OR_RETURN(Weights weights, Weights::Load(model_dir, description.config, format, pool, progress));
+  CLAMOR_ASSIGN_OR_RETURN(Weights weights,
+                          Weights::Load(model_dir, description.config, format, pool, progress));
   int32_t positions = description.config.max_positions;
   if (max_positions > 0) positions = std::min(positions, max_positions);
   return std::unique_ptr<Transformer>(new Transformer(std::move(description), std::move(weights), positions));
@@ -35,9 +40,10 @@ Transformer::Transformer(ModelDescription description, Weights weights, int32_t 
     : description_(std::move(description)),
       weights_(std::move(weights)),
       max_positions_(max_positions),
-      rope_(description_.config.rope.InverseFrequencies(description_.config.head_dim), max_positions) {}
+      rope_(description_.config.rope.InverseFrequencies(description_.config.head_dim), max_positions + kSpareDepth) {}
 
-void Transformer::Forward(const Batch& batch, KvCache& cache, Activations& scratch, kernels::ThreadPool& pool) const {
+void Transformer::Forward(const Batch& batch, KvCache& cache, Activations& scratch,
+                          kernels::ThreadPool& pool) const {
   const ModelConfig& c = config();
   const int64_t rows = batch.rows();
   const int64_t hidden_size = c.hidden_size, q_size = c.q_size(), kv_size = c.kv_size();
@@ -63,18 +69,22 @@ void Transformer::Forward(const Batch& batch, KvCache& cache, Activations& scrat
     kernels::MatMul(normed, hidden_size, rows, w.qkv, OrNull(w.qkv_bias), qkv, qkv_size, pool);
     if (c.qk_norm) {
       kernels::RmsNormHeads(qkv, rows, qkv_size, c.heads, c.head_dim, w.q_norm.data(), c.rms_norm_eps, pool);
-      kernels::RmsNormHeads(qkv + q_size, rows, qkv_size, c.kv_heads, c.head_dim, w.k_norm.data(), c.rms_norm_eps, pool);
+      kernels::RmsNormHeads(qkv + q_size, rows, qkv_size, c.kv_heads, c.head_dim, w.k_norm.data(),
+                            c.rms_norm_eps, pool);
     }
     // q and k stand side by side: one call rotates both.
     kernels::Rope(qkv, rows, qkv_size, c.heads + c.kv_heads, batch.positions.data(), rope_, pool);
-    kernels::StoreKv(qkv + q_size, qkv_size, qkv + q_size + kv_size, qkv_size, rows, batch.slots.data(), kv, pool);
-    kernels::TreeAttention(qkv, qkv_size, batch.attention, c.heads, scale, c.window[i], kv, attention, q_size, pool);
+    kernels::StoreKv(qkv + q_size, qkv_size, qkv + q_size + kv_size, qkv_size, rows, batch.slots.data(), kv,
+                     pool);
+    kernels::TreeAttention(qkv, qkv_size, batch.attention, c.heads, scale, c.window[i], kv, attention, q_size,
+                           pool);
     kernels::MatMul(attention, q_size, rows, w.output, OrNull(w.output_bias), projected, hidden_size, pool);
     kernels::AddInPlace(hidden, projected, rows * hidden_size, pool);
 
     // Gated feed-forward.
     kernels::RmsNorm(hidden, rows, hidden_size, w.mlp_norm.data(), c.rms_norm_eps, normed, pool);
-    kernels::MatMul(normed, hidden_size, rows, w.gate_up, OrNull(w.gate_up_bias), gate_up, 2 * mlp_size, pool);
+    kernels::MatMul(normed, hidden_size, rows, w.gate_up, OrNull(w.gate_up_bias), gate_up, 2 * mlp_size,
+                    pool);
     kernels::SiluGate(gate_up, rows, mlp_size, gated, pool);
     kernels::MatMul(gated, mlp_size, rows, w.down, OrNull(w.down_bias), projected, hidden_size, pool);
     kernels::AddInPlace(hidden, projected, rows * hidden_size, pool);

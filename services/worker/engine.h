@@ -8,6 +8,7 @@
 // Tested by tests/services/worker/engine_test.cc and tests/equivalence/.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -29,7 +30,8 @@ struct EngineOptions {
   int32_t max_sequences = 16;     // running at once
   int32_t max_waiting = 256;      // queued; one more is refused
   int32_t prefill_chunk = 256;    // prompt tokens per step, over all sequences
-  int32_t default_nodes = 16;     // of SpeculationOptions::kAuto, before the budget is measured
+  // What SpeculationOptions::kAuto means for requests that leave it: kAuto weighs survival against measured step cost.
+  int32_t default_nodes = SpeculationOptions::kAuto;
   absl::Status Validate() const;  // INVALID_ARGUMENT names field and value
 };
 
