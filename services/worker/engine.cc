@@ -42,7 +42,7 @@ class PhaseTimer {
   absl::Time last_;
 };
 
-absl::Status CheckRange(std::string_view field, int64_t value, int64_t least, int64_t most) {
+absl::Status CheckRange(const char* field, int64_t value, int64_t least, int64_t most) {
   if (value >= least && value <= most) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, ", must be in [", least, ", ", most, "]"));
 }

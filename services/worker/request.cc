@@ -10,7 +10,7 @@ namespace {
 constexpr size_t kMaxStops = 16;
 constexpr size_t kMaxStopBytes = 1024;
 
-absl::Status CheckIds(std::string_view field, const std::vector<int32_t>& ids, int32_t vocab_size) {
+absl::Status CheckIds(const char* field, const std::vector<int32_t>& ids, int32_t vocab_size) {
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= vocab_size) {
       return absl::InvalidArgumentError(
