@@ -1,0 +1,126 @@
+// The dull twins of kernels/: one loop per definition, in scalar std::fma, sharing nothing with what they check. The
+// headers of kernels/ promise exactly these bits.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "kernels/elementwise.h"
+#include "kernels/tree_attention.h"
+
+namespace clamor::kernels::reference {
+
+inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// Sixteen partial sums by index mod 16, folded pairwise.
+class PartialSums {
+ public:
+  void AddSquare(int64_t index, float x) { sums_[index % 16] = std::fma(x, x, sums_[index % 16]); }
+  void Add(int64_t index, float x) { sums_[index % 16] += x; }
+  float Fold() const {
+    float eight[8], four[4];
+    for (int i = 0; i < 8; ++i) eight[i] = sums_[i] + sums_[i + 8];
+    for (int i = 0; i < 4; ++i) four[i] = eight[i] + eight[i + 4];
+    return (four[0] + four[2]) + (four[1] + four[3]);
+  }
+
+ private:
+  float sums_[16] = {};
+};
+
+inline float RoundToBF16(float v) {
+  const uint32_t bits = std::bit_cast<uint32_t>(v);
+  const uint32_t low = bits & 0xffff;
+  uint32_t high = bits >> 16;
+  if (low > 0x8000 || (low == 0x8000 && high % 2 == 1)) ++high;
+  return std::bit_cast<float>(high << 16);
+}
+
+// w: [n, k]; bias: [n] or empty; result: [rows, n].
+inline std::vector<float> MatMul(const float* x, size_t x_stride, int64_t rows, const std::vector<float>& w, int64_t n,
+                                 int64_t k, const std::vector<float>& bias) {
+  std::vector<float> y(rows * n);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < n; ++c) {
+      float sum = 0.0f;
+      for (int64_t i = 0; i < k; ++i) sum = std::fma(x[r * x_stride + i], w[c * k + i], sum);
+      y[r * n + c] = bias.empty() ? sum : sum + bias[c];
+    }
+  }
+  return y;
+}
+
+inline void RmsNorm(const float* x, int64_t n, const float* weight, float eps, float* y) {
+  PartialSums squares;
+  for (int64_t i = 0; i < n; ++i) squares.AddSquare(i, x[i]);
+  const float scale = 1.0f / std::sqrt(squares.Fold() / static_cast<float>(n) + eps);
+  for (int64_t i = 0; i < n; ++i) y[i] = x[i] * scale * weight[i];
+}
+
+inline float Silu(float v) { return v / (1.0f + Exp(-v)); }
+
+// The keys of one row in logical order, already without those outside the window: what position, what slot.
+struct Key {
+  int64_t position;
+  int32_t slot;
+};
+inline std::vector<Key> VisibleKeys(const AttentionRow& row, int32_t window) {
+  std::vector<Key> keys;
+  for (int32_t p = 0; p < row.prefix; ++p) keys.push_back({p, row.pages[p / kPageSize] * kPageSize + p % kPageSize});
+  for (int32_t e = 0; e < row.extra_count; ++e) keys.push_back({row.prefix + e, row.extra[e]});
+  if (window > 0 && keys.size() > static_cast<size_t>(window)) keys.erase(keys.begin(), keys.end() - window);
+  return keys;
+}
+
+// One query head of one row; out: [head_dim].
+inline void Attention(const float* q, const AttentionRow& row, int kv_head, float scale, int32_t window,
+                      const KvLayer& layer, float* out) {
+  const std::vector<Key> keys = VisibleKeys(row, window);
+  const int dim = layer.head_dim;
+  std::vector<float> scores;
+  float maximum = -kInfinity;
+  for (const Key& key : keys) {
+    const float* tile = layer.keys + (int64_t{key.slot / kPageSize} * layer.kv_heads + kv_head) * dim * kPageSize;
+    float score = 0.0f;
+    for (int d = 0; d < dim; ++d) score = std::fma(q[d], tile[d * kPageSize + key.slot % kPageSize], score);
+    scores.push_back(score * scale);
+    maximum = std::max(maximum, scores.back());
+  }
+  PartialSums total;
+  std::vector<float> sums(dim, 0.0f);
+  for (size_t i = 0; i < keys.size(); ++i) {
+    const float weight = Exp(scores[i] - maximum);
+    total.Add(keys[i].position, weight);
+    const int32_t slot = keys[i].slot;
+    const float* tile = layer.values + (int64_t{slot / kPageSize} * layer.kv_heads + kv_head) * dim * kPageSize;
+    for (int d = 0; d < dim; ++d) sums[d] = std::fma(weight, tile[slot % kPageSize * dim + d], sums[d]);
+  }
+  for (int d = 0; d < dim; ++d) out[d] = sums[d] / total.Fold();
+}
+
+inline void TopK(const float* logits, int64_t n, int k, int32_t* ids, float* values, float* log_sum_exp) {
+  std::vector<int32_t> order;
+  for (int64_t i = 0; i < n; ++i) {
+    if (!std::isnan(logits[i])) order.push_back(static_cast<int32_t>(i));
+  }
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+  for (int i = 0; i < k; ++i) {
+    const bool there = i < static_cast<int>(order.size());
+    ids[i] = there ? order[i] : -1;
+    values[i] = there ? logits[order[i]] : -kInfinity;
+  }
+  if (std::isinf(values[0])) {
+    *log_sum_exp = values[0];
+    return;
+  }
+  PartialSums sums;
+  for (int64_t i = 0; i < n; ++i) sums.Add(i, Exp(logits[i] - values[0]));
+  *log_sum_exp = values[0] + Log(sums.Fold());
+}
+
+}  // namespace clamor::kernels::reference

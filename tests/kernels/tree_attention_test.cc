@@ -1,0 +1,256 @@
+#include "kernels/tree_attention.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "gtest/gtest.h"
+#include "tests/kernels/on_target.h"
+#include "tests/kernels/reference.h"
+
+namespace clamor::kernels {
+namespace {
+
+struct Shape {
+  int kv_heads, group, head_dim;
+  int heads() const { return kv_heads * group; }
+};
+
+// A layer whose unwritten slots hold NaN, so that a key which should not be seen poisons the result.
+class Cache {
+ public:
+  Cache(Shape shape, int pages, std::mt19937& random) : pages_(pages) {
+    const size_t size = size_t{1} * pages * kPageSize * shape.kv_heads * shape.head_dim;
+    keys_.assign(size + 16, std::nanf(""));
+    values_ = keys_;
+    layer_ = {Aligned(keys_), Aligned(values_), shape.kv_heads, shape.head_dim};
+    std::iota(pages_.begin(), pages_.end(), 0);
+    std::shuffle(pages_.begin(), pages_.end(), random);
+  }
+
+  const KvLayer& layer() const { return layer_; }
+
+  // Pages in no particular order.
+  std::vector<int32_t> Take(int count) {
+    std::vector<int32_t> taken(pages_.end() - count, pages_.end());
+    pages_.resize(pages_.size() - count);
+    return taken;
+  }
+
+ private:
+  static float* Aligned(std::vector<float>& v) {
+    return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(v.data()) + 63) / 64 * 64);
+  }
+
+  std::vector<float> keys_, values_;
+  std::vector<int32_t> pages_;
+  KvLayer layer_;
+};
+
+// The keys and values of one sequence by logical position, independent of where they will be stored.
+struct Content {
+  std::vector<float> k, v;
+};
+
+// A sequence of `prefix` committed tokens with a draft tree below it, as the rows of a verification step.
+struct Tree {
+  std::vector<int32_t> pages;
+  std::vector<std::vector<int>> paths;       // of each node: the nodes from the draft's root to itself
+  std::vector<std::vector<int32_t>> extras;  // the same as slots
+  std::vector<AttentionRow> rows;
+};
+
+class TreeAttentionTest : public OnTarget {
+ protected:
+  Content Make(int tokens, Shape s) {
+    const size_t size = size_t{1} * tokens * s.kv_heads * s.head_dim;
+    return {Floats(size), Floats(size)};
+  }
+
+  // Stores token `from + i` of the content at slots[i].
+  void Store(const Content& content, int from, const std::vector<int32_t>& slots, Shape s, Cache& cache) {
+    const size_t width = size_t{1} * s.kv_heads * s.head_dim;
+    StoreKv(content.k.data() + from * width, width, content.v.data() + from * width, width, slots.size(), slots.data(),
+            cache.layer(), pool_);
+  }
+
+  static std::vector<int32_t> SlotsOf(const std::vector<int32_t>& pages, int tokens) {
+    std::vector<int32_t> slots(tokens);
+    for (int i = 0; i < tokens; ++i) slots[i] = pages[i / kPageSize] * kPageSize + i % kPageSize;
+    return slots;
+  }
+
+  // Node i is token prefix + i of the content; the nodes lie in shuffled slots.
+  Tree PlantTree(const Content& content, int prefix, int nodes, Shape s, Cache& cache) {
+    Tree tree = {.pages = cache.Take(8), .paths = {}, .extras = {}, .rows = {}};
+    std::vector<int32_t> slots = SlotsOf(cache.Take(3), 3 * kPageSize);
+    std::shuffle(slots.begin(), slots.end(), random_);
+    slots.resize(nodes);
+    Store(content, 0, SlotsOf(tree.pages, prefix), s, cache);
+    Store(content, prefix, slots, s, cache);
+    for (int node = 0; node < nodes; ++node) {
+      // Most nodes extend the last one, so that some paths are longer than a tile of sixteen.
+      const int parent = Below(4) > 0 ? node - 1 : Below(node + 1) - 1;
+      tree.paths.push_back(parent < 0 ? std::vector<int>() : tree.paths[parent]);
+      tree.paths.back().push_back(node);
+      tree.extras.push_back(parent < 0 ? std::vector<int32_t>() : tree.extras[parent]);
+      tree.extras.back().push_back(slots[node]);
+    }
+    for (const std::vector<int32_t>& e : tree.extras) {
+      tree.rows.push_back({tree.pages.data(), prefix, e.data(), static_cast<int32_t>(e.size())});
+    }
+    return tree;
+  }
+
+  std::vector<float> Attend(const std::vector<float>& q, const std::vector<AttentionRow>& rows, Shape s, int32_t window,
+                            const Cache& cache, ThreadPool& pool) {
+    const size_t width = size_t{1} * s.heads() * s.head_dim;
+    const size_t out_stride = width + 3;
+    std::vector<float> out(rows.size() * out_stride, 77.0f), dense;
+    TreeAttention(q.data(), width, rows, s.heads(), 0.17f, window, cache.layer(), out.data(), out_stride, pool);
+    for (size_t r = 0; r < rows.size(); ++r) {
+      dense.insert(dense.end(), out.begin() + r * out_stride, out.begin() + r * out_stride + width);
+      for (size_t i = width; i < out_stride; ++i) EXPECT_EQ(out[r * out_stride + i], 77.0f);
+    }
+    return dense;
+  }
+
+  void CheckAgainstTwin(const std::vector<AttentionRow>& rows, Shape s, int32_t window, const Cache& cache,
+                        ThreadPool& pool) {
+    const std::vector<float> q = Floats(rows.size() * s.heads() * s.head_dim, -4.0f, 4.0f);
+    std::vector<float> expected(q.size());
+    for (size_t r = 0; r < rows.size(); ++r) {
+      for (int h = 0; h < s.heads(); ++h) {
+        const size_t at = (r * s.heads() + h) * s.head_dim;
+        reference::Attention(&q[at], rows[r], h / s.group, 0.17f, window, cache.layer(), &expected[at]);
+      }
+    }
+    for (float v : expected) ASSERT_FALSE(std::isnan(v));
+    const std::vector<float> actual = Attend(q, rows, s, window, cache, pool);
+    ASSERT_TRUE(SameBits(expected, actual))
+        << s.kv_heads << " key heads, group " << s.group << ", head_dim " << s.head_dim << ", window " << window;
+  }
+
+  ThreadPool pool_{2};
+};
+
+constexpr Shape kShapes[] = {{1, 1, 8}, {2, 7, 64}, {1, 3, 24}, {2, 2, 16}, {1, 30, 8}, {3, 1, 40}, {1, 5, 128}};
+constexpr int32_t kWindows[] = {0, 1, 3, 16, 17, 40, 1000};
+
+TEST_P(TreeAttentionTest, TreesMatchTheTwin) {
+  for (const Shape& s : kShapes) {
+    for (int prefix : {0, 1, 15, 16, 17, 75}) {
+      Cache cache(s, 20, random_);
+      const Tree tree = PlantTree(Make(prefix + 22, s), prefix, 1 + Below(22), s, cache);
+      for (int32_t window : kWindows) CheckAgainstTwin(tree.rows, s, window, cache, pool_);
+    }
+  }
+}
+
+TEST_P(TreeAttentionTest, LongChainsOfExtraSlotsMatchTheTwin) {
+  const Shape s = {1, 3, 16};
+  Cache cache(s, 8, random_);
+  const std::vector<int32_t> pages = cache.Take(2);
+  std::vector<int32_t> slots = SlotsOf(cache.Take(5), 70);
+  Store(Make(21, s), 0, SlotsOf(pages, 21), s, cache);
+  Store(Make(70, s), 0, slots, s, cache);
+  std::shuffle(slots.begin(), slots.end(), random_);
+  std::vector<AttentionRow> rows;
+  for (int i = 1; i <= 70; ++i) rows.push_back({pages.data(), 21, slots.data(), i});
+  for (int32_t window : kWindows) CheckAgainstTwin(rows, s, window, cache, pool_);
+}
+
+// Prompt rows: each sees one more position of the same pages.
+TEST_P(TreeAttentionTest, PromptsMatchTheTwin) {
+  for (const Shape& s : kShapes) {
+    Cache cache(s, 10, random_);
+    const std::vector<int32_t> pages = cache.Take(6);
+    Store(Make(70, s), 0, SlotsOf(pages, 70), s, cache);
+    std::vector<AttentionRow> rows;
+    for (int prefix = 1; prefix <= 70; ++prefix) rows.push_back({pages.data(), prefix, nullptr, 0});
+    for (int32_t window : kWindows) CheckAgainstTwin(rows, s, window, cache, pool_);
+    std::shuffle(rows.begin(), rows.end(), random_);  // neighbours with very different lengths
+    for (int32_t window : kWindows) CheckAgainstTwin(rows, s, window, cache, pool_);
+  }
+}
+
+TEST_P(TreeAttentionTest, ManySequencesOnAnyNumberOfThreads) {
+  const Shape s = {2, 7, 16};
+  Cache cache(s, 200, random_);
+  std::vector<Tree> trees;
+  std::vector<AttentionRow> rows;
+  for (int i = 0; i < 12; ++i) {
+    const int prefix = Below(100), nodes = 1 + Below(6);
+    trees.push_back(PlantTree(Make(prefix + nodes, s), prefix, nodes, s, cache));
+    rows.insert(rows.end(), trees.back().rows.begin(), trees.back().rows.end());
+  }
+  for (int threads : {1, 2, 3}) {
+    ThreadPool pool(threads);
+    for (int32_t window : {0, 25}) CheckAgainstTwin(rows, s, window, cache, pool);
+  }
+  CheckAgainstTwin({}, s, 0, cache, pool_);
+}
+
+// The property that the whole design rests on: a node of a tree gets the bits that plain decoding would have given it.
+TEST_P(TreeAttentionTest, ATreeNodeEqualsItsChain) {
+  for (int trial = 0; trial < 60; ++trial) {
+    const Shape s = kShapes[trial % std::size(kShapes)];
+    const int32_t window = kWindows[Below(std::size(kWindows))];
+    const int prefix = Below(120), nodes = 1 + Below(30);
+    const Content content = Make(prefix + nodes, s);
+    Cache cache(s, 40, random_);
+    const Tree tree = PlantTree(content, prefix, nodes, s, cache);
+    const size_t width = size_t{1} * s.heads() * s.head_dim;
+    const std::vector<float> q = Floats(nodes * width, -4.0f, 4.0f);
+    const std::vector<float> together = Attend(q, tree.rows, s, window, cache, pool_);
+
+    // The same path as a chain in fresh pages, read as one plain decode step.
+    const int node = Below(nodes);
+    const std::vector<int>& path = tree.paths[node];
+    const int length = prefix + static_cast<int>(path.size());
+    const std::vector<int32_t> pages = cache.Take(10);
+    const std::vector<int32_t> slots = SlotsOf(pages, length);
+    Store(content, 0, {slots.begin(), slots.begin() + prefix}, s, cache);
+    for (size_t i = 0; i < path.size(); ++i) Store(content, prefix + path[i], {slots[prefix + i]}, s, cache);
+    const std::vector<float> alone = Attend({q.begin() + node * width, q.begin() + (node + 1) * width},
+                                            {{pages.data(), length, nullptr, 0}}, s, window, cache, pool_);
+    ASSERT_TRUE(SameBits(alone.data(), together.data() + node * width, width)) << "trial " << trial;
+  }
+}
+
+TEST_P(TreeAttentionTest, MoveKvCopiesOneSlotAndNothingElse) {
+  const Shape s = {2, 1, 24};
+  Cache cache(s, 3, random_), expected(s, 3, random_);
+  const Content content = Make(2, s);
+  const int32_t from = 2 * kPageSize + 5, to = 7, other = 8;
+  Store(content, 0, {from, other}, s, cache);
+  MoveKv(cache.layer(), from, to);
+  MoveKv(cache.layer(), to, to);
+  Content three = content;
+  const size_t width = size_t{1} * s.kv_heads * s.head_dim;
+  three.k.insert(three.k.end(), content.k.begin(), content.k.begin() + width);
+  three.v.insert(three.v.end(), content.v.begin(), content.v.begin() + width);
+  Store(three, 0, {from, other, to}, s, expected);
+  const size_t size = 3 * kPageSize * width;
+  EXPECT_TRUE(SameBits(expected.layer().keys, cache.layer().keys, size));
+  EXPECT_TRUE(SameBits(expected.layer().values, cache.layer().values, size));
+}
+
+TEST_P(TreeAttentionTest, StoreKvFollowsTheDocumentedLayout) {
+  const Shape s = {2, 1, 8};
+  Cache cache(s, 2, random_);
+  const Content content = Make(1, s);
+  const int32_t page = 1, offset = 11;
+  Store(content, 0, {page * kPageSize + offset}, s, cache);
+  for (int h = 0; h < s.kv_heads; ++h) {
+    for (int d = 0; d < s.head_dim; ++d) {
+      const size_t block = page * s.kv_heads + h;
+      EXPECT_EQ(cache.layer().keys[(block * s.head_dim + d) * kPageSize + offset], content.k[h * s.head_dim + d]);
+      EXPECT_EQ(cache.layer().values[(block * kPageSize + offset) * s.head_dim + d], content.v[h * s.head_dim + d]);
+    }
+  }
+}
+
+CLAMOR_ON_EVERY_TARGET(TreeAttentionTest);
+
+}  // namespace
+}  // namespace clamor::kernels
