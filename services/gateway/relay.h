@@ -1,0 +1,194 @@
+// Joins a client's call with a worker's: events go one way, cancellation both ways. Each class is one RPC in flight; it
+// owns itself and ends with the RPC.
+//
+// No metadata is sent before the worker has started: until then the RPC can only fail, which clients may retry.
+// Tested by tests/services/gateway/gateway_test.cc.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "clamor/v1/generation.pb.h"
+#include "grpcpp/support/server_callback.h"
+#include "services/gateway/pending_events.h"
+#include "services/gateway/request_metrics.h"
+#include "services/gateway/worker_call.h"
+#include "services/rpc_error.h"
+
+namespace clamor {
+
+// A checked request with the worker that will do it.
+struct PreparedGeneration {
+  WorkerLease lease;
+  v1::WorkerServiceStreamGenerateRequest request;
+  absl::Time deadline;
+  std::string model;
+};
+
+// What a client that has gone away or given up gets, if anything still reaches it.
+absl::Status ClientCancelled();
+
+// Streams to the client. One write is in flight at a time; what comes meanwhile is merged into the next. A client that
+// lets more than `max_pending_bytes` pile up is cut off with SLOW_CONSUMER.
+template <class Response>
+class StreamRelay final : public grpc::ServerWriteReactor<Response>, private GenerationListener {
+ public:
+  StreamRelay(PreparedGeneration generation, RequestRecord record, size_t max_pending_bytes)
+      : model_(std::move(generation.model)),
+        max_pending_bytes_(max_pending_bytes),
+        record_(record),
+        call_(std::move(generation.lease), std::move(generation.request), generation.deadline, this) {
+    call_.Start();
+  }
+
+ private:
+  void OnStarted(v1::Started started) override {
+    started.set_model(model_);
+    absl::MutexLock lock(&mu_);
+    record_.Admitted();
+    pending_.Add(std::move(started));
+    WriteNext();
+  }
+
+  void OnDelta(v1::Delta delta) override {
+    absl::MutexLock lock(&mu_);
+    record_.Tokens(delta.token_ids_size());
+    pending_.Add(std::move(delta));
+    WriteNext();
+    if (pending_.bytes() > max_pending_bytes_) {
+      call_.Cancel(Refusal("SLOW_CONSUMER", absl::StrCat("the client let over ", max_pending_bytes_, " bytes wait")));
+    }
+  }
+
+  void OnFinished(v1::Finished finished) override {
+    absl::MutexLock lock(&mu_);
+    pending_.Add(std::move(finished));
+    WriteNext();
+  }
+
+  void OnEnded(const absl::Status& status) override {
+    {
+      absl::MutexLock lock(&mu_);
+      ended_ = true;
+      status_ = status;
+      if (absl::IsCancelled(status)) pending_.Clear();  // nobody waits for it
+      record_.End(status_, call_.request().request_id(), call_.request().tenant());
+      if (writing_ || WriteNext()) return;
+    }
+    this->Finish(ToGrpc(status));
+  }
+
+  void OnWriteDone(bool ok) override {
+    grpc::Status status;
+    {
+      absl::MutexLock lock(&mu_);
+      writing_ = false;
+      if (!ok) {
+        pending_.Clear();
+        if (!ended_) call_.Cancel(ClientCancelled());
+      }
+      if (WriteNext() || !ended_) return;
+      status = ToGrpc(status_);
+    }
+    this->Finish(std::move(status));
+  }
+
+  void OnCancel() override {
+    absl::MutexLock lock(&mu_);
+    if (!ended_) call_.Cancel(ClientCancelled());
+  }
+
+  void OnDone() override { delete this; }
+
+  // Starts the next write unless one is under way. True if it did.
+  bool WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (writing_) return false;
+    response_.Clear();
+    if (!pending_.Pop(&response_)) return false;
+    writing_ = true;
+    this->StartWrite(&response_);
+    return true;
+  }
+
+  const std::string model_;
+  const size_t max_pending_bytes_;
+
+  absl::Mutex mu_;
+  RequestRecord record_ ABSL_GUARDED_BY(mu_);
+  PendingEvents pending_ ABSL_GUARDED_BY(mu_);
+  Response response_ ABSL_GUARDED_BY(mu_);  // gRPC's while writing_
+  bool writing_ ABSL_GUARDED_BY(mu_) = false;
+  bool ended_ ABSL_GUARDED_BY(mu_) = false;  // OnEnded was called; Finish follows the last write
+  absl::Status status_ ABSL_GUARDED_BY(mu_);
+
+  WorkerCall call_;
+};
+
+// Gathers the whole answer into `response` (GenerateResponse or ChatResponse), which gRPC keeps until Finish.
+template <class Response>
+class UnaryRelay final : public grpc::ServerUnaryReactor, private GenerationListener {
+ public:
+  UnaryRelay(PreparedGeneration generation, RequestRecord record, Response* response)
+      : model_(std::move(generation.model)),
+        response_(response),
+        record_(record),
+        call_(std::move(generation.lease), std::move(generation.request), generation.deadline, this) {
+    call_.Start();
+  }
+
+ private:
+  static std::string* TextOf(v1::GenerateResponse* response) { return response->mutable_text(); }
+  static std::string* TextOf(v1::ChatResponse* response) {
+    response->mutable_message()->set_role("assistant");
+    return response->mutable_message()->mutable_content();
+  }
+
+  void OnStarted(v1::Started started) override {
+    started.set_model(model_);
+    record_.Admitted();
+    *response_->mutable_started() = std::move(started);
+  }
+
+  void OnDelta(v1::Delta delta) override {
+    record_.Tokens(delta.token_ids_size());
+    response_->mutable_token_ids()->MergeFrom(delta.token_ids());
+    response_->mutable_sources()->MergeFrom(delta.sources());
+    TextOf(response_)->append(delta.text());
+  }
+
+  void OnFinished(v1::Finished finished) override {
+    TextOf(response_);  // an empty answer is the assistant's, too
+    *response_->mutable_finished() = std::move(finished);
+  }
+
+  void OnEnded(const absl::Status& status) override {
+    {
+      absl::MutexLock lock(&mu_);
+      ended_ = true;
+    }
+    record_.End(status, call_.request().request_id(), call_.request().tenant());
+    this->Finish(ToGrpc(status));
+  }
+
+  void OnCancel() override {
+    absl::MutexLock lock(&mu_);
+    if (!ended_) call_.Cancel(ClientCancelled());
+  }
+
+  void OnDone() override { delete this; }
+
+  const std::string model_;
+  Response* const response_;  // the listener's calls come one at a time: no lock
+  RequestRecord record_;
+
+  absl::Mutex mu_;
+  bool ended_ ABSL_GUARDED_BY(mu_) = false;
+
+  WorkerCall call_;
+};
+
+}  // namespace clamor

@@ -1,0 +1,92 @@
+#include "services/gateway/request_metrics.h"
+
+#include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
+#include "services/log.h"
+#include "services/rpc_error.h"
+
+namespace clamor {
+namespace {
+
+using prometheus::BuildCounter;
+using prometheus::BuildGauge;
+using prometheus::BuildHistogram;
+
+prometheus::Histogram& AddHistogram(prometheus::Registry* registry, const char* name, const char* help,
+                                    const prometheus::Histogram::BucketBoundaries& buckets) {
+  return BuildHistogram().Name(name).Help(help).Register(*registry).Add({}, buckets);
+}
+
+const prometheus::Histogram::BucketBoundaries kRequestSeconds = {0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1,  2,
+                                                                 5,    10,    20,   30,  60,   120, 300, 600};
+const prometheus::Histogram::BucketBoundaries kTokenSeconds = {0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05,
+                                                               0.075, 0.1,   0.2,   0.5,  1,    2,    5};
+
+// Labels are bounded: reasons that other servers made up are one.
+std::string ReasonLabel(absl::string_view reason) {
+  if (reason.empty()) return "NONE";
+  return FindErrorReason(reason) != nullptr ? std::string(reason) : "OTHER";
+}
+
+}  // namespace
+
+GatewayMetrics::GatewayMetrics(prometheus::Registry* registry)
+    : requests(BuildCounter().Name("clamor_gateway_requests_total").Help("Requests that ended").Register(*registry)),
+      rejections(BuildCounter()
+                     .Name("clamor_gateway_rejections_total")
+                     .Help("Requests that were refused before a worker began")
+                     .Register(*registry)),
+      worker_up(BuildGauge().Name("clamor_gateway_worker_up").Help("1 if the worker is ready").Register(*registry)),
+      time_to_first_token(AddHistogram(registry, "clamor_gateway_time_to_first_token_seconds",
+                                       "From a request's arrival to its first tokens", kRequestSeconds)),
+      inter_token(AddHistogram(registry, "clamor_gateway_inter_token_seconds",
+                               "Between two arrivals of tokens, for each token of the later one", kTokenSeconds)),
+      request_seconds(AddHistogram(registry, "clamor_gateway_request_seconds",
+                                   "From a generation's arrival to its end", kRequestSeconds)),
+      streams_open(
+          BuildGauge().Name("clamor_gateway_streams_open").Help("Generations under way").Register(*registry).Add({})) {}
+
+void GatewayMetrics::UpdateWorkers(std::span<const WorkerSnapshot> workers) {
+  for (const WorkerSnapshot& worker : workers) {
+    worker_up.Add({{"worker", worker.address}}).Set(worker.state == v1::WORKER_STATE_READY ? 1 : 0);
+  }
+}
+
+RequestRecord::RequestRecord(GatewayMetrics* metrics, const char* method)
+    : metrics_(metrics), method_(method), arrival_(absl::Now()) {}
+
+void RequestRecord::Admitted() {
+  admitted_ = true;
+  metrics_->streams_open.Increment();
+}
+
+void RequestRecord::Tokens(int64_t tokens) {
+  if (tokens == 0) return;
+  const absl::Time now = absl::Now();
+  if (tokens_ == 0) {
+    metrics_->time_to_first_token.Observe(absl::ToDoubleSeconds(now - arrival_));
+  } else {
+    metrics_->inter_token.Observe(absl::ToDoubleSeconds(now - last_tokens_) / static_cast<double>(tokens));
+  }
+  tokens_ += tokens;
+  last_tokens_ = now;
+}
+
+void RequestRecord::End(const absl::Status& status, const std::string& id, const std::string& tenant) {
+  const double seconds = absl::ToDoubleSeconds(absl::Now() - arrival_);
+  const std::string reason = ReasonLabel(ReasonOf(status));
+  const char* outcome = status.ok()                     ? "ok"
+                        : absl::IsCancelled(status)     ? "cancelled"
+                        : admitted_                     ? "failed"
+                                                        : "refused";
+  metrics_->requests.Add({{"method", method_}, {"outcome", outcome}, {"reason", reason}}).Increment();
+  if (!status.ok() && !admitted_) metrics_->rejections.Add({{"reason", reason}}).Increment();
+  if (admitted_) {
+    metrics_->streams_open.Decrement();
+    metrics_->request_seconds.Observe(seconds);
+  }
+  spdlog::info("event=request method={} id={} tenant={} outcome={} reason={} tokens={} seconds={:.3f}", method_, id, tenant,
+               outcome, reason, tokens_, seconds);
+}
+
+}  // namespace clamor

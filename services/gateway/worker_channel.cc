@@ -1,0 +1,169 @@
+#include "services/gateway/worker_channel.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "grpcpp/create_channel.h"
+#include "kernels/status_macros.h"
+#include "services/gateway/health_watch.h"
+#include "services/gateway/tokenizer_fetch.h"
+#include "services/log.h"
+#include "services/rpc_error.h"
+
+namespace clamor {
+namespace {
+
+constexpr absl::Duration kFirstRetry = absl::Milliseconds(100);
+constexpr absl::Duration kLastRetry = absl::Seconds(1);
+constexpr absl::Duration kPollInterval = absl::Milliseconds(250);
+constexpr absl::Duration kCallTimeout = absl::Seconds(2);
+constexpr absl::Duration kTokenizerTimeout = absl::Seconds(30);
+
+std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1'000);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);  // a machine that vanished without a word is noticed, too
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+}  // namespace
+
+WorkerChannel::WorkerChannel(std::string address, std::function<void()> on_change)
+    : address_(std::move(address)),
+      on_change_(std::move(on_change)),
+      channel_(Connect(address_)),
+      stub_(v1::WorkerService::NewStub(channel_)) {
+  snapshot_.address = address_;
+  contact_ = std::thread([this] { KeepContact(); });
+}
+
+WorkerChannel::~WorkerChannel() {
+  {
+    absl::MutexLock lock(&mu_);
+    stopping_ = true;
+    if (in_call_ != nullptr) in_call_->TryCancel();
+  }
+  contact_.join();
+}
+
+WorkerSnapshot WorkerChannel::Snapshot() const {
+  absl::MutexLock lock(&mu_);
+  return snapshot_;
+}
+
+void WorkerChannel::ReportLost() {
+  Update([this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { lost_ = true; });
+}
+
+// Applies `change` to the guarded members and derives the state from them.
+void WorkerChannel::Update(const std::function<void()>& change) {
+  {
+    absl::MutexLock lock(&mu_);
+    change();
+    const v1::WorkerState state = lost_                      ? v1::WORKER_STATE_DOWN
+                                  : snapshot_.load.draining() ? v1::WORKER_STATE_DRAINING
+                                  : serving_                 ? v1::WORKER_STATE_READY
+                                                             : v1::WORKER_STATE_DOWN;
+    if (std::exchange(snapshot_.state, state) == state) return;
+    spdlog::info("event=worker_state worker={} state={}", address_, v1::WorkerState_Name(state));
+  }
+  on_change_();
+}
+
+void WorkerChannel::KeepContact() {
+  absl::Duration wait = kFirstRetry;
+  std::string last_error;
+  while (true) {
+    absl::Status status = Meet();
+    if (status.ok()) {
+      wait = kFirstRetry;
+      last_error.clear();
+      FollowUntilLost();
+    } else if (std::string error(status.message()); std::exchange(last_error, error) != error) {
+      spdlog::warn("event=worker_unreachable worker={} error={}", address_, Quoted(error));
+    }
+    absl::MutexLock lock(&mu_);
+    if (mu_.AwaitWithTimeout(absl::Condition(&stopping_), wait)) return;
+    wait = std::min(wait * 2, kLastRetry);
+  }
+}
+
+absl::Status WorkerChannel::Meet() {
+  v1::WorkerServiceGetModelInfoResponse info;
+  CLAMOR_RETURN_IF_ERROR(FromGrpc(Call(kCallTimeout, [&](grpc::ClientContext* context) {
+    return stub_->GetModelInfo(context, v1::WorkerServiceGetModelInfoRequest(), &info);
+  })));
+  absl::StatusOr<TokenizerFiles> files;
+  Call(kTokenizerTimeout, [&](grpc::ClientContext* context) {
+    files = FetchTokenizer(*stub_, context);
+    return grpc::Status::OK;
+  });
+  CLAMOR_RETURN_IF_ERROR(files.status());
+  CLAMOR_ASSIGN_OR_RETURN(auto model, ServedModel::Load(info.model(), *files));
+  absl::MutexLock lock(&mu_);
+  snapshot_.model = std::move(model);
+  return absl::OkStatus();
+}
+
+void WorkerChannel::FollowUntilLost() {
+  Update([this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { lost_ = serving_ = false; });
+  {
+    HealthWatch health(
+        channel_, v1::WorkerService::service_full_name(),
+        [this](bool serving) { Update([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { serving_ = serving; }); },
+        [this] { ReportLost(); });
+    while (PollLoad().ok()) {
+      auto ended = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return lost_ || stopping_; };
+      absl::MutexLock lock(&mu_);
+      if (mu_.AwaitWithTimeout(absl::Condition(&ended), kPollInterval)) break;
+    }
+  }
+  ReportLost();
+}
+
+absl::Status WorkerChannel::PollLoad() {
+  v1::GetLoadResponse response;
+  CLAMOR_RETURN_IF_ERROR(FromGrpc(Call(kCallTimeout, [&](grpc::ClientContext* context) {
+    return stub_->GetLoad(context, v1::GetLoadRequest(), &response);
+  })));
+  Update([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    snapshot_.load = response.load();
+    snapshot_.streams_at_poll = snapshot_.streams;
+  });
+  return absl::OkStatus();
+}
+
+// One blocking call of the contact thread, cut short by the destructor.
+grpc::Status WorkerChannel::Call(absl::Duration timeout, const std::function<grpc::Status(grpc::ClientContext*)>& call) {
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
+  {
+    absl::MutexLock lock(&mu_);
+    if (stopping_) context.TryCancel();
+    in_call_ = &context;
+  }
+  grpc::Status status = call(&context);
+  absl::MutexLock lock(&mu_);
+  in_call_ = nullptr;
+  return status;
+}
+
+WorkerLease::WorkerLease(WorkerChannel* worker) : worker_(worker) {
+  absl::MutexLock lock(&worker_->mu_);
+  ++worker_->snapshot_.streams;
+}
+
+WorkerLease::~WorkerLease() {
+  if (worker_ == nullptr) return;
+  absl::MutexLock lock(&worker_->mu_);
+  --worker_->snapshot_.streams;
+}
+
+}  // namespace clamor

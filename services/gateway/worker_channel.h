@@ -1,0 +1,87 @@
+// The gateway's line to one worker: keeps it connected, knows its model, health and load.
+//
+// A thread asks for the model and the tokenizer, watches health and polls the load; when the worker is lost it tries again,
+// waiting 0.1 s to 1 s between tries, until it is back.
+// Threads: all methods, any thread. Tested by tests/services/gateway/worker_channel_test.cc.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "clamor/v1/model.pb.h"
+#include "clamor/v1/worker.grpc.pb.h"
+#include "grpcpp/channel.h"
+#include "grpcpp/client_context.h"
+#include "services/gateway/served_model.h"
+
+namespace clamor {
+
+// What is known of a worker at one moment.
+struct WorkerSnapshot {
+  std::string address;
+  v1::WorkerState state = v1::WORKER_STATE_DOWN;
+  std::shared_ptr<const ServedModel> model;  // null until it was reached once; kept while it is down
+  v1::WorkerLoad load;                       // as last polled
+  int streams = 0;                           // open through this gateway now
+  int streams_at_poll = 0;                   // and when the load was polled
+};
+
+class WorkerChannel {
+ public:
+  // `on_change` is called when the state changes, on any thread, with no lock held.
+  WorkerChannel(std::string address, std::function<void()> on_change);
+  // REQUIRES: no lease is left.
+  ~WorkerChannel();
+
+  WorkerSnapshot Snapshot() const;
+  v1::WorkerService::StubInterface& stub() { return *stub_; }
+  const std::string& address() const { return address_; }
+
+  // A stream broke: no more requests until the worker has answered again.
+  void ReportLost();
+
+ private:
+  friend class WorkerLease;
+  void KeepContact();
+  absl::Status Meet();                       // model and tokenizer
+  void FollowUntilLost();                    // health and load
+  absl::Status PollLoad();
+  grpc::Status Call(absl::Duration timeout, const std::function<grpc::Status(grpc::ClientContext*)>& call);
+  void Update(const std::function<void()>& change) ABSL_LOCKS_EXCLUDED(mu_);
+
+  const std::string address_;
+  const std::function<void()> on_change_;
+  const std::shared_ptr<grpc::Channel> channel_;
+  const std::unique_ptr<v1::WorkerService::StubInterface> stub_;
+
+  mutable absl::Mutex mu_;
+  WorkerSnapshot snapshot_ ABSL_GUARDED_BY(mu_);
+  bool serving_ ABSL_GUARDED_BY(mu_) = false;  // as health says
+  bool lost_ ABSL_GUARDED_BY(mu_) = true;
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  grpc::ClientContext* in_call_ ABSL_GUARDED_BY(mu_) = nullptr;  // of the contact thread, for the destructor to cancel
+
+  std::thread contact_;  // last: runs KeepContact over all of the above
+};
+
+// One open stream to a worker, counted in its snapshot.
+class WorkerLease {
+ public:
+  explicit WorkerLease(WorkerChannel* worker);
+  ~WorkerLease();
+  WorkerLease(WorkerLease&& other) noexcept : worker_(std::exchange(other.worker_, nullptr)) {}
+  WorkerLease& operator=(WorkerLease&&) = delete;
+
+  WorkerChannel& worker() const { return *worker_; }
+
+ private:
+  WorkerChannel* worker_;  // outlives the lease
+};
+
+}  // namespace clamor

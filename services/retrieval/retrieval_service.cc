@@ -1,0 +1,176 @@
+#include "services/retrieval/retrieval_service.h"
+
+#include <filesystem>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "services/log.h"
+#include "services/retrieval/request_limits.h"
+#include "services/rpc_error.h"
+#include "services/tenant.h"
+
+namespace clamor {
+namespace {
+
+const prometheus::Histogram::BucketBoundaries kLookupSeconds = {0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002,
+                                                                0.005,   0.01,   0.02,   0.05,   0.1,   1};
+const prometheus::Histogram::BucketBoundaries kMatchLengths = {0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256};
+
+prometheus::Histogram& AddHistogram(prometheus::Registry* registry, const char* name, const char* help,
+                                    const prometheus::Histogram::BucketBoundaries& buckets) {
+  return prometheus::BuildHistogram().Name(name).Help(help).Register(*registry).Add({}, buckets);
+}
+
+prometheus::Gauge& AddGauge(prometheus::Registry* registry, const char* name, const char* help) {
+  return prometheus::BuildGauge().Name(name).Help(help).Register(*registry).Add({});
+}
+
+prometheus::Counter& AddAppends(prometheus::Registry* registry, const char* outcome) {
+  return prometheus::BuildCounter()
+      .Name("clamor_retrieval_appends_total")
+      .Help("Documents sent to Append, by what became of them")
+      .Register(*registry)
+      .Add({{"outcome", outcome}});
+}
+
+void FillTrie(const retrieval::Trie& trie, v1::ContinuationTrie* proto) {
+  proto->set_match_length(static_cast<uint32_t>(trie.match_length));
+  proto->set_occurrences(trie.occurrences);
+  for (const retrieval::Trie::Node& node : trie.nodes) {
+    proto->add_tokens(node.token);
+    proto->add_parents(static_cast<uint32_t>(node.parent + 1));
+    proto->add_counts(node.count);
+  }
+}
+
+// A full store has its reason; other errors of the store cross as they are.
+absl::Status WithReason(const absl::Status& status) {
+  return absl::IsResourceExhausted(status) ? Refusal("STORE_FULL", status.message()) : status;
+}
+
+}  // namespace
+
+RetrievalService::RetrievalService(retrieval::SuffixStore* store, Options options, prometheus::Registry* registry)
+    : store_(store),
+      options_(std::move(options)),
+      lookup_seconds_(AddHistogram(registry, "clamor_retrieval_lookup_seconds", "Time of one query", kLookupSeconds)),
+      match_length_(AddHistogram(registry, "clamor_retrieval_lookup_match_length", "Tokens of a context that matched",
+                                 kMatchLengths)),
+      stored_tokens_(AddGauge(registry, "clamor_retrieval_stored_tokens", "Tokens in the store")),
+      stored_bytes_(AddGauge(registry, "clamor_retrieval_stored_bytes", "Bytes of the store on disk")),
+      disk_free_bytes_(AddGauge(registry, "clamor_retrieval_disk_free_bytes", "Free bytes of the store's disk")),
+      appends_stored_(AddAppends(registry, "stored")),
+      appends_unchanged_(AddAppends(registry, "unchanged")),
+      appends_refused_(AddAppends(registry, "refused")) {}
+
+grpc::Status RetrievalService::Lookup(grpc::ServerContext*, const v1::LookupRequest* request,
+                                      v1::LookupResponse* response) {
+  absl::Status count = CheckCount("queries", request->queries_size(), kMaxLookupQueries);
+  if (!count.ok()) return ToGrpc(count);
+  for (int i = 0; i < request->queries_size(); ++i) {
+    auto lookup = ToLookup(absl::StrCat("queries[", i, "]"), request->queries(i));
+    if (!lookup.ok()) return ToGrpc(lookup.status());
+    const absl::Time start = absl::Now();
+    auto trie = store_->Draft(lookup->ns, lookup->context, lookup->options);
+    if (!trie.ok()) return ToGrpc(trie.status());
+    lookup_seconds_.Observe(absl::ToDoubleSeconds(absl::Now() - start));
+    match_length_.Observe(trie->match_length);
+    FillTrie(*trie, response->add_tries());
+  }
+  return grpc::Status::OK;
+}
+
+grpc::Status RetrievalService::Append(grpc::ServerContext*, const v1::AppendRequest* request,
+                                      v1::AppendResponse* response) {
+  absl::Status count = CheckCount("documents", request->documents_size(), kMaxAppendDocuments);
+  if (!count.ok()) return ToGrpc(count);
+  std::vector<retrieval::Namespace> namespaces;
+  for (int i = 0; i < request->documents_size(); ++i) {  // all are checked before the first is stored
+    const std::string path = absl::StrCat("documents[", i, "]");
+    auto ns = ToNamespace(absl::StrCat(path, ".namespace"), request->documents(i).namespace_());
+    absl::Status status = ns.ok() ? CheckDocument(path, request->documents(i)) : ns.status();
+    if (!status.ok()) {
+      appends_refused_.Increment(request->documents_size());
+      return ToGrpc(status);
+    }
+    namespaces.push_back(*std::move(ns));
+  }
+  for (int i = 0; i < request->documents_size(); ++i) {
+    const v1::Document& document = request->documents(i);
+    auto stored = store_->Append(namespaces[i], document.id(),
+                                 {document.tokens().data(), static_cast<size_t>(document.tokens_size())});
+    if (!stored.ok()) {
+      appends_refused_.Increment(request->documents_size() - i);
+      return ToGrpc(WithReason(stored.status()));
+    }
+    (*stored ? appends_stored_ : appends_unchanged_).Increment();
+    response->add_outcomes(*stored ? v1::APPEND_OUTCOME_STORED : v1::APPEND_OUTCOME_UNCHANGED);
+  }
+  return grpc::Status::OK;
+}
+
+grpc::Status RetrievalService::DeleteDocument(grpc::ServerContext*, const v1::DeleteDocumentRequest* request,
+                                              v1::DeleteDocumentResponse* response) {
+  auto ns = ToNamespace("namespace", request->namespace_());
+  if (!ns.ok()) return ToGrpc(ns.status());
+  if (absl::Status id = CheckDocumentId("id", request->id()); !id.ok()) return ToGrpc(id);
+  auto found = store_->DeleteDocument(*ns, request->id());
+  if (!found.ok()) return ToGrpc(found.status());
+  response->set_found(*found);
+  return grpc::Status::OK;
+}
+
+grpc::Status RetrievalService::DeleteTenant(grpc::ServerContext*, const v1::DeleteTenantRequest* request,
+                                            v1::DeleteTenantResponse* response) {
+  if (absl::Status tenant = CheckTenant("tenant", request->tenant()); !tenant.ok()) return ToGrpc(tenant);
+  auto documents = store_->DeleteTenant(request->tenant());
+  if (!documents.ok()) return ToGrpc(documents.status());
+  spdlog::info("event=tenant_deleted tenant={} documents={}", request->tenant(), *documents);
+  response->set_documents(*documents);
+  return grpc::Status::OK;
+}
+
+grpc::Status RetrievalService::Checkpoint(grpc::ServerContext*, const v1::CheckpointRequest* request,
+                                          v1::CheckpointResponse* response) {
+  if (absl::Status name = CheckCheckpointName(request->name()); !name.ok()) return ToGrpc(name);
+  const std::filesystem::path folder = std::filesystem::path(options_.checkpoint_path) / request->name();
+  std::error_code error;
+  std::filesystem::create_directories(options_.checkpoint_path, error);
+  if (error) {
+    return ToGrpc(absl::InternalError(absl::StrCat(options_.checkpoint_path, ": ", error.message())));
+  }
+  if (std::filesystem::exists(folder, error)) {
+    return ToGrpc(absl::AlreadyExistsError(absl::StrCat("name: there is a checkpoint \"", request->name(), "\"")));
+  }
+  if (absl::Status status = store_->Checkpoint(folder.string()); !status.ok()) return ToGrpc(status);
+  spdlog::info("event=checkpoint path={}", Quoted(folder.string()));
+  response->set_path(folder.string());
+  return grpc::Status::OK;
+}
+
+grpc::Status RetrievalService::GetStats(grpc::ServerContext*, const v1::GetStatsRequest* request,
+                                        v1::GetStatsResponse* response) {
+  if (!request->tenant().empty()) {
+    if (absl::Status tenant = CheckTenant("tenant", request->tenant()); !tenant.ok()) return ToGrpc(tenant);
+  }
+  const retrieval::Stats stats = store_->GetStats(request->tenant());
+  response->set_documents(stats.documents);
+  response->set_tokens(stats.tokens);
+  response->set_bytes_on_disk(stats.bytes_on_disk);
+  return grpc::Status::OK;
+}
+
+void RetrievalService::UpdateGauges() {
+  const retrieval::Stats stats = store_->GetStats();
+  stored_tokens_.Set(static_cast<double>(stats.tokens));
+  stored_bytes_.Set(static_cast<double>(stats.bytes_on_disk));
+  std::error_code error;
+  const auto space = std::filesystem::space(options_.store_path, error);
+  if (!error) disk_free_bytes_.Set(static_cast<double>(space.available));
+}
+
+}  // namespace clamor

@@ -1,0 +1,54 @@
+// RetrievalService over a SuffixStore: checks, converts and counts; the store does the work.
+//
+// Synchronous on purpose: every call may wait for the disk.
+// Threads: gRPC calls from many. Tested by tests/services/retrieval/retrieval_service_test.cc.
+#pragma once
+
+#include <string>
+
+#include "clamor/v1/retrieval.grpc.pb.h"
+#include "prometheus/counter.h"
+#include "prometheus/gauge.h"
+#include "prometheus/histogram.h"
+#include "prometheus/registry.h"
+#include "retrieval/suffix_store.h"
+
+namespace clamor {
+
+class RetrievalService final : public v1::RetrievalService::Service {
+ public:
+  struct Options {
+    std::string store_path;       // for the free space of its disk
+    std::string checkpoint_path;  // folder that Checkpoint puts its copies in; made when first needed
+  };
+  // `store` and `registry` must outlive the service.
+  RetrievalService(retrieval::SuffixStore* store, Options options, prometheus::Registry* registry);
+
+  grpc::Status Lookup(grpc::ServerContext*, const v1::LookupRequest* request, v1::LookupResponse* response) override;
+  grpc::Status Append(grpc::ServerContext*, const v1::AppendRequest* request, v1::AppendResponse* response) override;
+  grpc::Status DeleteDocument(grpc::ServerContext*, const v1::DeleteDocumentRequest* request,
+                              v1::DeleteDocumentResponse* response) override;
+  grpc::Status DeleteTenant(grpc::ServerContext*, const v1::DeleteTenantRequest* request,
+                            v1::DeleteTenantResponse* response) override;
+  grpc::Status Checkpoint(grpc::ServerContext*, const v1::CheckpointRequest* request,
+                          v1::CheckpointResponse* response) override;
+  grpc::Status GetStats(grpc::ServerContext*, const v1::GetStatsRequest* request,
+                        v1::GetStatsResponse* response) override;
+
+  // Brings the gauges up to date, before a scrape.
+  void UpdateGauges();
+
+ private:
+  retrieval::SuffixStore* const store_;
+  const Options options_;
+  prometheus::Histogram& lookup_seconds_;
+  prometheus::Histogram& match_length_;
+  prometheus::Gauge& stored_tokens_;
+  prometheus::Gauge& stored_bytes_;
+  prometheus::Gauge& disk_free_bytes_;
+  prometheus::Counter& appends_stored_;
+  prometheus::Counter& appends_unchanged_;
+  prometheus::Counter& appends_refused_;
+};
+
+}  // namespace clamor
