@@ -4,7 +4,6 @@
 #include <limits>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/status_macros.h"
@@ -14,6 +13,8 @@
 namespace clamor {
 namespace {
 
+constexpr char kIdRange[] = "an integer in [0, 4194303]";
+static_assert(kMaxTokenId == 4194303);
 constexpr int32_t kGone = -1;
 constexpr uint32_t kNone = std::numeric_limits<uint32_t>::max();
 
@@ -41,7 +42,7 @@ std::optional<std::pair<std::string_view, std::string_view>> Halves(const nlohma
 }
 
 // What a model may say that would change ids in ways this class does not know.
-absl::Status RefuseUnknown(const nlohmann::json& json, std::string_view path) {
+absl::Status RefuseUnknown(const nlohmann::json& json, const std::string& path) {
   const nlohmann::json& type = Field(json, "type");  // absent in the oldest files
   if (!type.is_null() && type != "BPE") return UnexpectedValue(absl::StrCat(path, ".type"), type, "BPE");
   const nlohmann::json& dropout = Field(json, "dropout");
@@ -57,7 +58,7 @@ absl::Status RefuseUnknown(const nlohmann::json& json, std::string_view path) {
 
 }  // namespace
 
-absl::StatusOr<Bpe> Bpe::FromJson(const nlohmann::json& json, std::string_view path) {
+absl::StatusOr<Bpe> Bpe::FromJson(const nlohmann::json& json, const std::string& path) {
   if (!json.is_object()) return UnexpectedValue(path, json, "an object");
   CLAMOR_RETURN_IF_ERROR(RefuseUnknown(json, path));
   Bpe bpe;
@@ -68,7 +69,7 @@ absl::StatusOr<Bpe> Bpe::FromJson(const nlohmann::json& json, std::string_view p
   return bpe;
 }
 
-absl::Status Bpe::ReadVocab(const nlohmann::json& json, std::string_view path) {
+absl::Status Bpe::ReadVocab(const nlohmann::json& json, const std::string& path) {
   const nlohmann::json& vocab = Field(json, "vocab");
   const std::string where = absl::StrCat(path, ".vocab");
   if (!vocab.is_object()) return UnexpectedValue(where, vocab, "an object");
@@ -76,12 +77,14 @@ absl::Status Bpe::ReadVocab(const nlohmann::json& json, std::string_view path) {
   ids_.reserve(vocab.size());
   token_index_.reserve(vocab.size());
   for (const auto& [token, value] : vocab.items()) {
-    CLAMOR_ASSIGN_OR_RETURN(const int64_t wide, IntField(vocab, token.c_str(), where, 0, kMaxTokenId));
-    const auto id = static_cast<int32_t>(wide);
+    if (!IsIntegerIn(value, 0, kMaxTokenId)) {
+      return UnexpectedValue(absl::StrCat(where, "[", Shown(token), "]"), value, kIdRange);
+    }
+    const auto id = value.get<int32_t>();
     const auto [at, fresh] = token_index_.emplace(id, static_cast<uint32_t>(tokens_.size()));
     if (!fresh) {
-      return UnexpectedValue(absl::StrCat(where, ".", token), value,
-                             absl::StrCat("another id, for this is that of ", tokens_[at->second]));
+      return UnexpectedValue(absl::StrCat(where, "[", Shown(token), "]"), value,
+                             absl::StrCat("an id that is not that of ", Shown(tokens_[at->second])));
     }
     tokens_.push_back(token);
     ids_.emplace(tokens_.back(), id);
@@ -90,7 +93,7 @@ absl::Status Bpe::ReadVocab(const nlohmann::json& json, std::string_view path) {
   return absl::OkStatus();
 }
 
-absl::Status Bpe::ReadMerges(const nlohmann::json& json, std::string_view path) {
+absl::Status Bpe::ReadMerges(const nlohmann::json& json, const std::string& path) {
   CLAMOR_ASSIGN_OR_RETURN(const nlohmann::json* merges, ArrayField(json, "merges", path));
   merges_.reserve(merges->size());
   std::string joined;
@@ -104,8 +107,7 @@ absl::Status Bpe::ReadMerges(const nlohmann::json& json, std::string_view path) 
     const auto right = TokenToId(halves->second);
     const auto merged = TokenToId(joined);
     if (!left.has_value() || !right.has_value() || !merged.has_value()) {
-      return absl::InvalidArgumentError(absl::StrCat(where(), ": ", halves->first, " + ", halves->second, " = ", joined,
-                                                     "; expected three tokens of the vocabulary"));
+      return UnexpectedValue(where(), merge, "two tokens of the vocabulary that make a third");
     }
     // Of a pair that is listed twice the last place counts, as in the tokenizers library.
     merges_.insert_or_assign(PairKey(*left, *right), Merge{static_cast<uint32_t>(rank), *merged});
@@ -113,7 +115,7 @@ absl::Status Bpe::ReadMerges(const nlohmann::json& json, std::string_view path) 
   return absl::OkStatus();
 }
 
-absl::Status Bpe::ReadFallbacks(const nlohmann::json& json, std::string_view path) {
+absl::Status Bpe::ReadFallbacks(const nlohmann::json& json, const std::string& path) {
   CLAMOR_ASSIGN_OR_RETURN(const bool byte_fallback, BoolField(json, "byte_fallback", path, false));
   CLAMOR_ASSIGN_OR_RETURN(fuse_unk_, BoolField(json, "fuse_unk", path, false));
   if (byte_fallback) {

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -42,7 +43,10 @@ class Bpe {
 
   // The field `model`. INVALID_ARGUMENT names field and value: another type, dropout, affixes, ids that are doubled or
   // outside [0, kMaxTokenId], merges of tokens that do not exist.
-  static absl::StatusOr<Bpe> FromJson(const nlohmann::json& json, std::string_view path);
+  static absl::StatusOr<Bpe> FromJson(const nlohmann::json& json, const std::string& path);
+
+  Bpe(Bpe&&) = default;
+  Bpe& operator=(Bpe&&) = default;
 
   // Appends the ids of `piece`, valid UTF-8 of at most 2^31 bytes. Characters without a token become the unknown token,
   // or nothing if the model has none.
@@ -58,9 +62,10 @@ class Bpe {
     int32_t merged;
   };
 
-  absl::Status ReadVocab(const nlohmann::json& json, std::string_view path);
-  absl::Status ReadMerges(const nlohmann::json& json, std::string_view path);
-  absl::Status ReadFallbacks(const nlohmann::json& json, std::string_view path);
+  Bpe() = default;
+  absl::Status ReadVocab(const nlohmann::json& json, const std::string& path);
+  absl::Status ReadMerges(const nlohmann::json& json, const std::string& path);
+  absl::Status ReadFallbacks(const nlohmann::json& json, const std::string& path);
   void AddSymbols(std::string_view piece, Scratch* scratch) const;
   bool AddByteSymbols(std::string_view character, Scratch* scratch) const;
   const Merge* FindMerge(int32_t left, int32_t right) const;
@@ -68,7 +73,7 @@ class Bpe {
   void MergeAll(Scratch* scratch) const;
 
   std::vector<std::string> tokens_;
-  absl::flat_hash_map<std::string_view, int32_t> ids_;  // views into tokens_
+  absl::flat_hash_map<std::string_view, int32_t, std::hash<std::string_view>> ids_;  // views into tokens_
   absl::flat_hash_map<int32_t, uint32_t> token_index_;  // id to index in tokens_
   absl::flat_hash_map<uint64_t, Merge> merges_;         // left id, right id
   std::vector<int32_t> byte_ids_;                       // [256], -1 where missing; empty without byte fallback

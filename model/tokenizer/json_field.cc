@@ -11,7 +11,7 @@ constexpr int64_t kMaxValues = 16 << 20;
 constexpr size_t kMaxShownBytes = 80;
 
 // A scan of the bytes, ahead of the parser: it decides how deep and how large the tree can get.
-absl::Status CheckShape(std::string_view file, std::string_view text) {
+absl::Status CheckShape(const std::string& file, std::string_view text) {
   int depth = 0;
   int64_t values = 0;
   bool in_string = false;
@@ -60,18 +60,17 @@ class ErrorOffset : public nlohmann::json::json_sax_t {
   }
 };
 
+std::string Join(const std::string& path, const char* key) { return absl::StrCat(path, ".", key); }
+
+}  // namespace
+
 std::string Shown(const nlohmann::json& value) {
-  if (value.is_structured()) return absl::StrCat("an ", value.type_name());
   std::string text = value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
   if (text.size() > kMaxShownBytes) text = text.substr(0, kMaxShownBytes) + "...";
   return text;
 }
 
-std::string Join(std::string_view path, const char* key) { return absl::StrCat(path, ".", key); }
-
-}  // namespace
-
-absl::StatusOr<nlohmann::json> ParseUntrustedJson(std::string_view file, std::string_view text) {
+absl::StatusOr<nlohmann::json> ParseUntrustedJson(const std::string& file, std::string_view text) {
   CLAMOR_RETURN_IF_ERROR(CheckShape(file, text));
   nlohmann::json value = nlohmann::json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
   if (!value.is_discarded()) return value;
@@ -80,8 +79,15 @@ absl::StatusOr<nlohmann::json> ParseUntrustedJson(std::string_view file, std::st
   return absl::InvalidArgumentError(absl::StrCat(file, ": offset ", error.offset, ": not valid JSON"));
 }
 
-absl::Status UnexpectedValue(std::string_view path, const nlohmann::json& value, std::string_view expected) {
+absl::Status UnexpectedValue(const std::string& path, const nlohmann::json& value, const std::string& expected) {
   return absl::InvalidArgumentError(absl::StrCat(path, ": ", Shown(value), "; expected ", expected));
+}
+
+bool IsIntegerIn(const nlohmann::json& value, int64_t low, int64_t high) {
+  if (!value.is_number_integer()) return false;
+  // An unsigned value over the range of int64 would wrap.
+  if (value.is_number_unsigned() && value.get<uint64_t>() > uint64_t{INT64_MAX}) return false;
+  return value.get<int64_t>() >= low && value.get<int64_t>() <= high;
 }
 
 const nlohmann::json& Field(const nlohmann::json& object, const char* key) {
@@ -91,7 +97,7 @@ const nlohmann::json& Field(const nlohmann::json& object, const char* key) {
   return found == object.end() ? absent : *found;
 }
 
-absl::StatusOr<std::string> StringField(const nlohmann::json& object, const char* key, std::string_view path,
+absl::StatusOr<std::string> StringField(const nlohmann::json& object, const char* key, const std::string& path,
                                         std::optional<std::string> fallback) {
   const nlohmann::json& field = Field(object, key);
   if (field.is_null() && fallback.has_value()) return *std::move(fallback);
@@ -99,7 +105,7 @@ absl::StatusOr<std::string> StringField(const nlohmann::json& object, const char
   return field.get_ref<const std::string&>();
 }
 
-absl::StatusOr<bool> BoolField(const nlohmann::json& object, const char* key, std::string_view path,
+absl::StatusOr<bool> BoolField(const nlohmann::json& object, const char* key, const std::string& path,
                                std::optional<bool> fallback) {
   const nlohmann::json& field = Field(object, key);
   if (field.is_null() && fallback.has_value()) return *fallback;
@@ -107,19 +113,8 @@ absl::StatusOr<bool> BoolField(const nlohmann::json& object, const char* key, st
   return field.get<bool>();
 }
 
-absl::StatusOr<int64_t> IntField(const nlohmann::json& object, const char* key, std::string_view path, int64_t low,
-                                 int64_t high) {
-  const nlohmann::json& field = Field(object, key);
-  // Unsigned values over int64 would wrap; `high` is far below.
-  const bool fits = field.is_number_integer() &&
-                    (!field.is_number_unsigned() || field.get<uint64_t>() <= static_cast<uint64_t>(high)) &&
-                    field.get<int64_t>() >= low && field.get<int64_t>() <= high;
-  if (!fits) return UnexpectedValue(Join(path, key), field, absl::StrCat("an integer in [", low, ", ", high, "]"));
-  return field.get<int64_t>();
-}
-
 absl::StatusOr<const nlohmann::json*> ArrayField(const nlohmann::json& object, const char* key,
-                                                 std::string_view path) {
+                                                 const std::string& path) {
   const nlohmann::json& field = Field(object, key);
   if (!field.is_array()) return UnexpectedValue(Join(path, key), field, "an array");
   return &field;

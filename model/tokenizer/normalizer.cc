@@ -176,7 +176,7 @@ class Strip : public Step {
   bool right_;
 };
 
-absl::Status AddSteps(const nlohmann::json& json, std::string_view path, std::vector<std::unique_ptr<Step>>* steps) {
+absl::Status AddSteps(const nlohmann::json& json, const std::string& path, std::vector<std::unique_ptr<Step>>* steps) {
   if (json.is_null()) return absl::OkStatus();
   CLAMOR_ASSIGN_OR_RETURN(const std::string type, StringField(json, "type", path));
   for (const Form& form : kForms) {
@@ -209,7 +209,7 @@ absl::Status AddSteps(const nlohmann::json& json, std::string_view path, std::ve
 
 }  // namespace
 
-absl::StatusOr<Normalizer> Normalizer::FromJson(const nlohmann::json& json, std::string_view path) {
+absl::StatusOr<Normalizer> Normalizer::FromJson(const nlohmann::json& json, const std::string& path) {
   Normalizer normalizer;
   CLAMOR_RETURN_IF_ERROR(AddSteps(json, path, &normalizer.steps_));
   return normalizer;

@@ -24,7 +24,7 @@ class Normalizer {
   };
 
   // null: text stays as it is. INVALID_ARGUMENT names field and value.
-  static absl::StatusOr<Normalizer> FromJson(const nlohmann::json& json, std::string_view path);
+  static absl::StatusOr<Normalizer> FromJson(const nlohmann::json& json, const std::string& path);
 
   // `text` is valid UTF-8. RESOURCE_EXHAUSTED if the result is out of proportion.
   absl::Status Apply(MarkedText* text) const;

@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/status_macros.h"
 #include "model/tokenizer/json_field.h"
@@ -20,11 +19,11 @@ namespace {
 constexpr size_t kMaxRegexBytes = 16 << 10;
 
 // Oniguruma's classes, written so that they also stand inside brackets.
-constexpr std::string_view kSpace = "\\p{White_Space}";
-constexpr std::string_view kNotSpace = "\\P{White_Space}";
-constexpr std::string_view kWord = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
+constexpr char kSpace[] = "\\p{White_Space}";
+constexpr char kNotSpace[] = "\\P{White_Space}";
+constexpr char kWord[] = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
 
-absl::Status Unsupported(std::string_view construct) {
+absl::Status Unsupported(const std::string& construct) {
   return absl::InvalidArgumentError(absl::StrCat("regular expression: ", construct, " is not supported"));
 }
 
@@ -64,7 +63,7 @@ class Translator {
     switch (kind) {
       case 's': Replace(2, kSpace); break;
       case 'S': Replace(2, kNotSpace); break;
-      case 'w': Replace(2, in_class_ ? kWord : std::string_view(word_class)); break;
+      case 'w': Replace(2, in_class_ ? kWord : word_class); break;
       case 'W':
         if (in_class_) return Unsupported("\\W in a character class");
         Replace(2, absl::StrCat("[^", kWord, "]"));
@@ -79,7 +78,7 @@ class Translator {
       }
       case 'h':
       case 'H':
-        return Unsupported(rest_.substr(0, 2));
+        return Unsupported(std::string(rest_.substr(0, 2)));
       case 'p':
       case 'P':
         Copy(rest_.substr(2, 1) == "{" ? std::min(rest_.find('}'), rest_.size() - 1) + 1 : 2);
@@ -90,13 +89,13 @@ class Translator {
   }
 
   absl::Status InClass() {
-    if (absl::StartsWith(rest_, "[:")) {
+    if (rest_.starts_with("[:")) {
       const size_t end = rest_.find(":]");
       Copy(end == std::string_view::npos ? rest_.size() : end + 2);
       return absl::OkStatus();
     }
     if (rest_[0] == '[') return Unsupported("a character class inside another");
-    if (absl::StartsWith(rest_, "&&")) return Unsupported("&& in a character class");
+    if (rest_.starts_with("&&")) return Unsupported("&& in a character class");
     if (rest_[0] == ']') in_class_ = false;
     Copy(1);
     return absl::OkStatus();
@@ -105,17 +104,17 @@ class Translator {
   absl::Status OutsideClass() {
     if (rest_[0] == '[') {
       in_class_ = true;
-      Copy(absl::StartsWith(rest_, "[^]") ? 3 : absl::StartsWith(rest_, "[^") || absl::StartsWith(rest_, "[]") ? 2 : 1);
+      Copy(rest_.starts_with("[^]") ? 3 : rest_.starts_with("[^") || rest_.starts_with("[]") ? 2 : 1);
       return absl::OkStatus();
     }
-    if (absl::StartsWith(rest_, "(*")) return Unsupported("(*");
-    if (absl::StartsWith(rest_, "(?")) {
-      for (size_t i = 2; i < rest_.size() && (absl::ascii_isalpha(rest_[i]) || rest_[i] == '-'); ++i) {
+    if (rest_.starts_with("(*")) return Unsupported("(*");
+    if (rest_.starts_with("(?")) {
+      for (size_t i = 2; i < rest_.size() && (absl::ascii_isalpha(static_cast<unsigned char>(rest_[i])) || rest_[i] == '-'); ++i) {
         if (rest_[i] == 'm' || rest_[i] == 's') return Unsupported("inline option m or s");
       }
     }
     // The brace of \p{..} is copied with its escape, so this one closes an interval.
-    if (absl::StartsWith(rest_, "}+")) return Unsupported("+ after an interval");
+    if (rest_.starts_with("}+")) return Unsupported("+ after an interval");
     Copy(1);
     return absl::OkStatus();
   }
@@ -145,7 +144,7 @@ void FindLiteral(std::string_view text, std::string_view literal, std::vector<Pa
 
 void Pattern::FreeCode::operator()(void* code) const { pcre2_code_free(static_cast<pcre2_code*>(code)); }
 
-absl::StatusOr<Pattern> Pattern::FromJson(const nlohmann::json& owner, std::string_view path) {
+absl::StatusOr<Pattern> Pattern::FromJson(const nlohmann::json& owner, const std::string& path) {
   const nlohmann::json& field = Field(owner, "pattern");
   const std::string where = absl::StrCat(path, ".pattern");
   if (Field(field, "String").is_string()) {
@@ -156,7 +155,7 @@ absl::StatusOr<Pattern> Pattern::FromJson(const nlohmann::json& owner, std::stri
   if (!Field(field, "Regex").is_string()) return UnexpectedValue(where, field, "{\"String\": ..} or {\"Regex\": ..}");
   CLAMOR_ASSIGN_OR_RETURN(const std::string regex, StringField(field, "Regex", where));
   absl::StatusOr<Pattern> pattern = FromRegex(regex);
-  if (!pattern.ok()) return UnexpectedValue(where, Field(field, "Regex"), pattern.status().message());
+  if (!pattern.ok()) return UnexpectedValue(where, Field(field, "Regex"), std::string(pattern.status().message()));
   return pattern;
 }
 

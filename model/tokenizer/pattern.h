@@ -26,7 +26,7 @@ class Pattern {
   };
 
   // The field "pattern" of `owner`: {"String": s} or {"Regex": r}.
-  static absl::StatusOr<Pattern> FromJson(const nlohmann::json& owner, std::string_view path);
+  static absl::StatusOr<Pattern> FromJson(const nlohmann::json& owner, const std::string& path);
   static absl::StatusOr<Pattern> FromRegex(std::string_view regex);
   // REQUIRES: `literal` is not empty.
   static Pattern FromLiteral(std::string literal);

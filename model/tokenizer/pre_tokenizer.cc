@@ -3,7 +3,6 @@
 #include <optional>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "kernels/status_macros.h"
@@ -124,7 +123,7 @@ class PrefixSpace : public Step {
  public:
   absl::Status Apply(std::vector<Piece>* pieces) const override {
     for (Piece& piece : *pieces) {
-      if (piece.text[0] != ' ') piece.text.insert(0, " ");
+      if (piece.text[0] != ' ') piece.text.insert(piece.text.begin(), ' ');
     }
     return absl::OkStatus();
   }
@@ -156,7 +155,7 @@ class Metaspace : public Step {
     for (Piece& piece : *pieces) {
       absl::StrReplaceAll({{" ", replacement_}}, &piece.text);
       const bool wanted = prepend_ == Prepend::kAlways || (prepend_ == Prepend::kFirst && piece.at_start);
-      if (wanted && !absl::StartsWith(piece.text, replacement_)) piece.text.insert(0, replacement_);
+      if (wanted && !piece.text.starts_with(replacement_)) piece.text.insert(0, replacement_);
       if (!split_) {
         out.push_back(std::move(piece));
         continue;
@@ -180,7 +179,7 @@ constexpr std::string_view kGpt2Split =
 
 using Steps = std::vector<std::unique_ptr<Step>>;
 
-absl::Status AddSplit(const nlohmann::json& json, std::string_view path, Steps* steps) {
+absl::Status AddSplit(const nlohmann::json& json, const std::string& path, Steps* steps) {
   CLAMOR_ASSIGN_OR_RETURN(Pattern pattern, Pattern::FromJson(json, path));
   CLAMOR_ASSIGN_OR_RETURN(const std::string name, StringField(json, "behavior", path));
   CLAMOR_ASSIGN_OR_RETURN(const bool invert, BoolField(json, "invert", path, false));
@@ -193,7 +192,7 @@ absl::Status AddSplit(const nlohmann::json& json, std::string_view path, Steps* 
   return absl::OkStatus();
 }
 
-absl::Status AddByteLevel(const nlohmann::json& json, std::string_view path, Steps* steps) {
+absl::Status AddByteLevel(const nlohmann::json& json, const std::string& path, Steps* steps) {
   CLAMOR_ASSIGN_OR_RETURN(const bool prefix_space, BoolField(json, "add_prefix_space", path, true));
   CLAMOR_ASSIGN_OR_RETURN(const bool use_regex, BoolField(json, "use_regex", path, true));
   if (prefix_space) steps->push_back(std::make_unique<PrefixSpace>());
@@ -205,7 +204,7 @@ absl::Status AddByteLevel(const nlohmann::json& json, std::string_view path, Ste
   return absl::OkStatus();
 }
 
-absl::Status AddMetaspace(const nlohmann::json& json, std::string_view path, Steps* steps) {
+absl::Status AddMetaspace(const nlohmann::json& json, const std::string& path, Steps* steps) {
   CLAMOR_ASSIGN_OR_RETURN(const std::string replacement, StringField(json, "replacement", path, "\u2581"));
   if (replacement.empty() || FirstChar(replacement).size != replacement.size()) {
     return UnexpectedValue(absl::StrCat(path, ".replacement"), Field(json, "replacement"), "one character");
@@ -228,7 +227,7 @@ absl::Status AddMetaspace(const nlohmann::json& json, std::string_view path, Ste
   return absl::OkStatus();
 }
 
-absl::Status AddSteps(const nlohmann::json& json, std::string_view path, Steps* steps) {
+absl::Status AddSteps(const nlohmann::json& json, const std::string& path, Steps* steps) {
   if (json.is_null()) return absl::OkStatus();
   CLAMOR_ASSIGN_OR_RETURN(const std::string type, StringField(json, "type", path));
   if (type == "Split") return AddSplit(json, path, steps);
@@ -252,7 +251,7 @@ absl::Status AddSteps(const nlohmann::json& json, std::string_view path, Steps* 
 
 }  // namespace
 
-absl::StatusOr<PreTokenizer> PreTokenizer::FromJson(const nlohmann::json& json, std::string_view path) {
+absl::StatusOr<PreTokenizer> PreTokenizer::FromJson(const nlohmann::json& json, const std::string& path) {
   PreTokenizer pre_tokenizer;
   CLAMOR_RETURN_IF_ERROR(AddSteps(json, path, &pre_tokenizer.steps_));
   return pre_tokenizer;

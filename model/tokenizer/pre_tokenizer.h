@@ -30,7 +30,7 @@ class PreTokenizer {
   };
 
   // null: one piece. INVALID_ARGUMENT names field and value.
-  static absl::StatusOr<PreTokenizer> FromJson(const nlohmann::json& json, std::string_view path);
+  static absl::StatusOr<PreTokenizer> FromJson(const nlohmann::json& json, const std::string& path);
 
   absl::Status Apply(std::vector<Piece>* pieces) const;
 

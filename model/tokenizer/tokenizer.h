@@ -37,8 +37,8 @@ class Tokenizer {
 
   // How text that spells a special token is read.
   enum class Specials {
-    kParse,       // "<|im_end|>" becomes that token: for rendered templates and trusted prompts
-    kPlainText,   // it stays text: for what a user typed
+    kParse,      // "<|im_end|>" becomes that token: for rendered templates and trusted prompts
+    kPlainText,  // it stays text: for what a user typed. Added tokens that are not special are found all the same
   };
   struct EncodeOptions {
     bool add_specials = true;  // run the post-processor (BOS and the like)
@@ -72,16 +72,18 @@ class StreamDecoder {
  public:
   // `tokenizer` must outlive this.
   StreamDecoder(const Tokenizer* tokenizer, bool skip_specials);
+  StreamDecoder(StreamDecoder&&) noexcept;
+  StreamDecoder& operator=(StreamDecoder&&) noexcept;
+  ~StreamDecoder();
+
   // Text that became certain with `id`; may be empty. Ids without a token decode to nothing.
   std::string Add(int32_t id);
   // What was held back, incomplete characters as U+FFFD.
   std::string Finish();
 
  private:
-  const Tokenizer* tokenizer_;
-  bool skip_specials_;
-  bool at_start_ = true;
-  std::string held_;  // bytes not yet valid UTF-8
+  struct State;
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace clamor
