@@ -14,12 +14,16 @@ constexpr int64_t kMaxRows = 480;
 // Copies x to the layout of MatMulJob::x, the elements [begin, end) of k.
 void PackX(const float* x, size_t x_stride, int64_t k, const RowBlocks& blocks, int64_t begin, int64_t end,
            float* packed) {
+  constexpr int64_t kStep = 64;  // so that what is written row by row stays in the first-level cache
   for (int64_t b = 0; b < blocks.count; ++b) {
     const int64_t size = blocks.size(b);
     float* to = packed + blocks.begin(b) * k;
-    for (int64_t r = 0; r < size; ++r) {
-      const float* from = x + (blocks.begin(b) + r) * x_stride;
-      for (int64_t i = begin; i < end; ++i) to[i * size + r] = from[i];
+    for (int64_t from = begin; from < end; from += kStep) {
+      const int64_t last = std::min(end, from + kStep);
+      for (int64_t r = 0; r < size; ++r) {
+        const float* row = x + (blocks.begin(b) + r) * x_stride;
+        for (int64_t i = from; i < last; ++i) to[i * size + r] = row[i];
+      }
     }
   }
 }

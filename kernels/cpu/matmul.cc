@@ -21,10 +21,12 @@ void PanelTimesRows(const MatMulJob& job, int64_t panel, int64_t k_begin, int64_
   const int64_t panel_bytes = (bf16 ? (k + 1) / 2 * 2 : k) * bytes_per_k;
   const int64_t columns = std::min<int64_t>(16, w.n() - panel * 16);
   const auto& tiles = bf16 ? kTiles<WeightsBF16> : kTiles<WeightsF32>;
-  // With one row block the panels are one stream: run ahead of it by enough to cover DRAM. Else fetch what the next call
-  // will read while the first block multiplies.
-  constexpr ptrdiff_t kStreamAhead = 8192;
-  const ptrdiff_t ahead = job.blocks.count == 1 ? kStreamAhead : panel_bytes;
+  const char* weights = static_cast<const char*>(w.data()) + panel * panel_bytes + k_begin * bytes_per_k;
+  // With one row block the panels are one stream: run ahead of it by enough to cover DRAM. Else the row blocks share the
+  // fetching of the next panel.
+  constexpr int64_t kStreamAhead = 8192;
+  const int64_t ahead = job.blocks.count == 1 ? kStreamAhead : panel_bytes;
+  const int64_t share = (k_end - k_begin) * bytes_per_k / job.blocks.count;
 
   float last_bias[16] = {};
   const float* bias = nullptr;
@@ -39,14 +41,15 @@ void PanelTimesRows(const MatMulJob& job, int64_t panel, int64_t k_begin, int64_
     const int64_t rows = job.blocks.size(b);
     float* y = job.y + job.blocks.begin(b) * job.y_stride + panel * 16;
     Tile tile = {.x = job.x + job.blocks.begin(b) * k + k_begin * rows,
-                 .w = static_cast<const char*>(w.data()) + panel * panel_bytes + k_begin * bytes_per_k,
+                 .w = weights,
                  .w_stride = 16,
                  .k = k_end - k_begin,
                  .y = y,
                  .y_stride = job.y_stride,
                  .bias = bias,
                  .accumulate = k_begin > 0,
-                 .prefetch = b == 0 ? ahead : 0};
+                 .prefetch = weights + ahead + b * share,
+                 .prefetch_step = (64 + job.blocks.count - 1) / job.blocks.count};
     if (columns == 16) {
       tiles[rows - 1](tile);
       continue;

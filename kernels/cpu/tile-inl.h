@@ -31,15 +31,16 @@ inline constexpr int kTileRows = 6;
 // y[r, 0..16) = (accumulate ? y[r, 0..16) : 0) + sum over i of x[i][r] * w[i, 0..16), one fma chain in i order; then
 // + bias[0..16).
 struct Tile {
-  const float* x;      // [k][rows]
-  const void* w;       // fp32: row i at i * w_stride floats. bf16: [k/2][16][2], an odd last k alone in its pair
-  int64_t w_stride;    // fp32 only
+  const float* x;    // [k][rows]
+  const void* w;     // fp32: row i at i * w_stride floats. bf16: [k/2][16][2], an odd last k alone in its pair
+  int64_t w_stride;  // fp32 only
   int64_t k;
   float* y;
   size_t y_stride;
-  const float* bias;   // [16] or null
+  const float* bias;  // [16] or null
   bool accumulate;
-  ptrdiff_t prefetch;  // bytes ahead of the weights being read that will be wanted soon
+  const void* prefetch;   // fetched while multiplying: this address and so on, by prefetch_step bytes for each 64 bytes
+  int64_t prefetch_step;  // of weights
 };
 using TileFn = void (*)(const Tile& tile);
 
@@ -55,8 +56,9 @@ struct WeightsF32 {
   static HWY_INLINE void Sum(const Tile& t, F16 (&acc)[kRows]) {
     const float* w = static_cast<const float*>(t.w);
     const float* x = t.x;
-    for (int64_t i = 0; i < t.k; ++i, x += kRows, w += t.w_stride) {
-      hwy::Prefetch(reinterpret_cast<const char*>(w) + t.prefetch);
+    const char* soon = static_cast<const char*>(t.prefetch);
+    for (int64_t i = 0; i < t.k; ++i, x += kRows, w += t.w_stride, soon += t.prefetch_step) {
+      hwy::Prefetch(soon);
       MultiplyAdd(x, Load16(w), acc);
     }
   }
@@ -88,8 +90,9 @@ struct WeightsBF16 {
   static HWY_INLINE void Sum(const Tile& t, F16 (&acc)[kRows]) {
     const uint32_t* pairs = static_cast<const uint32_t*>(t.w);
     const float* x = t.x;
-    for (int64_t i = 0; i + 1 < t.k; i += 2, x += 2 * kRows, pairs += 16) {
-      hwy::Prefetch(reinterpret_cast<const char*>(pairs) + t.prefetch);
+    const char* soon = static_cast<const char*>(t.prefetch);
+    for (int64_t i = 0; i + 1 < t.k; i += 2, x += 2 * kRows, pairs += 16, soon += t.prefetch_step) {
+      hwy::Prefetch(soon);
       MultiplyAdd(x, Even(pairs), acc);
       MultiplyAdd(x + kRows, Odd(pairs), acc);
     }

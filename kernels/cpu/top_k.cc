@@ -64,7 +64,10 @@ void TopKRow(const float* logits, int64_t n, int k, int32_t* ids, float* values,
           AnyGreater(Load16(p + 48), bar))) {
       continue;
     }
-    for (int64_t j = 0; j < kGroup; ++j) best.Offer(static_cast<int32_t>(i + j), p[j]);
+    for (int64_t j = 0; j < kGroup; j += 16) {
+      if (!AnyGreater(Load16(p + j), Set16(values[k - 1]))) continue;
+      for (int64_t lane = j; lane < j + 16; ++lane) best.Offer(static_cast<int32_t>(i + lane), p[lane]);
+    }
   }
   for (; i < n; ++i) best.Offer(static_cast<int32_t>(i), logits[i]);
   for (int j = best.count; j < k; ++j) {

@@ -126,7 +126,7 @@ class Attention {
   }
 
   // Scores of a tile of sixteen keys for some queries, the first of them at `scores`.
-  void Score(const float* keys, const float* q, int queries, float* scores, ptrdiff_t prefetch) const {
+  void Score(const float* keys, const float* q, int queries, float* scores, const float* prefetch) const {
     kTiles<WeightsF32>[queries - 1]({.x = q,
                                      .w = keys,
                                      .w_stride = kPageSize,
@@ -135,7 +135,8 @@ class Attention {
                                      .y_stride = static_cast<size_t>(stride_),
                                      .bias = nullptr,
                                      .accumulate = false,
-                                     .prefetch = prefetch});
+                                     .prefetch = prefetch,
+                                     .prefetch_step = 64});
   }
 
   // Every page that any row sees, for all rows: what a row does not see of them is overwritten or ignored later.
@@ -144,9 +145,7 @@ class Attention {
     const int end = RoundUp16(page_end_) / kPageSize;
     for (int i = base_ / kPageSize; i < end; ++i) {
       const float* keys = Keys(pages[i]);
-      const float* next = i + 1 < end ? Keys(pages[i + 1]) : keys;
-      Score(keys, all_q_, queries_, scores_ + i * kPageSize - base_,
-            reinterpret_cast<const char*>(next) - reinterpret_cast<const char*>(keys));
+      Score(keys, all_q_, queries_, scores_ + i * kPageSize - base_, i + 1 < end ? Keys(pages[i + 1]) : keys);
     }
   }
 
@@ -161,7 +160,7 @@ class Attention {
         for (int d = 0; d < head_dim_; ++d) key_tile_[d * kPageSize + i] = key[d * kPageSize];
       }
       Score(key_tile_, row_q_ + r * head_dim_ * heads_, heads_,
-            scores_ + size_t{1} * r * heads_ * stride_ + (row.prefix + e - base_), 0);
+            scores_ + size_t{1} * r * heads_ * stride_ + (row.prefix + e - base_), key_tile_);
     }
   }
 
@@ -197,7 +196,7 @@ class Attention {
 
   // Adds weights * values of `count` keys to the sums of some queries. weights: [count][queries].
   void AddValues(const float* values, int64_t stride, int count, const float* weights, int queries, float* sums,
-                 ptrdiff_t prefetch) {
+                 const float* prefetch) {
     if (stride % 16 != 0) {  // head_dim is 8 more than a multiple of 16: a tile would run into the next key's value
       for (int i = 0; i < count; ++i) std::memcpy(value_tile_ + i * padded_dim_, values + i * stride, stride * 4);
       values = value_tile_;
@@ -212,7 +211,8 @@ class Attention {
                                        .y_stride = static_cast<size_t>(padded_dim_),
                                        .bias = nullptr,
                                        .accumulate = true,
-                                       .prefetch = prefetch});
+                                       .prefetch = prefetch + d,
+                                       .prefetch_step = stride * 4});
     }
   }
 
@@ -220,8 +220,8 @@ class Attention {
     for (int position = begin; position < end;) {
       const int offset = position % kPageSize;
       const int count = std::min(kPageSize - offset, end - position);
-      AddValues(Values(Row(r).pages[position / kPageSize] * kPageSize + offset), head_dim_, count,
-                OwnWeights(r, position), heads_, sums_ + r * heads_ * padded_dim_, 0);
+      const float* values = Values(Row(r).pages[position / kPageSize] * kPageSize + offset);
+      AddValues(values, head_dim_, count, OwnWeights(r, position), heads_, sums_ + r * heads_ * padded_dim_, values);
       position += count;
     }
   }
@@ -230,10 +230,10 @@ class Attention {
     const int32_t* pages = Row(0).pages;
     for (int position = shared_begin_; position < shared_end_; position += kPageSize) {
       const float* values = Values(pages[position / kPageSize] * kPageSize);
-      const float* next =
-          position + kPageSize < shared_end_ ? Values(pages[position / kPageSize + 1] * kPageSize) : values;
+      const bool last = position + kPageSize == shared_end_;
+      const float* next = last ? values : Values(pages[position / kPageSize + 1] * kPageSize);
       AddValues(values, head_dim_, kPageSize, shared_weights_ + size_t{1} * (position - shared_begin_) * queries_,
-                queries_, sums_, reinterpret_cast<const char*>(next) - reinterpret_cast<const char*>(values));
+                queries_, sums_, next);
     }
   }
 
@@ -245,7 +245,7 @@ class Attention {
         std::memcpy(value_tile_ + i * padded_dim_, Values(row.extra[e + i]), head_dim_ * sizeof(float));
       }
       AddValues(value_tile_, padded_dim_, count, OwnWeights(r, row.prefix + e), heads_,
-                sums_ + r * heads_ * padded_dim_, 0);
+                sums_ + r * heads_ * padded_dim_, value_tile_);
     }
   }
 
