@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Runs every test: installs what is missing, builds, runs ctest.
+#
+#   tests/run.sh            preset release
+#   tests/run.sh asan       all tests under AddressSanitizer and UndefinedBehaviorSanitizer
+#   tests/run.sh tsan       the tests with threads in them under ThreadSanitizer
+#   tests/run.sh scalar     release, kernels forced to the scalar target (avx2, avx512 likewise)
+#   tests/run.sh dev        preset dev
+# Further arguments go to ctest, e.g. tests/run.sh release -R gateway
+set -euo pipefail
+cd "$(dirname "$0")/.."
+kind=${1:-release}
+[ $# -gt 0 ] && shift
+preset=$kind
+arguments=()
+case $kind in
+  release | dev | asan) ;;
+  tsan) arguments=(-L threads) ;;
+  scalar | avx2 | avx512) preset=release; export CLAMOR_CPU_TARGET=$kind ;;
+  -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  *) echo "tests/run.sh: unknown kind '$kind'; one of release, dev, asan, tsan, scalar, avx2, avx512" >&2; exit 2 ;;
+esac
+
+source deploy/packages.sh
+ensure_packages --tests
+cmake --preset "$preset" >/dev/null
+cmake --build --preset "$preset"
+ctest --preset "$preset" "${arguments[@]}" "$@"
