@@ -1,11 +1,17 @@
 // The store of what was said before: token documents in, continuations out.
 //
 // A document is a sequence of token ids under (tenant, tokenizer fingerprint, document id). Draft finds the longest suffix
-// of a query that occurs in the namespace and answers with a trie of what followed, with counts. Everything is kept in
+// of a query that occurs in the namespace and answers with a trie of what followed, with counts. Documents are kept in
 // RocksDB with the write-ahead log on: what Append acknowledged is there again after `kill -9`. README.md has the layout
 // on disk.
 //
-// Threads: all methods may be called from any thread.
+// Bad arguments are INVALID_ARGUMENT, stored bytes that make no sense DATA_LOSS, a full disk RESOURCE_EXHAUSTED; in each
+// case nothing was changed.
+//
+// Memory: 16 bytes for each of `hot_tokens`, 16 bytes per document, RocksDB's caches and buffers (about 100 MiB); files
+// are mapped and may be dropped from memory by the system.
+//
+// Threads: all methods may be called from any thread. Draft never waits for a change.
 // Tested by tests/retrieval/suffix_store_test.cc, against a naive search over all documents.
 #pragma once
 
@@ -18,47 +24,36 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "retrieval/draft.h"
+#include "retrieval/key_codec.h"
+#include "retrieval/trie.h"
 
 namespace clamor::retrieval {
 
-// Who may see a document. Drafts never cross namespaces.
-struct Namespace {
-  std::string tenant;       // 1..128 bytes, any but NUL
-  std::string fingerprint;  // of the tokenizer: hex, 1..64 bytes
-};
+// Tokens of all documents of one AppendBatch; also the most that max_document_tokens can be.
+inline constexpr uint32_t kMaxBatchTokens = 4u << 20;
 
-// Continuations of one query, children after parents.
-struct Trie {
-  struct Node {
-    uint32_t token;
-    int32_t parent;  // index into nodes, -1: follows the query directly
-    uint32_t count;  // how many of the examined occurrences went this way, >= 1
-  };
-  int32_t match_length = 0;  // tokens of the query's end that matched; 0: no match, no nodes
-  uint32_t occurrences = 0;  // examined occurrences of the match
-  std::vector<Node> nodes;   // among siblings, higher count first, then lower token
-};
-
-struct DraftOptions {
-  int32_t max_match = 32;   // longest suffix tried
-  int32_t min_match = 2;    // shorter matches answer nothing
-  int32_t max_nodes = 64;   // of the trie, best first by path count
-  int32_t max_depth = 32;
+// A document to append.
+struct Document {
+  std::string_view id;               // 1..256 bytes
+  std::span<const uint32_t> tokens;  // 1..max_document_tokens ids below 2^31
 };
 
 struct Stats {
-  uint64_t documents = 0, tokens = 0, bytes_on_disk = 0;
+  uint64_t documents = 0, tokens = 0, bytes_on_disk = 0, segments = 0;
 };
 
 struct StoreOptions {
   std::string path;                               // folder, created if missing
   uint64_t max_tokens_per_tenant = 256ull << 20;  // Append over it: RESOURCE_EXHAUSTED
   uint32_t max_document_tokens = 1u << 20;        // longer: INVALID_ARGUMENT
+  uint32_t hot_tokens = 4u << 20;                 // indexed on the heap, over all tenants, before they go into files
 };
 
 class SuffixStore {
  public:
-  // FAILED_PRECONDITION names a folder of an unknown format version or one that another process holds open.
+  // FAILED_PRECONDITION names a folder of an unknown format version or one that is open already. After a crash, up to
+  // 2 x hot_tokens are indexed again before it returns (about 2 million per second).
   static absl::StatusOr<std::unique_ptr<SuffixStore>> Open(const StoreOptions& options);
   ~SuffixStore();
 
@@ -66,23 +61,30 @@ class SuffixStore {
   // document (true). Durable when it returns.
   absl::StatusOr<bool> Append(const Namespace& ns, std::string_view document_id, std::span<const uint32_t> tokens);
 
+  // As Append for each, in one durable step: all or, on an error, none. Of documents with the same id the last counts,
+  // for the others the answer is false. Much faster than one at a time, which waits for the disk each time.
+  absl::StatusOr<std::vector<bool>> AppendBatch(const Namespace& ns, std::span<const Document> documents);
+
   // Removes the document and every trace of it from later drafts. False if there was none.
   absl::StatusOr<bool> DeleteDocument(const Namespace& ns, std::string_view document_id);
 
   // Removes all documents of a tenant, under every fingerprint, from disk too (compacted before it returns). The number
-  // of documents removed.
+  // of documents removed. After an error, calling it again finishes the work.
   absl::StatusOr<uint64_t> DeleteTenant(std::string_view tenant);
 
-  // Continuations of the longest suffix of `context` that occurs. Cost: O(match * log tokens + examined occurrences).
+  // Continuations of the longest suffix of `context` that occurs; draft.h says which occurrences count.
+  // Cost: for each of O(log tokens) segments, O(log tokens) comparisons of up to max_match tokens and one step for each
+  // 1024 occurrences; then O(max_occurrences log max_occurrences).
   absl::StatusOr<Trie> Draft(const Namespace& ns, std::span<const uint32_t> context, const DraftOptions& options) const;
 
   // A consistent copy of the store in `folder` (must not exist), made of hard links where the file system allows.
   absl::Status Checkpoint(const std::string& folder) const;
 
-  // Over all tenants, or one.
+  // Over all tenants, or one (whose bytes are approximate).
   Stats GetStats(std::string_view tenant = {}) const;
 
-  // Recounts everything by brute force: every index entry points at a document that holds its tokens and back. Slow.
+  // Recounts everything by brute force: every index entry points at a document that holds its tokens and back. Slow, and
+  // holds up the changes of one tenant at a time.
   absl::Status CheckIntegrity() const;
 
  private:

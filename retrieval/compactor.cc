@@ -1,0 +1,155 @@
+#include "retrieval/compactor.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "kernels/status_macros.h"
+
+namespace clamor::retrieval {
+namespace {
+
+constexpr size_t kFanIn = 4;       // like-sized parts that are merged at a time
+constexpr size_t kManyParts = 32;  // more: merge whatever fits together
+constexpr size_t kTooManyParts = 2 * kManyParts;  // more: hold up who adds
+
+Parts HotParts(const Parts& parts) {
+  Parts hot;
+  std::ranges::copy_if(parts, std::back_inserter(hot), [](const Part& part) { return part.segment->path().empty(); });
+  return hot;
+}
+
+uint64_t LiveTokens(const Part& part) { return part.segment->tokens() - part.dead_tokens; }
+
+uint64_t LiveTokens(std::span<const Part> parts) {
+  return std::accumulate(parts.begin(), parts.end(), uint64_t{0},
+                         [](uint64_t sum, const Part& part) { return sum + LiveTokens(part); });
+}
+
+// An upper bound of the text of a merged segment: end marks are one per document.
+uint64_t TextSize(const Part& part) { return part.segment->tokens() + part.segment->documents().size() + 1; }
+
+}  // namespace
+
+std::vector<size_t> PickMerge(const Parts& parts) {
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (parts[i].dead_tokens * 4 >= parts[i].segment->tokens()) return {i};
+  }
+  std::vector<size_t> by_size(parts.size());
+  std::iota(by_size.begin(), by_size.end(), size_t{0});
+  std::ranges::sort(by_size, {}, [&](size_t i) { return TextSize(parts[i]); });
+  // As many of the smallest as are of like size: the greatest makes up no more than its share of a full merge.
+  size_t best = 0;
+  uint64_t total = 0;
+  for (size_t count = 1; count <= by_size.size(); ++count) {
+    const uint64_t greatest = TextSize(parts[by_size[count - 1]]);
+    total += greatest;
+    if (total > kMaxSegmentTokens) break;
+    if (greatest * kFanIn <= total || parts.size() > kManyParts) best = count;
+  }
+  by_size.resize(best > 1 ? best : 0);
+  return by_size;
+}
+
+Compactor::Compactor(std::string folder, uint64_t next_file, int64_t hot_limit)
+    : folder_(std::move(folder)), hot_limit_(hot_limit), next_file_(next_file), thread_([this] { Run(); }) {}
+
+Compactor::~Compactor() {
+  {
+    absl::MutexLock lock(&mu_);
+    stop_ = true;
+  }
+  thread_.join();
+}
+
+void Compactor::Schedule(const std::shared_ptr<NamespaceIndex>& index) {
+  absl::MutexLock lock(&mu_);
+  known_[index.get()] = index;
+  if (queued_.insert(index.get()).second) queue_.push_back(index);
+}
+
+absl::Status Compactor::WaitForRoom(const NamespaceIndex& index) {
+  auto has_room = [&] {
+    return index.snapshot()->size() <= kTooManyParts && hot_tokens_ <= 2 * hot_limit_;
+  };
+  if (has_room()) return absl::OkStatus();
+  auto may_go_on = [&]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
+    return stop_ || has_room() || Idle() || !last_error_.ok();
+  };
+  absl::MutexLock lock(&mu_, absl::Condition(&may_go_on));
+  return has_room() ? absl::OkStatus() : last_error_;
+}
+
+void Compactor::WaitUntilIdle() {
+  absl::MutexLock lock(&mu_, absl::Condition(this, &Compactor::Idle));
+}
+
+void Compactor::Run() {
+  auto has_work = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return stop_ || !queue_.empty(); };
+  for (;;) {
+    std::shared_ptr<NamespaceIndex> index;
+    {
+      absl::MutexLock lock(&mu_, absl::Condition(&has_work));
+      if (stop_) return;
+      index = std::move(queue_.front());
+      queue_.pop_front();
+      queued_.erase(index.get());
+      busy_ = true;
+    }
+    absl::Status status = Compact(*index);
+    if (status.ok()) status = SpillHot();
+    index.reset();
+    absl::MutexLock lock(&mu_);
+    busy_ = false;
+    last_error_ = std::move(status);
+  }
+}
+
+absl::Status Compactor::Compact(NamespaceIndex& index) {
+  absl::MutexLock merging(&index.merge_mutex());
+  for (;;) {
+    const std::shared_ptr<const Parts> parts = index.snapshot();
+    Parts inputs;
+    for (const size_t i : PickMerge(*parts)) inputs.push_back((*parts)[i]);
+    if (inputs.empty()) return absl::OkStatus();
+    CLAMOR_RETURN_IF_ERROR(Merge(index, inputs, /*to_file=*/LiveTokens(inputs) >= kFileTokens));
+  }
+}
+
+absl::Status Compactor::SpillHot() {
+  if (hot_tokens_ <= hot_limit_) return absl::OkStatus();
+  std::vector<std::pair<uint64_t, std::shared_ptr<NamespaceIndex>>> by_heap;
+  {
+    absl::MutexLock lock(&mu_);
+    absl::erase_if(known_, [](const auto& entry) { return entry.second.expired(); });
+    for (const auto& [key, weak] : known_) {
+      if (std::shared_ptr<NamespaceIndex> index = weak.lock()) by_heap.emplace_back(0, std::move(index));
+    }
+  }
+  for (auto& [tokens, index] : by_heap) tokens = LiveTokens(HotParts(*index->snapshot()));
+  std::ranges::sort(by_heap, [](const auto& a, const auto& b) { return a.first > b.first; });
+  for (const auto& [tokens, index] : by_heap) {
+    if (hot_tokens_ <= hot_limit_ / 2) break;
+    absl::MutexLock merging(&index->merge_mutex());
+    const Parts inputs = HotParts(*index->snapshot());
+    if (!inputs.empty()) CLAMOR_RETURN_IF_ERROR(Merge(*index, inputs, /*to_file=*/true));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Compactor::Merge(NamespaceIndex& index, std::span<const Part> inputs, bool to_file) {
+  if (LiveTokens(inputs) == 0) {
+    index.Replace(inputs, nullptr);
+    return absl::OkStatus();
+  }
+  std::vector<Segment::Input> segments;
+  for (const Part& part : inputs) segments.push_back({part.segment.get(), part.dead.get()});
+  std::string path = to_file ? absl::StrFormat("%s/%012d.seg", folder_, next_file_++) : "";
+  CLAMOR_ASSIGN_OR_RETURN(std::shared_ptr<const Segment> merged,
+                          Segment::Merge(index.prefix(), segments, std::move(path), stop_));
+  index.Replace(inputs, std::move(merged));
+  return absl::OkStatus();
+}
+
+}  // namespace clamor::retrieval

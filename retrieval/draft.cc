@@ -1,0 +1,53 @@
+#include "retrieval/draft.h"
+
+#include <algorithm>
+#include <tuple>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/status_macros.h"
+
+namespace clamor::retrieval {
+namespace {
+
+absl::Status CheckRange(const char* field, int32_t value, int32_t high) {
+  if (value >= 1 && value <= high) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, ", must be 1 to ", high));
+}
+
+}  // namespace
+
+absl::Status DraftOptions::Validate() const {
+  CLAMOR_RETURN_IF_ERROR(CheckRange("max_match", max_match, kMaxMatch));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("min_match", min_match, max_match));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("max_nodes", max_nodes, 1024));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("max_depth", max_depth, 256));
+  return CheckRange("max_occurrences", max_occurrences, 4096);
+}
+
+Trie Draft(const Parts& parts, std::span<const uint32_t> context, const DraftOptions& options) {
+  context = context.last(std::min<size_t>(context.size(), options.max_match));
+  uint32_t length = options.min_match - 1;  // only a longer match counts
+  for (const Part& part : parts) length = part.segment->LongestMatch(context, length, part.dead.get());
+  Trie trie;
+  if (length < static_cast<uint32_t>(options.min_match)) return trie;
+
+  const size_t limit = options.max_occurrences;
+  std::vector<Segment::Occurrence> occurrences;
+  for (const Part& part : parts) {
+    part.segment->FindOccurrences(context.last(length), limit, options.max_depth, part.dead.get(), occurrences);
+  }
+  if (occurrences.size() > limit) {
+    std::ranges::nth_element(occurrences, occurrences.begin() + limit, [](const auto& a, const auto& b) {
+      return std::tuple(a.number, a.position) > std::tuple(b.number, b.position);
+    });
+    occurrences.resize(limit);
+  }
+  std::vector<std::span<const uint32_t>> continuations;
+  for (const Segment::Occurrence& occurrence : occurrences) continuations.push_back(occurrence.continuation);
+  trie.match_length = static_cast<int32_t>(length);
+  trie.occurrences = static_cast<uint32_t>(occurrences.size());
+  trie.nodes = BuildTrie(continuations, options.max_nodes, options.max_depth);
+  return trie;
+}
+
+}  // namespace clamor::retrieval

@@ -1,0 +1,64 @@
+// What can be drafted from one namespace: a set of segments that together index each of its documents once.
+//
+// Every append adds a small segment; a background thread merges them (compactor.h). Readers take a snapshot and never wait
+// for either. What a draft answers does not depend on how the documents are spread over segments.
+//
+// Threads: all methods may be called from any thread, but Publish by one at a time.
+// Tested by tests/retrieval/namespace_index_test.cc.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "retrieval/draft.h"
+#include "retrieval/segment.h"
+
+namespace clamor::retrieval {
+
+class NamespaceIndex {
+ public:
+  // `hot_tokens` counts the tokens held on the heap over all indexes; it must outlive this one.
+  NamespaceIndex(std::string prefix, std::atomic<int64_t>& hot_tokens);
+  ~NamespaceIndex();
+
+  const std::string& prefix() const { return prefix_; }
+  std::shared_ptr<const Parts> snapshot() const;
+
+  // In one step for all readers: adds `segment` (null: nothing) and drops the documents of these numbers.
+  void Publish(std::shared_ptr<const Segment> segment, std::span<const uint64_t> removed);
+
+  // As Publish, for a segment of which some documents are dead already.
+  void PublishPart(Part part);
+
+  // Puts `merged` (null: nothing was live) in the place of `inputs`, parts of an earlier snapshot; documents dropped since
+  // then stay dropped. False, and nothing happens, if the index was closed.
+  bool Replace(std::span<const Part> inputs, std::shared_ptr<const Segment> merged);
+
+  // Empties the index for good and removes its files (an error says which one stayed). Waits for a merge under way.
+  absl::Status Close();
+
+  // Held while parts of this index are merged, so that no file appears behind Close.
+  absl::Mutex& merge_mutex() ABSL_LOCK_RETURNED(merge_mu_) { return merge_mu_; }
+
+  // Every part is sound and each document is live in at most one of them.
+  absl::Status CheckIntegrity() const;
+
+ private:
+  void Set(Parts parts) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  const std::string prefix_;
+  std::atomic<int64_t>& hot_tokens_;
+  absl::Mutex merge_mu_;
+  mutable absl::Mutex mu_ ABSL_ACQUIRED_AFTER(merge_mu_);
+  std::shared_ptr<const Parts> parts_ ABSL_GUARDED_BY(mu_);
+  bool closed_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+}  // namespace clamor::retrieval

@@ -1,0 +1,105 @@
+#include "retrieval/segment_storage.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/status_macros.h"
+
+namespace clamor::retrieval {
+namespace {
+
+constexpr char kTemporary[] = ".tmp";
+
+absl::Status Errno(int error, const std::string& path) {
+  const std::string message = absl::StrCat(path, ": ", std::system_category().message(error));
+  if (error == ENOSPC || error == EDQUOT || error == ENOMEM || error == EMFILE || error == ENFILE) {
+    return absl::ResourceExhaustedError(message);
+  }
+  return absl::ErrnoToStatus(error, path);
+}
+
+absl::Status SyncFolderOf(const std::string& path) {
+  const std::string folder = std::filesystem::path(path).parent_path();
+  const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return Errno(errno, folder);
+  const auto closer = absl::MakeCleanup([fd] { close(fd); });
+  return fsync(fd) == 0 ? absl::OkStatus() : Errno(errno, folder);
+}
+
+}  // namespace
+
+SegmentStorage SegmentStorage::OnHeap(size_t bytes) {
+  SegmentStorage storage;
+  storage.heap_ = std::make_unique_for_overwrite<std::byte[]>(bytes);
+  storage.data_ = storage.heap_.get();
+  storage.size_ = bytes;
+  return storage;
+}
+
+absl::StatusOr<SegmentStorage> SegmentStorage::CreateFile(std::string path, size_t bytes) {
+  SegmentStorage storage;
+  storage.path_ = std::move(path);
+  const std::string temporary = absl::StrCat(storage.path_, kTemporary);
+  const int fd = open(temporary.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (fd < 0) return Errno(errno, temporary);
+  const auto closer = absl::MakeCleanup([fd] { close(fd); });
+  storage.unsealed_file_ = true;
+  storage.size_ = bytes;
+  // A mapped write into a hole of a full disk would be a SIGBUS: take the room first.
+  if (const int error = posix_fallocate(fd, 0, static_cast<off_t>(bytes)); error != 0) return Errno(error, temporary);
+  CLAMOR_RETURN_IF_ERROR(storage.Map(fd, PROT_READ | PROT_WRITE));
+  return storage;
+}
+
+absl::StatusOr<SegmentStorage> SegmentStorage::OpenFile(std::string path) {
+  SegmentStorage storage;
+  storage.path_ = std::move(path);
+  const int fd = open(storage.path_.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return Errno(errno, storage.path_);
+  const auto closer = absl::MakeCleanup([fd] { close(fd); });
+  struct stat info;
+  if (fstat(fd, &info) != 0) return Errno(errno, storage.path_);
+  storage.size_ = static_cast<size_t>(info.st_size);
+  if (storage.size_ == 0) return absl::DataLossError(absl::StrCat(storage.path_, ": is empty"));
+  CLAMOR_RETURN_IF_ERROR(storage.Map(fd, PROT_READ));
+  return storage;
+}
+
+absl::Status SegmentStorage::Map(int fd, int protection) {
+  void* mapped = mmap(nullptr, size_, protection, MAP_SHARED, fd, 0);
+  if (mapped == MAP_FAILED) return Errno(errno, path_);
+  data_ = static_cast<std::byte*>(mapped);
+  return absl::OkStatus();
+}
+
+SegmentStorage::SegmentStorage(SegmentStorage&& other) noexcept
+    : heap_(std::move(other.heap_)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(other.size_),
+      path_(std::move(other.path_)),
+      unsealed_file_(std::exchange(other.unsealed_file_, false)) {}
+
+SegmentStorage::~SegmentStorage() {
+  if (data_ != nullptr && heap_ == nullptr) munmap(data_, size_);
+  if (unsealed_file_) unlink(absl::StrCat(path_, kTemporary).c_str());
+}
+
+absl::Status SegmentStorage::Seal() {
+  if (!unsealed_file_) return absl::OkStatus();
+  const std::string temporary = absl::StrCat(path_, kTemporary);
+  if (msync(data_, size_, MS_SYNC) != 0) return Errno(errno, temporary);
+  if (mprotect(data_, size_, PROT_READ) != 0) return Errno(errno, temporary);
+  if (rename(temporary.c_str(), path_.c_str()) != 0) return Errno(errno, path_);
+  unsealed_file_ = false;
+  return SyncFolderOf(path_);
+}
+
+}  // namespace clamor::retrieval

@@ -1,0 +1,48 @@
+// The memory of one segment: a block on the heap, or a file that is mapped.
+//
+// A file comes into being whole or not at all: it is written under `path` + ".tmp", synced by Seal and renamed. The mapping
+// lives as long as the object, whatever becomes of the name.
+//
+// Threads: none of its own; read-only after Seal.
+// Tested by tests/retrieval/segment_test.cc.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace clamor::retrieval {
+
+class SegmentStorage {
+ public:
+  static SegmentStorage OnHeap(size_t bytes);
+  // RESOURCE_EXHAUSTED if the disk has not this much room.
+  static absl::StatusOr<SegmentStorage> CreateFile(std::string path, size_t bytes);
+  static absl::StatusOr<SegmentStorage> OpenFile(std::string path);
+
+  SegmentStorage(SegmentStorage&& other) noexcept;
+  SegmentStorage& operator=(SegmentStorage&&) = delete;
+  ~SegmentStorage();  // removes a file that was not sealed
+
+  // Ends writing. Does nothing on the heap.
+  absl::Status Seal();
+
+  std::byte* data() const { return data_; }
+  size_t size() const { return size_; }
+  const std::string& path() const { return path_; }  // empty on the heap
+
+ private:
+  SegmentStorage() = default;
+  absl::Status Map(int fd, int protection);
+
+  std::unique_ptr<std::byte[]> heap_;
+  std::byte* data_ = nullptr;
+  size_t size_ = 0;
+  std::string path_;
+  bool unsealed_file_ = false;
+};
+
+}  // namespace clamor::retrieval

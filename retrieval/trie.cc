@@ -1,0 +1,58 @@
+#include "retrieval/trie.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <queue>
+#include <tuple>
+
+namespace clamor::retrieval {
+namespace {
+
+// A node that may still be chosen. In sorted order the continuations that share a prefix are neighbours, so a node is a
+// range of them; within a depth, ranges that begin earlier are lower paths.
+struct Candidate {
+  size_t begin, end;
+  size_t depth;  // of its token, from 0
+  int32_t parent;
+
+  bool operator<(const Candidate& other) const {  // worse: std::priority_queue pops the greatest
+    return std::tuple(end - begin, other.depth, other.begin) <
+           std::tuple(other.end - other.begin, depth, begin);
+  }
+};
+
+}  // namespace
+
+std::vector<Trie::Node> BuildTrie(std::vector<std::span<const uint32_t>>& continuations, int32_t max_nodes,
+                                  int32_t max_depth) {
+  for (auto& continuation : continuations) {
+    continuation = continuation.first(std::min<size_t>(continuation.size(), max_depth));
+  }
+  std::ranges::sort(continuations, [](auto a, auto b) { return std::ranges::lexicographical_compare(a, b); });
+
+  std::priority_queue<Candidate> candidates;
+  auto push_children = [&](size_t begin, size_t end, size_t depth, int32_t parent) {
+    while (begin < end && continuations[begin].size() <= depth) ++begin;  // those that end here sort first
+    while (begin < end) {
+      const uint32_t token = continuations[begin][depth];
+      const auto after = std::partition_point(continuations.begin() + begin, continuations.begin() + end,
+                                              [&](auto c) { return c[depth] == token; });
+      const size_t next = after - continuations.begin();
+      candidates.push({begin, next, depth, parent});
+      begin = next;
+    }
+  };
+
+  std::vector<Trie::Node> nodes;
+  push_children(0, continuations.size(), 0, -1);
+  while (!candidates.empty() && nodes.size() < static_cast<size_t>(max_nodes)) {
+    const Candidate best = candidates.top();
+    candidates.pop();
+    nodes.push_back(
+        {continuations[best.begin][best.depth], best.parent, static_cast<uint32_t>(best.end - best.begin)});
+    push_children(best.begin, best.end, best.depth + 1, static_cast<int32_t>(nodes.size() - 1));
+  }
+  return nodes;
+}
+
+}  // namespace clamor::retrieval

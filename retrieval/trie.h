@@ -1,0 +1,33 @@
+// A trie of continuations with counts: what a draft is made of.
+//
+// Tested by tests/retrieval/trie_test.cc, against a trie that holds every path.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace clamor::retrieval {
+
+// Continuations of one query, children after parents.
+struct Trie {
+  struct Node {
+    uint32_t token;
+    int32_t parent;  // index into nodes, -1: follows the query directly
+    uint32_t count;  // how many of the examined occurrences went this way, >= 1
+    bool operator==(const Node&) const = default;
+  };
+  int32_t match_length = 0;  // tokens of the query's end that matched; 0: no match, no nodes
+  uint32_t occurrences = 0;  // examined occurrences of the match
+  std::vector<Node> nodes;   // by count, then the shallower, then the lower path in lexicographic order
+  bool operator==(const Trie&) const = default;
+};
+
+// The first `max_nodes` nodes, in the order of Trie::nodes, of the trie of all prefixes of `continuations` up to
+// `max_depth` tokens; a node's count is the number of continuations that pass through it. A parent comes before its
+// children in that order, so that the nodes are always connected. Sorts `continuations`, which are borrowed for the call.
+// Cost: O(c log c + max_nodes (log max_nodes + log c)) comparisons for c continuations.
+std::vector<Trie::Node> BuildTrie(std::vector<std::span<const uint32_t>>& continuations, int32_t max_nodes,
+                                  int32_t max_depth);
+
+}  // namespace clamor::retrieval

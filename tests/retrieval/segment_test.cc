@@ -1,0 +1,218 @@
+#include "retrieval/segment.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <filesystem>
+#include <random>
+
+#include "gtest/gtest.h"
+#include "tests/retrieval/naive_store.h"
+#include "tests/retrieval/test_support.h"
+
+namespace clamor::retrieval {
+namespace {
+
+const std::atomic<bool> kNotCancelled{false};
+
+std::shared_ptr<const Segment> BuildSegment(const std::vector<Tokens>& documents, uint64_t first_number = 1,
+                                            uint64_t step = 1, std::string path = "") {
+  std::vector<Segment::Source> sources;
+  for (const Tokens& tokens : documents) sources.push_back({first_number + step * sources.size(), tokens});
+  auto segment = Segment::Build("prefix", sources, std::move(path));
+  EXPECT_TRUE(segment.ok()) << segment.status();
+  return *segment;
+}
+
+// Compares with the naive store for one context; the documents have ids "0", "1"...
+void CheckDraft(const Segment& segment, const Segment::DeadSet* dead, const NaiveStore& naive, const Tokens& context,
+                const DraftOptions& options) {
+  Parts parts = {{.segment = std::shared_ptr<const Segment>(&segment, [](const Segment*) {}),
+                  .dead = dead ? std::make_shared<Segment::DeadSet>(*dead) : nullptr}};
+  ASSERT_EQ(Draft(parts, context, options), naive.Draft({"t", "f"}, context, options));
+}
+
+TEST(SegmentTest, AllSmallTextsAndContexts) {
+  // All pairs of documents of up to 4 tokens over {0, 1}, all contexts of up to 3.
+  std::vector<Tokens> all = {{}};
+  for (size_t i = 0; all[i].size() < 4; ++i) {
+    for (uint32_t token : {0u, 1u}) {
+      all.push_back(all[i]);
+      all.back().push_back(token);
+    }
+  }
+  DraftOptions options;
+  options.min_match = 1;
+  for (const Tokens& a : all) {
+    for (const Tokens& b : all) {
+      std::vector<Tokens> documents;
+      for (const Tokens& tokens : {a, b}) {
+        if (!tokens.empty()) documents.push_back(tokens);
+      }
+      if (documents.empty()) continue;
+      NaiveStore naive;
+      for (size_t i = 0; i < documents.size(); ++i) naive.Append({"t", "f"}, std::to_string(i), documents[i]);
+      const auto segment = BuildSegment(documents);
+      ASSERT_TRUE(segment->CheckIntegrity().ok()) << segment->CheckIntegrity();
+      for (const Tokens& context : all) {
+        if (context.size() > 3) break;
+        CheckDraft(*segment, nullptr, naive, context, options);
+      }
+    }
+  }
+}
+
+TEST(SegmentTest, RandomTextsWithDeadDocuments) {
+  std::mt19937_64 random(3);
+  for (int round = 0; round < 200 / kSlow; ++round) {
+    const uint32_t alphabet = 1 + random() % 5;
+    std::vector<Tokens> documents(1 + random() % 20);
+    for (Tokens& tokens : documents) tokens = RandomTokens(random, 1 + random() % 40, alphabet);
+    const auto segment = BuildSegment(documents);
+    ASSERT_TRUE(segment->CheckIntegrity().ok()) << segment->CheckIntegrity();
+    Segment::DeadSet dead(documents.size());
+    NaiveStore naive;
+    for (size_t i = 0; i < documents.size(); ++i) {
+      dead[i] = random() % 3 == 0;
+      if (!dead[i]) naive.Append({"t", "f"}, std::to_string(i), documents[i]);
+    }
+    for (int query = 0; query < 50; ++query) {
+      CheckDraft(*segment, &dead, naive, RandomTokens(random, random() % 14, alphabet), RandomOptions(random));
+    }
+  }
+}
+
+TEST(SegmentTest, ManyPlacesUnderOneSuffixPassOverPeaks) {
+  // One suffix has tens of thousands of places, far more than a peak covers; many of the newest are dead.
+  std::mt19937_64 random(4);
+  std::vector<Tokens> documents;
+  for (int i = 0; i < 400; ++i) documents.push_back(RandomTokens(random, 100, 2));
+  const auto segment = BuildSegment(documents);
+  Segment::DeadSet dead(documents.size());
+  NaiveStore naive;
+  for (size_t i = 0; i < documents.size(); ++i) {
+    dead[i] = i > 300 && i % 7 != 0;
+    if (!dead[i]) naive.Append({"t", "f"}, std::to_string(i), documents[i]);
+  }
+  for (int query = 0; query < 200 / kSlow; ++query) {
+    DraftOptions options = RandomOptions(random);
+    options.min_match = 1;
+    options.max_match = 1 + query % 3;
+    CheckDraft(*segment, &dead, naive, RandomTokens(random, 4, 2), options);
+  }
+}
+
+TEST(SegmentTest, MatchesStopAtTheLimitOfSortedTokens) {
+  // Longer repetitions than kMaxMatch: the order beyond it is by age.
+  Tokens period;
+  for (uint32_t i = 0; i < 1000; ++i) period.push_back(i % 3);
+  NaiveStore naive;
+  naive.Append({"t", "f"}, "0", period);
+  naive.Append({"t", "f"}, "1", Tokens(700, 1));
+  const auto segment = BuildSegment({period, Tokens(700, 1)});
+  ASSERT_TRUE(segment->CheckIntegrity().ok()) << segment->CheckIntegrity();
+  DraftOptions options;
+  options.max_match = kMaxMatch;
+  options.max_occurrences = 20;
+  CheckDraft(*segment, nullptr, naive, period, options);
+  CheckDraft(*segment, nullptr, naive, Tokens(500, 1), options);
+  CheckDraft(*segment, nullptr, naive, Tokens(90, 1), options);
+}
+
+TEST(SegmentTest, AMergeIsTheSegmentOfAllLiveDocuments) {
+  std::mt19937_64 random(5);
+  TempFolder folder;
+  for (int round = 0; round < 100 / kSlow; ++round) {
+    const uint32_t alphabet = 1 + random() % 6;
+    const size_t ways = 1 + random() % 6;
+    std::vector<std::shared_ptr<const Segment>> segments;
+    std::vector<Segment::DeadSet> dead(ways);
+    std::map<uint64_t, Tokens> live;
+    for (size_t way = 0; way < ways; ++way) {  // numbers interleave
+      std::vector<Tokens> documents(1 + random() % 6);
+      for (size_t i = 0; i < documents.size(); ++i) {
+        documents[i] = RandomTokens(random, 1 + random() % 50, alphabet);
+        dead[way].push_back(random() % 4 == 0);
+        if (!dead[way].back()) live[1 + way + ways * i] = documents[i];
+      }
+      const std::string path = random() % 2 ? folder / (std::to_string(way) + ".seg") : "";
+      segments.push_back(BuildSegment(documents, 1 + way, ways, path));
+    }
+    std::vector<Segment::Input> inputs;
+    for (size_t way = 0; way < ways; ++way) inputs.push_back({segments[way].get(), &dead[way]});
+    const std::string path = round % 2 ? folder / "merged.seg" : "";
+    const auto merged = Segment::Merge("prefix", inputs, path, kNotCancelled);
+    ASSERT_TRUE(merged.ok()) << merged.status();
+    ASSERT_TRUE((*merged)->CheckIntegrity().ok()) << (*merged)->CheckIntegrity();
+    ASSERT_EQ((*merged)->documents().size(), live.size());
+    auto expected = live.begin();
+    for (const Segment::Document& document : (*merged)->documents()) {
+      EXPECT_EQ(document.number, expected->first);
+      const auto text = (*merged)->Text(document);
+      EXPECT_EQ(Tokens(text.begin(), text.end()), expected->second);
+      ++expected;
+    }
+    if (path.empty()) continue;
+    const auto opened = Segment::Open(path);
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    EXPECT_TRUE((*opened)->CheckIntegrity().ok());
+    EXPECT_EQ((*opened)->prefix(), "prefix");
+    EXPECT_EQ((*opened)->tokens(), (*merged)->tokens());
+  }
+}
+
+TEST(SegmentTest, ACancelledMergeLeavesNoFile) {
+  TempFolder folder;
+  std::filesystem::create_directory(folder / "s");
+  const auto segment = BuildSegment({Tokens(100, 1)});
+  const std::atomic<bool> cancelled{true};
+  const std::vector<Segment::Input> inputs = {{segment.get(), nullptr}};
+  const auto merged = Segment::Merge("prefix", inputs, folder / "s/x.seg", cancelled);
+  EXPECT_EQ(merged.status().code(), absl::StatusCode::kCancelled);
+  EXPECT_TRUE(FilesUnder(folder / "s").empty());
+}
+
+TEST(SegmentTest, CannotBeWrittenWhereThereIsNoFolder) {
+  const Tokens tokens = {1, 2, 3};
+  const std::vector<Segment::Source> sources = {{1, tokens}};
+  EXPECT_EQ(Segment::Build("p", sources, "/nonexistent/x.seg").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(SegmentTest, AnyDamageIsRefusedOrHarmless) {
+  std::mt19937_64 random(6);
+  TempFolder folder;
+  std::vector<Tokens> documents;
+  for (int i = 0; i < 30; ++i) documents.push_back(RandomTokens(random, 1 + random() % 60, 4));
+  const std::string path = folder / "good.seg", bad_path = folder / "bad.seg";
+  BuildSegment(documents, 1, 1, path);
+  const std::string good = ReadFile(path);
+  int opened = 0;
+  for (int round = 0; round < 3000 / kSlow; ++round) {
+    std::string bad = good;
+    if (round % 5 == 0) bad.resize(random() % bad.size());
+    for (size_t flips = 1 + random() % 4; flips > 0 && !bad.empty(); --flips) {
+      bad[random() % bad.size()] ^= static_cast<char>(1 << random() % 8);
+    }
+    std::ofstream(bad_path, std::ios::binary | std::ios::trunc) << bad;
+    const auto segment = Segment::Open(bad_path);
+    if (!segment.ok()) {
+      EXPECT_EQ(segment.status().code(), absl::StatusCode::kDataLoss) << segment.status();
+      continue;
+    }
+    ++opened;
+    if (bad == good) continue;
+    EXPECT_EQ((*segment)->CheckIntegrity().code(), absl::StatusCode::kDataLoss);
+    const std::vector<Segment::Input> inputs = {{segment->get(), nullptr}};
+    EXPECT_EQ(Segment::Merge("prefix", inputs, "", kNotCancelled).status().code(), absl::StatusCode::kDataLoss);
+    const Parts parts = {{.segment = *segment, .dead = nullptr}};
+    for (int query = 0; query < 10; ++query) {
+      const Trie trie = Draft(parts, RandomTokens(random, 8, 4), RandomOptions(random));
+      for (const Trie::Node& node : trie.nodes) EXPECT_LT(node.token, kTokenLimit);
+    }
+  }
+  EXPECT_GT(opened, 0);
+}
+
+}  // namespace
+}  // namespace clamor::retrieval
