@@ -20,7 +20,7 @@ void PanelTimesRows(const MatMulJob& job, int64_t panel, int64_t k_begin, int64_
   const int64_t bytes_per_k = bf16 ? 32 : 64;
   const int64_t panel_bytes = (bf16 ? (k + 1) / 2 * 2 : k) * bytes_per_k;
   const int64_t columns = std::min<int64_t>(16, w.n() - panel * 16);
-  const auto& tiles = bf16 ? kTiles<WeightsBF16> : kTiles<WeightsF32>;
+  const auto& tiles = bf16 ? kTiles<WeightsBF16, 1> : kTiles<WeightsF32, 1>;
   const char* weights = static_cast<const char*>(w.data()) + panel * panel_bytes + k_begin * bytes_per_k;
   // With one row block the panels are one stream: run ahead of it by enough to cover DRAM. Else the row blocks share the
   // fetching of the next panel.

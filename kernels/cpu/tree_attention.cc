@@ -1,6 +1,10 @@
 // Attention as two products by the tile of MatMul: a page of keys is a panel of sixteen columns and head_dim steps; a
-// page of values is sixteen steps of head_dim columns. Between them each query's scores lie in a plain array by logical
-// position, so the softmax neither knows nor cares where the keys were.
+// page of values is sixteen steps of head_dim columns. Between them lie the scores, later the weights, of each sixteen
+// logical positions as one [queries][16] tile: what the first product writes and the second one reads. So the softmax
+// neither knows nor cares where the keys were.
+//
+// Positions go by blocks of sixteen. A block whose visible keys all lie in one page is used in place; one that holds extra
+// slots is first gathered into a tile that looks like a page.
 
 #include <algorithm>
 #include <cstring>
@@ -18,15 +22,15 @@
 HWY_BEFORE_NAMESPACE();
 namespace clamor::kernels::HWY_NAMESPACE {
 
-HWY_INLINE int RoundDown16(int n) { return n & ~15; }
-HWY_INLINE int RoundUp16(int n) { return (n + 15) & ~15; }
+HWY_INLINE int BlockOf(int position) { return position / kPageSize; }
+HWY_INLINE int BlocksFor(int positions) { return (positions + kPageSize - 1) / kPageSize; }
 
-// The logical positions that a row sees: [begin, end), of which those below `prefix` are in pages.
+// The logical positions that a row sees: [begin, end). Blocks below paged_blocks are used in place.
 struct Visible {
-  int begin, prefix, end;
+  int begin, end, paged_blocks;
 };
 
-// One task at work. Queries are numbered row-major: query = row * heads + head, both relative to the task.
+// One task at work. Queries are numbered row by row: query = row * heads + head, both relative to the task.
 class Attention {
  public:
   Attention(const AttentionJob& job, const AttentionTask& task, Scratch& scratch)
@@ -36,56 +40,49 @@ class Attention {
         heads_(task.head_count),
         queries_(rows_ * heads_),
         head_dim_(job.layer.head_dim),
-        padded_dim_(RoundUp16(head_dim_)) {
-    int first = std::numeric_limits<int>::max(), last = 0;
-    shared_begin_ = 0;
-    shared_end_ = std::numeric_limits<int>::max();
+        padded_dim_(BlocksFor(head_dim_) * 16),
+        first_block_(std::numeric_limits<int>::max()),
+        shared_end_(std::numeric_limits<int>::max()) {
+    int last_block = 0;
     for (int r = 0; r < rows_; ++r) {
       const Visible v = Sees(r);
-      first = std::min(first, v.begin);
-      last = std::max(last, v.end);
-      page_end_ = std::max(page_end_, Row(r).prefix);
-      shared_begin_ = std::max(shared_begin_, RoundUp16(v.begin));
-      shared_end_ = std::min(shared_end_, RoundDown16(v.prefix));
+      first_block_ = std::min(first_block_, BlockOf(v.begin));
+      last_block = std::max(last_block, BlocksFor(v.end));
+      paged_end_ = std::max(paged_end_, v.paged_blocks);
+      shared_begin_ = std::max(shared_begin_, BlocksFor(v.begin));
+      shared_end_ = std::min(shared_end_, BlockOf(Row(r).prefix));
     }
-    if (shared_begin_ >= shared_end_) shared_begin_ = shared_end_ = 0;
-    base_ = RoundDown16(first);
-    // Tiles write sixteen scores at a time, so the last one may run over the end.
-    stride_ = RoundUp16(last - base_) + 16;
+    if (shared_begin_ >= shared_end_) shared_begin_ = shared_end_ = first_block_;
 
-    const size_t q_size = size_t{1} * queries_ * head_dim_;
-    const size_t score_size = size_t{1} * queries_ * stride_;
-    float* p = scratch.Get(2 * q_size + 3 * score_size + 16 * head_dim_ + (16 + queries_) * padded_dim_ + queries_);
-    const auto take = [&p](size_t count) { return std::exchange(p, p + count); };
-    key_tile_ = take(16 * head_dim_);
-    value_tile_ = take(16 * padded_dim_);
-    sums_ = take(queries_ * padded_dim_);
-    scores_ = take(score_size);
-    shared_weights_ = take(score_size);
-    own_weights_ = take(score_size);
-    all_q_ = take(q_size);
-    row_q_ = take(q_size);
-    totals_ = take(queries_);
+    const int q_size = queries_ * head_dim_;
+    const int key_size = head_dim_ * kPageSize;
+    const int value_size = kPageSize * padded_dim_;
+    const int sum_size = queries_ * padded_dim_;
+    const size_t tile_size = size_t{1} * (last_block - first_block_) * queries_ * kPageSize;
+    float* p = scratch.Get(tile_size + 2 * q_size + key_size + value_size + sum_size + queries_);
+    tiles_ = std::exchange(p, p + tile_size);
+    key_tile_ = std::exchange(p, p + key_size);
+    value_tile_ = std::exchange(p, p + value_size);
+    sums_ = std::exchange(p, p + sum_size);
+    all_q_ = std::exchange(p, p + q_size);
+    row_q_ = std::exchange(p, p + q_size);
+    totals_ = p;
   }
 
   void Run() {
     PackQueries();
     ScorePages();
-    for (int r = 0; r < rows_; ++r) ScoreExtras(r);
     for (int r = 0; r < rows_; ++r) {
+      ScoreExtras(r);
       for (int h = 0; h < heads_; ++h) Softmax(r, h);
     }
+    // In key order for each row: what not all see of the front, what all see, the rest.
     std::fill_n(sums_, queries_ * padded_dim_, 0.0f);
-    // In key order for each row: what only it sees of the front, what all see, the rest of its pages, its extra slots.
+    for (int r = 0; r < rows_; ++r) AddOwnValues(r, BlockOf(Sees(r).begin), shared_begin_);
+    AddSharedValues();
     for (int r = 0; r < rows_; ++r) {
       const Visible v = Sees(r);
-      AddOwnPages(r, v.begin, std::min(shared_begin_, v.prefix));
-    }
-    AddSharedPages();
-    for (int r = 0; r < rows_; ++r) {
-      const Visible v = Sees(r);
-      AddOwnPages(r, std::max(shared_end_, v.begin), v.prefix);
-      AddExtras(r);
+      AddOwnValues(r, std::max(shared_end_, BlockOf(v.begin)), BlocksFor(v.end));
     }
     Finish();
   }
@@ -96,21 +93,26 @@ class Attention {
   Visible Sees(int r) const {
     const AttentionRow& row = Row(r);
     const int end = row.prefix + row.extra_count;
-    const int begin = job_.window > 0 ? std::max(0, end - job_.window) : 0;
-    return {begin, std::max(begin, row.prefix), end};
+    return {.begin = job_.window > 0 ? std::max(0, end - job_.window) : 0,
+            .end = end,
+            .paged_blocks = row.extra_count > 0 ? BlockOf(row.prefix) : BlocksFor(row.prefix)};
   }
 
-  // Offset of the task's key head in page or slot.
-  size_t Block(int32_t page) const { return static_cast<size_t>(page) * job_.layer.kv_heads + task_.kv_head; }
-  const float* Keys(int32_t page) const { return job_.layer.keys + Block(page) * kPageSize * head_dim_; }
+  int32_t SlotOf(const AttentionRow& row, int position) const {
+    if (position >= row.prefix) return row.extra[position - row.prefix];
+    return row.pages[BlockOf(position)] * kPageSize + position % kPageSize;
+  }
+  size_t Offset(int32_t page) const {
+    return (size_t{1} * page * job_.layer.kv_heads + task_.kv_head) * head_dim_ * kPageSize;
+  }
+  const float* Keys(int32_t page) const { return job_.layer.keys + Offset(page); }
   const float* Values(int32_t slot) const {
-    return job_.layer.values + (Block(slot / kPageSize) * kPageSize + slot % kPageSize) * head_dim_;
+    return job_.layer.values + Offset(slot / kPageSize) + slot % kPageSize * head_dim_;
   }
 
-  // The weights of row r's heads for the key at `position`, which is not shared; the next key's follow.
-  float* OwnWeights(int r, int position) const {
-    const int index = position < shared_begin_ ? position : position - (shared_end_ - shared_begin_);
-    return own_weights_ + (size_t{1} * r * stride_ + (index - base_)) * heads_;
+  // [queries][16], of the queries from row r on.
+  float* Tile16(int block, int r) const {
+    return tiles_ + (size_t{1} * (block - first_block_) * queries_ + r * heads_) * kPageSize;
   }
 
   void PackQueries() {
@@ -125,157 +127,139 @@ class Attention {
     }
   }
 
-  // Scores of a tile of sixteen keys for some queries, the first of them at `scores`.
-  void Score(const float* keys, const float* q, int queries, float* scores, const float* prefetch) const {
-    kTiles<WeightsF32>[queries - 1]({.x = q,
-                                     .w = keys,
-                                     .w_stride = kPageSize,
-                                     .k = head_dim_,
-                                     .y = scores,
-                                     .y_stride = static_cast<size_t>(stride_),
-                                     .bias = nullptr,
-                                     .accumulate = false,
-                                     .prefetch = prefetch,
-                                     .prefetch_step = 64});
+  // The scores of sixteen keys for some queries. q: [head_dim][queries].
+  void Score(const float* keys, const float* q, int queries, float* scores, const float* next_keys) const {
+    kTiles<WeightsF32, 1>[queries - 1]({.x = q,
+                                        .w = keys,
+                                        .w_stride = kPageSize,
+                                        .k = head_dim_,
+                                        .y = scores,
+                                        .y_stride = kPageSize,
+                                        .bias = nullptr,
+                                        .accumulate = false,
+                                        .prefetch = next_keys,
+                                        .prefetch_step = 64});
   }
 
-  // Every page that any row sees, for all rows: what a row does not see of them is overwritten or ignored later.
-  void ScorePages() {
+  // Every block that any row uses in place, for all rows: what a row does not see of them is overwritten or ignored.
+  void ScorePages() const {
     const int32_t* pages = Row(0).pages;
-    const int end = RoundUp16(page_end_) / kPageSize;
-    for (int i = base_ / kPageSize; i < end; ++i) {
-      const float* keys = Keys(pages[i]);
-      Score(keys, all_q_, queries_, scores_ + i * kPageSize - base_, i + 1 < end ? Keys(pages[i + 1]) : keys);
+    for (int b = first_block_; b < paged_end_; ++b) {
+      Score(Keys(pages[b]), all_q_, queries_, Tile16(b, 0), Keys(pages[b + 1 < paged_end_ ? b + 1 : b]));
     }
   }
 
-  // Gathers row r's extra keys into tiles that look like pages.
-  void ScoreExtras(int r) {
+  void ScoreExtras(int r) const {
     const AttentionRow& row = Row(r);
-    for (int e = Sees(r).prefix - row.prefix; e < row.extra_count; e += 16) {
-      const int count = std::min(16, row.extra_count - e);
-      for (int i = 0; i < count; ++i) {
-        const int32_t slot = row.extra[e + i];
+    const Visible v = Sees(r);
+    for (int b = std::max(v.paged_blocks, BlockOf(v.begin)); b < BlocksFor(v.end); ++b) {
+      const int last = std::min((b + 1) * kPageSize, v.end);
+      for (int p = std::max(b * kPageSize, v.begin); p < last; ++p) {
+        const int32_t slot = SlotOf(row, p);
         const float* key = Keys(slot / kPageSize) + slot % kPageSize;
-        for (int d = 0; d < head_dim_; ++d) key_tile_[d * kPageSize + i] = key[d * kPageSize];
+        for (int d = 0; d < head_dim_; ++d) key_tile_[d * kPageSize + p % kPageSize] = key[d * kPageSize];
       }
-      Score(key_tile_, row_q_ + r * head_dim_ * heads_, heads_,
-            scores_ + size_t{1} * r * heads_ * stride_ + (row.prefix + e - base_), key_tile_);
+      Score(key_tile_, row_q_ + r * head_dim_ * heads_, heads_, Tile16(b, r), key_tile_);
     }
   }
 
-  // Turns the scores of one query into weights, laid out as the x of the second product, and their sum.
-  void Softmax(int r, int h) {
+  // Turns the scores of one query into weights, and keeps their sum.
+  void Softmax(int r, int h) const {
     const Visible v = Sees(r);
-    const int query = r * heads_ + h;
-    float* scores = scores_ + size_t{1} * query * stride_ - base_;
-    const int begin = RoundDown16(v.begin), end = RoundUp16(v.end);
+    const int begin = BlockOf(v.begin), end = BlocksFor(v.end);
+    const size_t step = size_t{1} * queries_ * kPageSize;
+    float* const first = Tile16(begin, r) + h * kPageSize;
+    float* const last = first + (end - begin - 1) * step;
     // What is not seen gets weight 0, which changes neither maximum nor sum, and never meets a value.
-    std::fill(scores + begin, scores + v.begin, -std::numeric_limits<float>::infinity());
-    std::fill(scores + v.end, scores + end, -std::numeric_limits<float>::infinity());
+    std::fill(first, first + v.begin % kPageSize, -std::numeric_limits<float>::infinity());
+    std::fill(last + (v.end - 1) % kPageSize + 1, last + kPageSize, -std::numeric_limits<float>::infinity());
     const F16 scale = Set16(job_.scale);
     F16 best = Set16(-std::numeric_limits<float>::infinity());
-    for (int i = begin; i < end; i += 16) best = MaxOf(best, Load16(scores + i) * scale);
+    for (float* tile = first; tile <= last; tile += step) best = MaxOf(best, Load16(tile) * scale);
     const F16 maximum = Set16(FoldMax(best));
     F16 total = Set16(0.0f);
-    for (int i = begin; i < end; i += 16) {
-      const F16 weights = Exp16(Load16(scores + i) * scale - maximum);
+    for (float* tile = first; tile <= last; tile += step) {
+      const F16 weights = Exp16(Load16(tile) * scale - maximum);
       total = total + weights;
-      float lanes[16];
-      Store16(weights, lanes);
-      if (i >= shared_begin_ && i < shared_end_) {
-        float* to = shared_weights_ + size_t{1} * (i - shared_begin_) * queries_ + query;
-        for (int j = 0; j < 16; ++j) to[j * queries_] = lanes[j];
-      } else {
-        const int last = std::min(i + 16, v.end);
-        for (int j = std::max(i, v.begin); j < last; ++j) OwnWeights(r, j)[h] = lanes[j - i];
-      }
+      Store16(weights, tile);
     }
-    totals_[query] = FoldSum(total);
+    totals_[r * heads_ + h] = FoldSum(total);
   }
 
-  // Adds weights * values of `count` keys to the sums of some queries. weights: [count][queries].
+  // Adds weights * values of `count` keys to the sums of some queries. weights: [queries][16].
   void AddValues(const float* values, int64_t stride, int count, const float* weights, int queries, float* sums,
-                 const float* prefetch) {
+                 const float* next_values) const {
     if (stride % 16 != 0) {  // head_dim is 8 more than a multiple of 16: a tile would run into the next key's value
       for (int i = 0; i < count; ++i) std::memcpy(value_tile_ + i * padded_dim_, values + i * stride, stride * 4);
       values = value_tile_;
       stride = padded_dim_;
     }
     for (int d = 0; d < padded_dim_; d += 16) {
-      kTiles<WeightsF32>[queries - 1]({.x = weights,
-                                       .w = values + d,
-                                       .w_stride = stride,
-                                       .k = count,
-                                       .y = sums + d,
-                                       .y_stride = static_cast<size_t>(padded_dim_),
-                                       .bias = nullptr,
-                                       .accumulate = true,
-                                       .prefetch = prefetch + d,
-                                       .prefetch_step = stride * 4});
+      kTiles<WeightsF32, 16>[queries - 1]({.x = weights,
+                                           .w = values + d,
+                                           .w_stride = stride,
+                                           .k = count,
+                                           .y = sums + d,
+                                           .y_stride = static_cast<size_t>(padded_dim_),
+                                           .bias = nullptr,
+                                           .accumulate = true,
+                                           .prefetch = next_values + d,
+                                           .prefetch_step = stride * 4});
     }
   }
 
-  void AddOwnPages(int r, int begin, int end) {
-    for (int position = begin; position < end;) {
-      const int offset = position % kPageSize;
-      const int count = std::min(kPageSize - offset, end - position);
-      const float* values = Values(Row(r).pages[position / kPageSize] * kPageSize + offset);
-      AddValues(values, head_dim_, count, OwnWeights(r, position), heads_, sums_ + r * heads_ * padded_dim_, values);
-      position += count;
-    }
-  }
-
-  void AddSharedPages() {
-    const int32_t* pages = Row(0).pages;
-    for (int position = shared_begin_; position < shared_end_; position += kPageSize) {
-      const float* values = Values(pages[position / kPageSize] * kPageSize);
-      const bool last = position + kPageSize == shared_end_;
-      const float* next = last ? values : Values(pages[position / kPageSize + 1] * kPageSize);
-      AddValues(values, head_dim_, kPageSize, shared_weights_ + size_t{1} * (position - shared_begin_) * queries_,
-                queries_, sums_, next);
-    }
-  }
-
-  void AddExtras(int r) {
+  void AddOwnValues(int r, int begin_block, int end_block) const {
     const AttentionRow& row = Row(r);
-    for (int e = Sees(r).prefix - row.prefix; e < row.extra_count; e += 16) {
-      const int count = std::min(16, row.extra_count - e);
-      for (int i = 0; i < count; ++i) {
-        std::memcpy(value_tile_ + i * padded_dim_, Values(row.extra[e + i]), head_dim_ * sizeof(float));
+    const Visible v = Sees(r);
+    for (int b = begin_block; b < end_block; ++b) {
+      const int begin = std::max(b * kPageSize, v.begin), end = std::min((b + 1) * kPageSize, v.end);
+      const float* values = value_tile_;
+      int64_t stride = padded_dim_;
+      if (b < v.paged_blocks) {
+        values = Values(SlotOf(row, begin));
+        stride = head_dim_;
+      } else {
+        for (int p = begin; p < end; ++p) {
+          std::memcpy(value_tile_ + (p - begin) * padded_dim_, Values(SlotOf(row, p)), head_dim_ * sizeof(float));
+        }
       }
-      AddValues(value_tile_, padded_dim_, count, OwnWeights(r, row.prefix + e), heads_,
-                sums_ + r * heads_ * padded_dim_, value_tile_);
+      AddValues(values, stride, end - begin, Tile16(b, r) + begin % kPageSize, heads_, sums_ + r * heads_ * padded_dim_,
+                values);
     }
   }
 
-  void Finish() {
-    for (int r = 0; r < rows_; ++r) {
-      for (int h = 0; h < heads_; ++h) {
-        const int query = r * heads_ + h;
-        const float* sums = sums_ + query * padded_dim_;
-        float* out = job_.out + (task_.row + r) * job_.out_stride + size_t{1} * (task_.head + h) * head_dim_;
-        for (int d = 0; d < head_dim_; ++d) out[d] = sums[d] / totals_[query];
-      }
+  void AddSharedValues() const {
+    const int32_t* pages = Row(0).pages;
+    for (int b = shared_begin_; b < shared_end_; ++b) {
+      const int32_t next = pages[b + 1 < shared_end_ ? b + 1 : b];
+      AddValues(Values(pages[b] * kPageSize), head_dim_, kPageSize, Tile16(b, 0), queries_, sums_,
+                Values(next * kPageSize));
+    }
+  }
+
+  void Finish() const {
+    for (int query = 0; query < queries_; ++query) {
+      const float* sums = sums_ + query * padded_dim_;
+      float* out = job_.out + (task_.row + query / heads_) * job_.out_stride +
+                   size_t{1} * (task_.head + query % heads_) * head_dim_;
+      for (int d = 0; d < head_dim_; ++d) out[d] = sums[d] / totals_[query];
     }
   }
 
   const AttentionJob& job_;
   const AttentionTask& task_;
   const int rows_, heads_, queries_, head_dim_, padded_dim_;
-  int base_;                       // the position of scores_[0], a multiple of 16
-  int stride_;                     // of scores_, between queries
-  int page_end_ = 0;               // the longest prefix
-  int shared_begin_, shared_end_;  // whole pages that every row sees; equal if there are none
-  float* all_q_;                   // [head_dim][queries]
-  float* row_q_;                   // [rows][head_dim][heads]
-  float* scores_;                  // [queries][stride]
-  float* shared_weights_;          // [shared keys][queries]
-  float* own_weights_;             // [rows][other keys][heads]
-  float* key_tile_;                // [head_dim][16]
-  float* value_tile_;              // [16][padded_dim]
-  float* sums_;                    // [queries][padded_dim], of weight * value
-  float* totals_;                  // [queries], of weights
+  int first_block_;      // the first that any row sees
+  int paged_end_ = 0;    // the end of those that any row uses in place
+  int shared_begin_ = 0;  // [shared_begin_, shared_end_): whole pages that every row sees; equal if there are none
+  int shared_end_;
+  float* tiles_;         // [blocks][queries][16]: scores, then weights
+  float* key_tile_;      // [head_dim][16]
+  float* value_tile_;    // [16][padded_dim]
+  float* sums_;          // [queries][padded_dim], of weight * value
+  float* all_q_;         // [head_dim][queries]
+  float* row_q_;         // [rows][head_dim][heads]
+  float* totals_;        // [queries], of weights
 };
 
 void Attend(const AttentionJob& job, const AttentionTask& task) {
