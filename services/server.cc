@@ -103,9 +103,7 @@ Server::Server(const ServerOptions& options) : options_(options) {
 }
 
 Server::~Server() {
-  http_.reset();
-  if (grpc_ != nullptr) grpc_->Shutdown(std::chrono::system_clock::now());
-  grpc_.reset();
+  Close();
   close(signal_fd_);
   close(wake_fd_);
 }
@@ -160,6 +158,11 @@ void Server::SetReady(bool ready) {
   grpc_->GetHealthCheckService()->SetServingStatus(ready);
 }
 
+void Server::Close() {
+  http_.reset();
+  if (grpc_ != nullptr) grpc_->Shutdown(std::chrono::system_clock::now());
+}
+
 void Server::Stop() {
   stop_ = true;
   eventfd_write(wake_fd_, 1);
@@ -186,7 +189,7 @@ void Server::Run(const std::function<void()>& on_drain) {
     if (PollSignal(absl::ToDoubleSeconds(deadline - absl::Now()))) break;
   }
   const int cut = calls_->running();
-  grpc_->Shutdown(std::chrono::system_clock::now());
+  Close();
   spdlog::info("event=stopped calls_cut={}", cut);
 }
 

@@ -58,6 +58,10 @@ class Server {
   void Run(const std::function<void()>& on_drain);
   void Stop();
 
+  // Cancels what runs, waits until it is gone and closes both ports: after it no service and no hook is called again. Run
+  // ends with it, the destructor begins with it.
+  void Close();
+
   const std::string& grpc_address() const { return grpc_address_; }  // HOST:PORT as bound
   const std::string& http_address() const { return http_address_; }
 

@@ -9,24 +9,22 @@
 
 namespace clamor {
 
-Fleet::Fleet(const std::vector<std::string>& addresses, std::function<void(bool)> on_ready)
-    : on_ready_(std::move(on_ready)) {
-  for (const std::string& address : addresses) {
-    workers_.push_back(std::make_unique<WorkerChannel>(address, [this] { ReportReady(); }));
-  }
-  {
-    absl::MutexLock lock(&ready_mu_);
-    complete_ = true;
-  }
-  ReportReady();
+Fleet::Fleet(const std::vector<std::string>& addresses) {
+  for (const std::string& address : addresses) workers_.push_back(std::make_unique<WorkerChannel>(address));
 }
 
 Fleet::~Fleet() {
+  absl::MutexLock lock(&ready_mu_);
+  on_ready_ = nullptr;
+}
+
+void Fleet::Connect(std::function<void(bool)> on_ready) {
   {
     absl::MutexLock lock(&ready_mu_);
-    complete_ = false;
+    on_ready_ = std::move(on_ready);
   }
-  workers_.clear();
+  ReportReady();
+  for (const auto& worker : workers_) worker->Connect([this] { ReportReady(); });
 }
 
 absl::StatusOr<std::shared_ptr<const ServedModel>> Fleet::FindModel(const std::string& name) const {
@@ -63,7 +61,7 @@ std::vector<WorkerSnapshot> Fleet::Snapshots() const {
 
 void Fleet::ReportReady() {
   absl::MutexLock lock(&ready_mu_);
-  if (!complete_) return;
+  if (on_ready_ == nullptr) return;
   const auto snapshots = Snapshots();
   on_ready_(std::any_of(snapshots.begin(), snapshots.end(),
                         [](const WorkerSnapshot& worker) { return worker.state == v1::WORKER_STATE_READY; }));

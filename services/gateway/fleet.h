@@ -19,11 +19,13 @@ namespace clamor {
 
 class Fleet {
  public:
-  // Connects to every address. `on_ready` hears whether any worker is ready, at least whenever that changes, on any
-  // thread, until the destructor returns.
-  Fleet(const std::vector<std::string>& addresses, std::function<void(bool)> on_ready);
+  explicit Fleet(const std::vector<std::string>& addresses);
   // REQUIRES: no lease is left.
   ~Fleet();
+
+  // Begins to keep contact with every worker; once. `on_ready` hears whether any is ready, now and whenever that changes,
+  // on any thread, until the destructor returns.
+  void Connect(std::function<void(bool)> on_ready);
 
   // The model of that name; empty: the only one. NOT_FOUND "[MODEL_NOT_FOUND]"; UNAVAILABLE "[NO_WORKER]" if no worker was
   // ever reached; INVALID_ARGUMENT if `name` is empty and there are several.
@@ -38,12 +40,11 @@ class Fleet {
  private:
   void ReportReady();
 
-  const std::function<void(bool)> on_ready_;
+  std::vector<std::unique_ptr<WorkerChannel>> workers_;
   std::atomic<uint64_t> turn_ = 0;
-  std::vector<std::unique_ptr<WorkerChannel>> workers_;  // filled by the constructor
 
   absl::Mutex ready_mu_;  // held while on_ready_ runs: it hears the states in order
-  bool complete_ ABSL_GUARDED_BY(ready_mu_) = false;  // workers_ may be looked at
+  std::function<void(bool)> on_ready_ ABSL_GUARDED_BY(ready_mu_);
 };
 
 }  // namespace clamor

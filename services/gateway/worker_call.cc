@@ -69,13 +69,13 @@ absl::Status WorkerCall::Accept() {
 }
 
 absl::Status WorkerCall::EndStatus(const grpc::Status& status) {
-  if (status.ok()) {
-    if (finished_) return absl::OkStatus();
-    return absl::InternalError(absl::StrCat("worker ", lease_.worker().address(), " ended a stream without Finished"));
-  }
+  if (status.ok() && finished_) return absl::OkStatus();
   {
     absl::MutexLock lock(&mu_);
     if (!cancelled_.ok()) return cancelled_;
+  }
+  if (status.ok()) {
+    return absl::InternalError(absl::StrCat("worker ", lease_.worker().address(), " ended a stream without Finished"));
   }
   absl::Status error = FromGrpc(status);
   if (absl::IsUnavailable(error) && ReasonOf(error).empty()) {  // gRPC's own: the connection is gone

@@ -21,7 +21,7 @@ constexpr absl::Duration kPollInterval = absl::Milliseconds(250);
 constexpr absl::Duration kCallTimeout = absl::Seconds(2);
 constexpr absl::Duration kTokenizerTimeout = absl::Seconds(30);
 
-std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
+std::shared_ptr<grpc::Channel> NewChannel(const std::string& address) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1'000);
@@ -35,12 +35,13 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
 
 }  // namespace
 
-WorkerChannel::WorkerChannel(std::string address, std::function<void()> on_change)
-    : address_(std::move(address)),
-      on_change_(std::move(on_change)),
-      channel_(Connect(address_)),
-      stub_(v1::WorkerService::NewStub(channel_)) {
+WorkerChannel::WorkerChannel(std::string address)
+    : address_(std::move(address)), channel_(NewChannel(address_)), stub_(v1::WorkerService::NewStub(channel_)) {
   snapshot_.address = address_;
+}
+
+void WorkerChannel::Connect(std::function<void()> on_change) {
+  on_change_ = std::move(on_change);
   contact_ = std::thread([this] { KeepContact(); });
 }
 
@@ -50,7 +51,7 @@ WorkerChannel::~WorkerChannel() {
     stopping_ = true;
     if (in_call_ != nullptr) in_call_->TryCancel();
   }
-  contact_.join();
+  if (contact_.joinable()) contact_.join();
 }
 
 WorkerSnapshot WorkerChannel::Snapshot() const {

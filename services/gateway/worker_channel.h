@@ -34,10 +34,13 @@ struct WorkerSnapshot {
 
 class WorkerChannel {
  public:
-  // `on_change` is called when the state changes, on any thread, with no lock held.
-  WorkerChannel(std::string address, std::function<void()> on_change);
+  explicit WorkerChannel(std::string address);
   // REQUIRES: no lease is left.
   ~WorkerChannel();
+
+  // Begins to keep contact; once. `on_change` is called when the state has changed, on any thread, with no lock held,
+  // until the destructor returns.
+  void Connect(std::function<void()> on_change);
 
   WorkerSnapshot Snapshot() const;
   v1::WorkerService::StubInterface& stub() { return *stub_; }
@@ -56,7 +59,7 @@ class WorkerChannel {
   void Update(const std::function<void()>& change) ABSL_LOCKS_EXCLUDED(mu_);
 
   const std::string address_;
-  const std::function<void()> on_change_;
+  std::function<void()> on_change_;  // constant since Connect
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<v1::WorkerService::StubInterface> stub_;
 

@@ -1,0 +1,30 @@
+#include "services/gateway/gateway.h"
+
+#include "kernels/status_macros.h"
+
+namespace clamor {
+
+absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const ServerOptions& options,
+                                                        const std::vector<std::string>& workers,
+                                                        const GatewayLimits& limits) {
+  std::unique_ptr<Gateway> gateway(new Gateway());
+  gateway->fleet_ = std::make_unique<Fleet>(workers);
+  gateway->generation_ = std::make_unique<GatewayService>(gateway->fleet_.get(), &gateway->metrics_, limits);
+  gateway->models_ = std::make_unique<ModelService>(gateway->fleet_.get());
+  const ServicePart parts[] = {{v1::GenerationService::service_full_name(), gateway->generation_.get()},
+                               {v1::ModelService::service_full_name(), gateway->models_.get()}};
+  auto before_scrape = [g = gateway.get()] { g->metrics_.UpdateWorkers(g->fleet_->Snapshots()); };
+  CLAMOR_ASSIGN_OR_RETURN(gateway->server_, Server::Start(options, parts, &gateway->registry_, before_scrape));
+  gateway->fleet_->Connect([server = gateway->server_.get()](bool ready) { server->SetReady(ready); });
+  return gateway;
+}
+
+Gateway::~Gateway() {
+  if (server_ != nullptr) server_->Close();
+}
+
+void Gateway::Run() {
+  server_->Run([this] { generation_->Drain(); });
+}
+
+}  // namespace clamor

@@ -1,0 +1,43 @@
+// A whole gateway in one object: what main runs, and what tests run in their own process.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "prometheus/registry.h"
+#include "services/gateway/fleet.h"
+#include "services/gateway/gateway_service.h"
+#include "services/gateway/model_service.h"
+#include "services/gateway/request_metrics.h"
+#include "services/server.h"
+
+namespace clamor {
+
+class Gateway {
+ public:
+  // Listens at once; ready when a worker is.
+  static absl::StatusOr<std::unique_ptr<Gateway>> Start(const ServerOptions& options,
+                                                        const std::vector<std::string>& workers,
+                                                        const GatewayLimits& limits);
+  ~Gateway();
+
+  // Until SIGTERM, SIGINT or server().Stop().
+  void Run();
+  Server& server() { return *server_; }
+
+ private:
+  Gateway() = default;
+  // The fleet reports to the server and the server's calls hold leases of the fleet: the destructor closes the server,
+  // then the fleet goes, then the server.
+  prometheus::Registry registry_;
+  GatewayMetrics metrics_{&registry_};
+  std::unique_ptr<Server> server_;
+  std::unique_ptr<Fleet> fleet_;
+  std::unique_ptr<GatewayService> generation_;
+  std::unique_ptr<ModelService> models_;
+};
+
+}  // namespace clamor
