@@ -1,0 +1,423 @@
+#include "retrieval/suffix_store.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <thread>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/retrieval/naive_store.h"
+#include "tests/retrieval/test_support.h"
+
+namespace clamor::retrieval {
+namespace {
+
+using testing::HasSubstr;
+
+const Namespace kNs{"tenant", "f00d"};
+
+std::string Message(const absl::Status& status) { return std::string(status.message()); }
+
+TEST(SuffixStoreTest, DraftsWhatFollowed) {
+  TempFolder folder;
+  auto store = OpenStore(folder / "store");
+  EXPECT_TRUE(*store->Append(kNs, "a", Tokens{1, 2, 3, 4, 5}));
+  EXPECT_TRUE(*store->Append(kNs, "b", Tokens{9, 2, 3, 4, 6}));
+  const auto trie = store->Draft(kNs, Tokens{7, 2, 3}, {});
+  ASSERT_TRUE(trie.ok()) << trie.status();
+  EXPECT_EQ(trie->match_length, 2);
+  EXPECT_EQ(trie->occurrences, 2u);
+  EXPECT_THAT(trie->nodes, testing::ElementsAre(Trie::Node{4, -1, 2}, Trie::Node{5, 0, 1}, Trie::Node{6, 0, 1}));
+  EXPECT_EQ(store->Draft(kNs, Tokens{1, 2, 3}, {})->occurrences, 1u) << "the longer match alone";
+  EXPECT_EQ(*store->Draft(kNs, Tokens{4, 6}, {}), Trie{}) << "nothing follows";
+  EXPECT_EQ(*store->Draft(kNs, Tokens{3}, {}), Trie{}) << "shorter than min_match";
+  EXPECT_EQ(*store->Draft(kNs, Tokens{}, {}), Trie{});
+}
+
+TEST(SuffixStoreTest, AppendIsIdempotentAndReplaces) {
+  TempFolder folder;
+  auto store = OpenStore(folder / "store");
+  EXPECT_TRUE(*store->Append(kNs, "a", Tokens{1, 2, 3}));
+  EXPECT_FALSE(*store->Append(kNs, "a", Tokens{1, 2, 3}));
+  EXPECT_EQ(store->GetStats().documents, 1u);
+  EXPECT_EQ(store->GetStats().tokens, 3u);
+  EXPECT_TRUE(*store->Append(kNs, "a", Tokens{1, 2, 4, 5}));
+  EXPECT_EQ(store->GetStats("tenant").documents, 1u);
+  EXPECT_EQ(store->GetStats("tenant").tokens, 4u);
+  const auto trie = store->Draft(kNs, Tokens{1, 2}, {});
+  EXPECT_THAT(trie->nodes, testing::ElementsAre(Trie::Node{4, -1, 1}, Trie::Node{5, 0, 1}));
+  EXPECT_TRUE(*store->DeleteDocument(kNs, "a"));
+  EXPECT_FALSE(*store->DeleteDocument(kNs, "a"));
+  EXPECT_EQ(*store->Draft(kNs, Tokens{1, 2}, {}), Trie{});
+  EXPECT_EQ(store->GetStats().documents, 0u);
+  EXPECT_EQ(store->GetStats().tokens, 0u);
+  EXPECT_TRUE(store->CheckIntegrity().ok()) << store->CheckIntegrity();
+}
+
+TEST(SuffixStoreTest, OfEqualIdsInABatchTheLastCounts) {
+  TempFolder folder;
+  auto store = OpenStore(folder / "store");
+  const Tokens x = {1, 2, 3}, y = {1, 2, 4};
+  ASSERT_TRUE(*store->Append(kNs, "same", x));
+  const std::vector<Document> batch = {{"a", x}, {"b", x}, {"a", y}, {"same", y}, {"same", x}};
+  EXPECT_EQ(*store->AppendBatch(kNs, batch), (std::vector<bool>{false, true, true, false, false}));
+  EXPECT_EQ(store->GetStats().documents, 3u);
+  EXPECT_THAT(store->Draft(kNs, Tokens{1, 2}, {})->nodes,
+              testing::ElementsAre(Trie::Node{3, -1, 2}, Trie::Node{4, -1, 1}));
+  EXPECT_TRUE(store->AppendBatch(kNs, {})->empty());
+}
+
+TEST(SuffixStoreTest, BadInputIsRefusedWithBothNumbers) {
+  TempFolder folder;
+  auto opened = SuffixStore::Open({.path = folder / "store", .max_tokens_per_tenant = 10, .max_document_tokens = 8});
+  ASSERT_TRUE(opened.ok());
+  SuffixStore& store = **opened;
+  auto append = [&](const Namespace& ns, const std::string& id, const Tokens& tokens) {
+    return store.Append(ns, id, tokens).status();
+  };
+  const auto kInvalid = absl::StatusCode::kInvalidArgument;
+  EXPECT_EQ(append({"", "f"}, "a", {1}).code(), kInvalid);
+  EXPECT_EQ(append({std::string(129, 'x'), "f"}, "a", {1}).code(), kInvalid);
+  EXPECT_EQ(append({"t", "not hex"}, "a", {1}).code(), kInvalid);
+  EXPECT_EQ(append(kNs, "", {1}).code(), kInvalid);
+  EXPECT_EQ(append(kNs, std::string(257, 'x'), {1}).code(), kInvalid);
+  EXPECT_THAT(Message(append(kNs, "a", {})), HasSubstr("0 tokens, must have 1 to 8"));
+  EXPECT_THAT(Message(append(kNs, "a", Tokens(9, 1))), HasSubstr("9 tokens, must have 1 to 8"));
+  EXPECT_THAT(Message(append(kNs, "a", {5, 1u << 31})), HasSubstr("token id 2147483648 at 1, limit is 2147483648"));
+  EXPECT_EQ(store.DeleteDocument(kNs, "").status().code(), kInvalid);
+  EXPECT_EQ(store.DeleteTenant("").status().code(), kInvalid);
+  EXPECT_EQ(store.DeleteTenant(std::string("a\0", 2)).status().code(), kInvalid);
+  EXPECT_EQ(store.Draft({"t", ""}, Tokens{1}, {}).status().code(), kInvalid);
+  EXPECT_EQ(store.Draft(kNs, Tokens{~0u}, {}).status().code(), kInvalid);
+  EXPECT_THAT(Message(store.Draft(kNs, Tokens{1}, {.max_match = 257}).status()),
+              HasSubstr("max_match is 257, must be 1 to 256"));
+  EXPECT_THAT(Message(store.Draft(kNs, Tokens{1}, {.max_match = 3, .min_match = 4}).status()),
+              HasSubstr("min_match is 4, must be 1 to 3"));
+  for (const DraftOptions& bad : {DraftOptions{.max_nodes = 0}, DraftOptions{.max_nodes = 1025},
+                                  DraftOptions{.max_depth = -1}, DraftOptions{.max_depth = 257},
+                                  DraftOptions{.max_occurrences = 0}, DraftOptions{.max_occurrences = 4097}}) {
+    EXPECT_EQ(store.Draft(kNs, Tokens{1}, bad).status().code(), kInvalid);
+  }
+  EXPECT_EQ(store.GetStats().documents, 0u);
+  EXPECT_EQ(SuffixStore::Open({.path = ""}).status().code(), kInvalid);
+  EXPECT_THAT(Message(SuffixStore::Open({.path = "x", .max_document_tokens = kMaxBatchTokens + 1}).status()),
+              HasSubstr("max_document_tokens is 4194305, must be 1 to 4194304"));
+}
+
+TEST(SuffixStoreTest, ATenantKeepsToItsQuota) {
+  TempFolder folder;
+  const StoreOptions options{.path = folder / "store", .max_tokens_per_tenant = 10};
+  {
+    auto store = *SuffixStore::Open(options);
+    ASSERT_TRUE(store->Append({"t", "f1"}, "a", Tokens(6, 1)).ok());
+    const absl::Status refused = store->Append({"t", "f2"}, "b", Tokens(5, 1)).status();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_THAT(Message(refused), HasSubstr("11 tokens, limit is 10"));
+    EXPECT_TRUE(store->Append({"u", "f2"}, "b", Tokens(10, 1)).ok()) << "another tenant has its own";
+    EXPECT_TRUE(store->Append({"t", "f1"}, "a", Tokens(10, 2)).ok()) << "a replaced document makes room";
+    EXPECT_FALSE(store->Append({"t", "f1"}, "c", Tokens(1, 2)).ok());
+    EXPECT_TRUE(store->CheckIntegrity().ok());
+  }
+  auto store = *SuffixStore::Open(options);
+  EXPECT_FALSE(store->Append({"t", "f1"}, "c", Tokens(1, 2)).ok()) << "counted again after a restart";
+  EXPECT_TRUE(*store->DeleteDocument({"t", "f1"}, "a"));
+  EXPECT_TRUE(store->Append({"t", "f1"}, "c", Tokens(10, 2)).ok());
+}
+
+TEST(SuffixStoreTest, RandomChangesGiveWhatTheNaiveStoreGives) {
+  // Several tenants and fingerprints at once, with reopening; each must look as if it were alone.
+  const std::vector<Namespace> all = {{"a", "f0"}, {"a", "f1"}, {"a\x01", "f0"}, {"b", "f0"}};
+  std::mt19937_64 random(7);
+  for (int round = 0; round < 8 / (kSlow > 1 ? 4 : 1); ++round) {
+    TempFolder folder;
+    const uint32_t hot_tokens = round % 2 ? 500 : 4u << 20;  // all but nothing on the heap, or everything
+    const uint32_t alphabet = 2 + random() % 4;
+    auto store = OpenStore(folder / "store", hot_tokens);
+    NaiveStore naive;
+    for (int step = 0; step < 300 / kSlow; ++step) {
+      const Namespace& ns = all[random() % all.size()];
+      const std::string id = std::to_string(random() % 25);
+      const int action = random() % 100;
+      if (action < 60) {
+        const Tokens tokens = RandomTokens(random, 1 + random() % 60, alphabet);
+        ASSERT_EQ(*store->Append(ns, id, tokens), naive.Append(ns, id, tokens));
+      } else if (action < 80) {
+        ASSERT_EQ(*store->DeleteDocument(ns, id), naive.DeleteDocument(ns, id));
+      } else if (action < 97) {
+        const auto documents = naive.Documents(ns);
+        for (const auto& [same_id, tokens] : documents) ASSERT_FALSE(*store->Append(ns, same_id, tokens));
+      } else if (action < 98) {
+        ASSERT_EQ(*store->DeleteTenant(ns.tenant), naive.DeleteTenant(ns.tenant));
+      } else {
+        store.reset();
+        store = OpenStore(folder / "store", hot_tokens);
+        ASSERT_NE(store, nullptr);
+      }
+      for (int query = 0; query < 5; ++query) {
+        const Namespace& asked = all[random() % all.size()];
+        const Tokens context = RandomTokens(random, random() % 14, alphabet);
+        const DraftOptions options = RandomOptions(random);
+        ASSERT_EQ(*store->Draft(asked, context, options), naive.Draft(asked, context, options));
+      }
+      if (step % 50 != 0) continue;
+      ASSERT_TRUE(store->CheckIntegrity().ok()) << store->CheckIntegrity();
+    }
+  }
+}
+
+TEST(SuffixStoreTest, ANamespaceDraftsAsIfItWereAlone) {
+  TempFolder folder;
+  auto together = OpenStore(folder / "together", 1000);
+  const std::vector<Namespace> all = {{"a", "f0"}, {"a", "f00"}, {"aa", "f0"}};
+  std::vector<std::unique_ptr<SuffixStore>> alone;
+  for (size_t i = 0; i < all.size(); ++i) alone.push_back(OpenStore(folder / std::to_string(i)));
+  std::mt19937_64 random(8);
+  for (int step = 0; step < 150 / kSlow; ++step) {
+    const size_t i = random() % all.size();
+    const std::string id = std::to_string(random() % 20);
+    const Tokens tokens = RandomTokens(random, 50, 3);
+    ASSERT_EQ(*together->Append(all[i], id, tokens), *alone[i]->Append(all[i], id, tokens));
+    for (size_t j = 0; j < all.size(); ++j) {
+      const Tokens context = RandomTokens(random, 12, 3);
+      ASSERT_EQ(*together->Draft(all[j], context, {}), *alone[j]->Draft(all[j], context, {}));
+    }
+  }
+}
+
+TEST(SuffixStoreTest, IsOpenOnce) {
+  TempFolder folder;
+  auto store = OpenStore(folder / "store");
+  const absl::Status second = SuffixStore::Open({.path = folder / "store"}).status();
+  EXPECT_EQ(second.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(Message(second), HasSubstr("open in another store"));
+  store.reset();
+  EXPECT_NE(OpenStore(folder / "store"), nullptr);
+}
+
+TEST(SuffixStoreTest, AFileInTheWayIsNamed) {
+  TempFolder folder;
+  std::ofstream(folder / "file") << "x";
+  const absl::Status status = SuffixStore::Open({.path = folder / "file"}).status();
+  EXPECT_FALSE(status.ok());
+  EXPECT_THAT(Message(status), HasSubstr(folder / "file"));
+}
+
+// Some documents, enough of them that segments go into files, and the store closed again.
+NaiveStore FillStore(const std::string& path, std::mt19937_64& random) {
+  NaiveStore naive;
+  auto store = OpenStore(path, 2000);
+  for (int i = 0; i < 60; ++i) {
+    const Tokens tokens = RandomTokens(random, 100, 3);
+    EXPECT_TRUE(*store->Append(kNs, std::to_string(i), tokens));
+    naive.Append(kNs, std::to_string(i), tokens);
+  }
+  for (int i = 0; i < 60; i += 9) {
+    EXPECT_TRUE(*store->DeleteDocument(kNs, std::to_string(i)));
+    naive.DeleteDocument(kNs, std::to_string(i));
+  }
+  return naive;
+}
+
+void ExpectSame(const SuffixStore& store, const NaiveStore& naive, std::mt19937_64& random) {
+  EXPECT_TRUE(store.CheckIntegrity().ok()) << store.CheckIntegrity();
+  for (int query = 0; query < 50; ++query) {
+    const Tokens context = RandomTokens(random, 12, 3);
+    const DraftOptions options = RandomOptions(random);
+    ASSERT_EQ(*store.Draft(kNs, context, options), naive.Draft(kNs, context, options));
+  }
+}
+
+TEST(SuffixStoreTest, SegmentFilesAreOnlyAnIndex) {
+  std::mt19937_64 random(9);
+  TempFolder folder;
+  const NaiveStore naive = FillStore(folder / "store", random);
+  const std::vector<std::filesystem::path> files = FilesUnder(folder / "store/segments");
+  ASSERT_FALSE(files.empty());
+  // Damaged, doubled, left unfinished, foreign, gone: the next start makes do.
+  std::filesystem::copy_file(files[0], folder / "store/segments/000000999999.seg");
+  std::ofstream(folder / "store/segments/000001000000.seg.tmp") << "half";
+  std::ofstream(folder / "store/segments/notes.seg") << "foreign";
+  ExpectSame(*OpenStore(folder / "store", 2000), naive, random);
+  for (const auto& file : FilesUnder(folder / "store/segments")) std::filesystem::resize_file(file, 100);
+  ExpectSame(*OpenStore(folder / "store", 2000), naive, random);
+  for (const auto& file : FilesUnder(folder / "store/segments")) EXPECT_GT(std::filesystem::file_size(file), 100u);
+  std::filesystem::remove_all(folder / "store/segments");
+  ExpectSame(*OpenStore(folder / "store", 2000), naive, random);
+}
+
+TEST(SuffixStoreTest, SegmentFilesOfDeletedDocumentsStayDead) {
+  // A crash may leave a segment of a document that was deleted, or of a tenant.
+  std::mt19937_64 random(10);
+  TempFolder folder;
+  NaiveStore naive = FillStore(folder / "store", random);
+  std::filesystem::copy(folder / "store/segments", folder / "old");
+  {
+    auto store = OpenStore(folder / "store", 2000);
+    for (const auto& [id, tokens] : naive.Documents(kNs)) ASSERT_TRUE(*store->DeleteDocument(kNs, id));
+    const Tokens tokens = RandomTokens(random, 100, 3);
+    ASSERT_TRUE(*store->Append(kNs, "new", tokens));
+    naive.DeleteTenant(kNs.tenant);
+    naive.Append(kNs, "new", tokens);
+  }
+  for (const auto& file : FilesUnder(folder / "old")) {
+    std::filesystem::copy_file(file, folder / "store/segments" / file.filename(),
+                               std::filesystem::copy_options::skip_existing);
+  }
+  ExpectSame(*OpenStore(folder / "store", 2000), naive, random);
+}
+
+TEST(SuffixStoreTest, AWrongBodyIsFoundByCheckIntegrity) {
+  std::mt19937_64 random(11);
+  TempFolder folder;
+  FillStore(folder / "store", random);
+  const auto file = FilesUnder(folder / "store/segments").front();
+  {
+    std::fstream out(file, std::ios::in | std::ios::out | std::ios::binary);
+    out.seekp(static_cast<std::streamoff>(std::filesystem::file_size(file)) * 3 / 4);
+    out << "damage damage damage";
+  }
+  auto store = OpenStore(folder / "store", 1u << 20);
+  ASSERT_NE(store, nullptr);
+  EXPECT_EQ(store->CheckIntegrity().code(), absl::StatusCode::kDataLoss);
+  for (int query = 0; query < 50; ++query) {
+    EXPECT_TRUE(store->Draft(kNs, RandomTokens(random, 12, 3), RandomOptions(random)).ok());
+  }
+}
+
+TEST(SuffixStoreTest, ADeletedTenantLeavesNoBytes) {
+  std::mt19937_64 random(12);
+  TempFolder folder;
+  // Token patterns and a name that occur nowhere else, in a document that is in a segment file, in one that is on the heap
+  // and in the log only, in one that was replaced and in one that was deleted before.
+  const std::string name = "tenant-to-be-forgotten";
+  Tokens canary = {0x7a6b5c4d, 0x1e2f3a4b};
+  const std::string_view needle(reinterpret_cast<const char*>(canary.data()), 8);
+  auto with_canary = [&] {
+    Tokens tokens = RandomTokens(random, 60, 50);
+    tokens.insert(tokens.begin() + 30, canary.begin(), canary.end());
+    return tokens;
+  };
+  auto count_files = [&](std::string_view pattern) {
+    int count = 0;
+    for (const auto& file : FilesUnder(folder / "store")) count += ReadFile(file).find(pattern) != std::string::npos;
+    return count;
+  };
+  auto store = OpenStore(folder / "store", 1000);
+  NaiveStore naive;
+  for (int i = 0; i < 100; ++i) {
+    const Tokens kept = RandomTokens(random, 60, 50);
+    ASSERT_TRUE(store->Append(kNs, std::to_string(i), kept).ok());
+    naive.Append(kNs, std::to_string(i), kept);
+    ASSERT_TRUE(store->Append({name, i % 2 ? "f0" : "f1"}, std::to_string(i % 80), with_canary()).ok());
+  }
+  ASSERT_TRUE(*store->DeleteDocument({name, "f0"}, "31"));
+  store.reset();
+  store = OpenStore(folder / "store", 1000);  // so that some of it is in table files
+  ASSERT_TRUE(store->Append({name, "f0"}, "last", with_canary()).ok());
+  ASSERT_GT(count_files(needle), 1);
+  ASSERT_GT(count_files(name), 1);
+
+  EXPECT_EQ(*store->DeleteTenant(name), 80u);
+  EXPECT_EQ(count_files(needle), 0);
+  EXPECT_EQ(count_files(name), 0);
+  EXPECT_EQ(store->GetStats(name).documents, 0u);
+  EXPECT_EQ(store->GetStats(name).tokens, 0u);
+  EXPECT_EQ(*store->Draft({name, "f0"}, canary, {}), Trie{});
+  EXPECT_EQ(*store->DeleteTenant(name), 0u);
+  for (int query = 0; query < 50; ++query) {
+    const Tokens context = RandomTokens(random, 6, 50);
+    ASSERT_EQ(*store->Draft(kNs, context, {.min_match = 1}), naive.Draft(kNs, context, {.min_match = 1}));
+  }
+  EXPECT_TRUE(store->CheckIntegrity().ok()) << store->CheckIntegrity();
+  store.reset();
+  store = OpenStore(folder / "store");
+  EXPECT_EQ(count_files(needle), 0);
+  EXPECT_EQ(store->GetStats().documents, 100u);
+  EXPECT_TRUE(*store->Append({name, "f0"}, "again", canary)) << "a deleted tenant may come back";
+}
+
+TEST(SuffixStoreTest, ACheckpointOpensAndIsEqual) {
+  std::mt19937_64 random(13);
+  TempFolder folder;
+  NaiveStore naive = FillStore(folder / "store", random);
+  auto store = OpenStore(folder / "store", 2000);
+  ASSERT_TRUE(store->Checkpoint(folder / "copy").ok());
+  EXPECT_EQ(store->Checkpoint(folder / "copy").code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_FALSE(store->Checkpoint("/proc/nowhere").ok());
+  ASSERT_TRUE(store->DeleteTenant(kNs.tenant).ok());
+  auto copy = OpenStore(folder / "copy", 2000);
+  ASSERT_NE(copy, nullptr);
+  ExpectSame(*copy, naive, random);
+  EXPECT_EQ(copy->GetStats().documents, naive.Documents(kNs).size());
+  // Each goes its own way from here.
+  ASSERT_TRUE(copy->Append(kNs, "more", Tokens(10, 1)).ok());
+  EXPECT_EQ(store->GetStats().documents, 0u);
+  EXPECT_TRUE(copy->CheckIntegrity().ok());
+}
+
+TEST(SuffixStoreTest, StatsCountBytes) {
+  TempFolder folder;
+  auto store = OpenStore(folder / "store");
+  std::mt19937_64 random(14);
+  ASSERT_TRUE(store->Append(kNs, "a", RandomTokens(random, 300000, 1000)).ok());
+  const Stats all = store->GetStats(), one = store->GetStats(kNs.tenant), none = store->GetStats("nobody");
+  EXPECT_GE(all.bytes_on_disk, 300000u * 4);
+  EXPECT_EQ(one.tokens, 300000u);
+  EXPECT_EQ(one.segments, 1u);
+  EXPECT_EQ(none.documents + none.tokens + none.bytes_on_disk + none.segments, 0u);
+}
+
+TEST(SuffixStoreTest, AppendsDraftsAndDeletionsAtOnce) {
+  TempFolder folder;
+  auto store = OpenStore(folder / "store", 3000);
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> threads;
+  // Every document of a tenant repeats one token, so that a draft tells whose text it saw.
+  auto text_of = [](uint32_t tenant, std::mt19937_64& random) { return Tokens(5 + random() % 100, 100 + tenant); };
+  for (uint32_t tenant = 0; tenant < 3; ++tenant) {
+    threads.emplace_back([&, tenant] {
+      std::mt19937_64 random(tenant);
+      const Namespace ns{"tenant" + std::to_string(tenant), "f0"};
+      for (int step = 0; step < 150 / kSlow; ++step) {
+        const std::string id = std::to_string(random() % 20);
+        const Tokens text = text_of(tenant, random);
+        if (random() % 4 == 0) {
+          EXPECT_TRUE(store->DeleteDocument(ns, id).ok());
+        } else if (random() % 60 == 0) {
+          EXPECT_TRUE(store->DeleteTenant(ns.tenant).ok());
+        } else {
+          EXPECT_TRUE(store->Append(ns, id, text).ok());
+        }
+      }
+    });
+  }
+  std::vector<std::thread> readers;
+  for (uint32_t tenant = 0; tenant < 3; ++tenant) {
+    readers.emplace_back([&, tenant] {
+      while (!stop) {
+        const auto trie = store->Draft({"tenant" + std::to_string(tenant), "f0"}, Tokens(4, 100 + tenant), {});
+        ASSERT_TRUE(trie.ok());
+        for (const Trie::Node& node : trie->nodes) ASSERT_EQ(node.token, 100 + tenant);
+        ASSERT_EQ(store->Draft({"tenant" + std::to_string(tenant), "f0"}, Tokens(4, 101 + tenant), {})->match_length, 0);
+      }
+    });
+  }
+  readers.emplace_back([&] {
+    for (int copy = 0; !stop; ++copy) {
+      EXPECT_TRUE(store->CheckIntegrity().ok()) << store->CheckIntegrity();
+      store->GetStats();
+      EXPECT_TRUE(store->Checkpoint(folder / ("copy" + std::to_string(copy))).ok());
+    }
+  });
+  for (std::thread& thread : threads) thread.join();
+  stop = true;
+  for (std::thread& thread : readers) thread.join();
+  EXPECT_TRUE(store->CheckIntegrity().ok()) << store->CheckIntegrity();
+}
+
+}  // namespace
+}  // namespace clamor::retrieval
