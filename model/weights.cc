@@ -1,8 +1,6 @@
 #include "model/weights.h"
 
 #include <algorithm>
-#include <cstddef>
-#include <cstring>
 #include <memory>
 #include <set>
 #include <utility>
@@ -38,7 +36,8 @@ struct Field {
   }
 };
 
-// Every tensor of the model: where it goes and how large it must be. Pointers into `weights`.
+// Every tensor of the model: where it goes and how large it must be. Pointers into `weights`. The largest
+// come first, so that the pages of their files are gone again before most of the memory is in use.
 std::vector<Field> Layout(const ModelConfig& c, Weights& weights) {
   std::vector<Field> fields;
   const auto matrix = [&](PackedMatrix& to, int64_t columns, std::vector<Part> parts) {
@@ -50,6 +49,7 @@ std::vector<Field> Layout(const ModelConfig& c, Weights& weights) {
   const int64_t hidden = c.hidden_size, q = c.q_size(), kv = c.kv_size(), inner = c.intermediate_size;
 
   matrix(weights.embedding, hidden, {{"model.embed_tokens.weight", c.vocab_size}});
+  if (!c.tied_head) matrix(weights.head, hidden, {{"lm_head.weight", c.vocab_size}});
   weights.layers.resize(c.layers);
   for (int32_t i = 0; i < c.layers; ++i) {
     LayerWeights& layer = weights.layers[i];
@@ -79,7 +79,6 @@ std::vector<Field> Layout(const ModelConfig& c, Weights& weights) {
     if (c.mlp_bias) vector(layer.down_bias, {{mlp + "down_proj.bias", hidden}});
   }
   vector(weights.final_norm, {{"model.norm.weight", hidden}});
-  if (!c.tied_head) matrix(weights.head, hidden, {{"lm_head.weight", c.vocab_size}});
   return fields;
 }
 
@@ -106,8 +105,8 @@ absl::Status CheckNothingElse(const Safetensors& files, const std::string& dir, 
   std::vector<std::string> unused;
   for (const std::string& name : files.Names()) {
     const bool tied = config.tied_head && name == "lm_head.weight";
-    if (!used.contains(name) && !tied && !absl::EndsWith(name, "rotary_emb.inv_freq"))
-      unused.push_back(Quote(name));
+    const bool rotary = absl::EndsWith(name, "rotary_emb.inv_freq");
+    if (!used.contains(name) && !tied && !rotary) unused.push_back(Quote(name));
   }
   if (unused.empty()) return absl::OkStatus();
   const size_t count = unused.size();
@@ -125,18 +124,6 @@ DType StoredAs(const std::vector<Tensor>& tensors, WeightFormat format) {
   return all_bf16 ? DType::kBF16 : DType::kF32;
 }
 
-void PackTensor(const Tensor& tensor, int64_t row, PackedMatrix& to, kernels::ThreadPool& pool) {
-  const void* source = tensor.data;
-  // Old writers did not pad the header, so that the data of a file may stand at any address.
-  std::unique_ptr<std::byte[]> aligned;
-  if (reinterpret_cast<uintptr_t>(source) % kernels::DTypeSize(tensor.dtype) != 0) {
-    aligned = std::make_unique_for_overwrite<std::byte[]>(tensor.bytes);
-    std::memcpy(aligned.get(), source, tensor.bytes);
-    source = aligned.get();
-  }
-  to.PackRows(row, tensor.shape[0], source, tensor.dtype, pool);
-}
-
 // Packs the tensors of `field`, giving their pages back one by one.
 void Pack(const Safetensors& files, const Field& field, WeightFormat format, kernels::ThreadPool& pool) {
   int64_t rows = 0;
@@ -147,7 +134,8 @@ void Pack(const Safetensors& files, const Field& field, WeightFormat format, ker
                             : PackedMatrix(rows, 1, DType::kF32);
   int64_t row = 0;
   for (const Tensor& tensor : field.tensors) {
-    PackTensor(tensor, row, packed, pool);
+    // Old writers did not pad the header, so `data` may stand at any address; PackRows does not mind.
+    packed.PackRows(row, tensor.shape[0], tensor.data, tensor.dtype, pool);
     files.Release(tensor);
     row += tensor.shape[0];
   }
