@@ -23,9 +23,9 @@ using test::Testdata;
 using test::WriteFile;
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int kRounds = 300;
+constexpr int kRounds = 150;
 #else
-constexpr int kRounds = 3000;
+constexpr int kRounds = 1000;
 #endif
 
 // One to four edits: a bit flipped, a byte set, a piece removed, doubled or overwritten by another piece, an
