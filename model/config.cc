@@ -261,11 +261,35 @@ std::string_view FamilyName(Family family) {
   return "unknown";
 }
 
+namespace {
+
+// libm's exp and log differ between machines by their last bit; these are the same products and sums everywhere, good to
+// about 1e-15.
+double NaturalLog(double x) {
+  int exponent = 0;
+  const double mantissa = std::frexp(x, &exponent);  // in [0.5, 1)
+  const double s = (mantissa - 1) / (mantissa + 1);
+  double sum = 0;
+  for (int k = 41; k >= 1; k -= 2) sum = sum * s * s + 1.0 / k;
+  return exponent * std::numbers::ln2 + 2 * s * sum;
+}
+
+double Exponential(double x) {
+  const double n = std::nearbyint(x / std::numbers::ln2);
+  const double r = x - n * std::numbers::ln2;
+  double sum = 1;
+  for (int k = 20; k >= 1; --k) sum = 1 + r / k * sum;
+  return std::ldexp(sum, static_cast<int>(n));
+}
+
+}  // namespace
+
 std::vector<double> RopeConfig::InverseFrequencies(int head_dim) const {
   std::vector<double> frequencies(head_dim / 2);
+  const double log_theta = NaturalLog(theta);
   for (int i = 0; i < head_dim / 2; ++i) {
     double& frequency = frequencies[i];
-    frequency = 1.0 / std::pow(theta, 2.0 * i / head_dim);
+    frequency = Exponential(-2.0 * i / head_dim * log_theta);
     if (scaling == Scaling::kLinear) frequency /= factor;
     if (scaling != Scaling::kLlama3) continue;
     // Turns within the original context decide: few are stretched, many stay, and between the two there is a
