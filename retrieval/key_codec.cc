@@ -119,7 +119,7 @@ absl::StatusOr<std::vector<uint32_t>> DecodeTokens(std::string_view value, uint3
                                             expected, " tokens of 4"));
   }
   std::vector<uint32_t> tokens(expected);
-  std::memcpy(tokens.data(), value.data(), value.size());
+  std::ranges::copy(value, reinterpret_cast<char*>(tokens.data()));
   const auto bad = std::ranges::find_if(tokens, [](uint32_t token) { return token >= kTokenLimit; });
   if (bad != tokens.end()) {
     return absl::DataLossError(absl::StrCat("stored token id ", *bad, " at ", bad - tokens.begin(),
