@@ -111,8 +111,10 @@ struct Engine::Rep {
   void Commit(StepReport& report);
 
   void Start(Sequence& s);
+  std::unique_ptr<Drafter> MakeDrafter(Sequence& s);
   void Budget();
   NodeLogits LogitsOf(int64_t first_row) const;
+  void ShowLogits(const Sequence& s, int64_t root, int64_t first_row, size_t tokens) const;
   void CommitSequence(const StepShare& share, int64_t first_row, StepReport& report);
   void AskStore(Sequence& s);
   void Finish(Sequence& s, FinishReason reason);
@@ -207,15 +209,21 @@ void Engine::Rep::Start(Sequence& s) {
     s.tokens.push_back(id);
     s.text.Add(id, already_sent);
   }
-  if (s.request.speculation.shape == TreeShape::kPublished && s.request.speculation.nodes != 0) {
-    s.drafter = std::make_unique<PublishedDrafter>(s.request.sampling.seed);
-  } else if (s.request.speculation.nodes != 0) {
-    s.knowledge = knowledge.Get(s.request.tenant);
-    s.drafter = std::make_unique<MergedDrafter>(s.knowledge.get(), model->config().vocab_size, s.request.sampling.seed);
+  if (s.request.speculation.nodes != 0) {
+    s.drafter = MakeDrafter(s);
+    s.drafter->Extend(s.tokens);
   }
-  if (s.drafter != nullptr) s.drafter->Extend(s.tokens);
   AskStore(s);
   s.sink->OnStarted();
+}
+
+std::unique_ptr<Drafter> Engine::Rep::MakeDrafter(Sequence& s) {
+  if (options.drafter_factory) return options.drafter_factory(s.request);
+  if (s.request.speculation.shape == TreeShape::kPublished) {
+    return std::make_unique<PublishedDrafter>(s.request.sampling.seed);
+  }
+  s.knowledge = knowledge.Get(s.request.tenant);
+  return std::make_unique<MergedDrafter>(s.knowledge.get(), model->config().vocab_size, s.request.sampling.seed);
 }
 
 void Engine::Rep::Plan() {
@@ -371,7 +379,10 @@ void Engine::Rep::CommitSequence(const StepShare& share, int64_t first_row, Step
   }
   ++report.forwards;
   report.emitted_tokens += static_cast<int32_t>(kept);
-  if (observer != nullptr) observer->OnAccepted(static_cast<int32_t>(kept));
+  if (observer != nullptr) {
+    observer->OnAccepted(static_cast<int32_t>(kept));
+    if (observer->WantsLogits()) ShowLogits(s, root, first_row, kept);
+  }
   if (s.first_step_done == absl::InfiniteFuture()) s.first_step_done = absl::Now();
 
   if (!finished) {
@@ -393,6 +404,16 @@ void Engine::Rep::CommitSequence(const StepShare& share, int64_t first_row, Step
   s.sink->OnDelta(std::move(delta));
   Finish(s, reason);
   running[share.sequence].reset();
+}
+
+// Token i of the step was chosen after the node above it on the path.
+void Engine::Rep::ShowLogits(const Sequence& s, int64_t root, int64_t first_row, size_t tokens) const {
+  const int64_t vocab = model->config().vocab_size;
+  for (size_t i = 0; i < tokens; ++i) {
+    const int64_t row = first_row + (i == 0 ? 0 : s.accepted.path[i - 1]);
+    observer->OnLogits(s.handle, root + 1 + static_cast<int64_t>(i),
+                       std::span(activations.logits.data() + row * vocab, vocab));
+  }
 }
 
 void Engine::Rep::AskStore(Sequence& s) {

@@ -11,13 +11,16 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "model/spec/continuation_source.h"
+#include "model/spec/drafter.h"
 #include "model/tokenizer/tokenizer.h"
 #include "model/transformer.h"
 #include "services/worker/request.h"
@@ -32,6 +35,10 @@ struct EngineOptions {
   int32_t prefill_chunk = 256;    // prompt tokens per step, over all sequences
   // What SpeculationOptions::kAuto means for requests that leave it: kAuto weighs survival against measured step cost.
   int32_t default_nodes = SpeculationOptions::kAuto;
+  // Unless null, makes the drafter of a request whose nodes are not 0 in place of the built-in ones, for experiments and
+  // tests. Its trees must pass DraftTree::CheckIntegrity, hold ids of the vocabulary and at most
+  // SpeculationOptions::kMaxNodes guesses.
+  std::function<std::unique_ptr<Drafter>(const Request&)> drafter_factory;
   absl::Status Validate() const;  // INVALID_ARGUMENT names field and value
 };
 
@@ -55,6 +62,9 @@ class StepObserver {
   virtual ~StepObserver() = default;
   virtual void OnStep(const StepReport& report) = 0;  // on the engine's thread; must not block
   virtual void OnAccepted(int32_t tokens) = 0;        // tokens emitted by one sequence in one forward
+  // The row of logits that each emitted token was chosen from and the token's absolute position, if WantsLogits says so.
+  virtual bool WantsLogits() const { return false; }
+  virtual void OnLogits(uint64_t, int64_t, std::span<const float>) {}  // handle, position, logits
 };
 
 class Engine {
