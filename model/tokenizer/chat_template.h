@@ -18,7 +18,7 @@
 namespace clamor {
 
 struct ChatMessage {
-  std::string role;     // "system", "user", "assistant", "tool"
+  std::string role;  // "system", "user", "assistant", "tool"
   std::string content;
 };
 
@@ -32,11 +32,15 @@ class ChatTemplate {
 
   // The text as transformers renders it (trim_blocks and lstrip_blocks on). `messages` is the JSON array of OpenAI-style
   // messages; `options` are further variables (add_generation_prompt, tools, enable_thinking, ...).
-  // INVALID_ARGUMENT carries the text of raise_exception; RESOURCE_EXHAUSTED names the limit that was hit.
-  absl::StatusOr<std::string> Render(const nlohmann::json& messages, const nlohmann::json& options) const;
+  // Objects are ordered, for a template may print them. INVALID_ARGUMENT carries the text of raise_exception;
+  // RESOURCE_EXHAUSTED names the limit that was hit.
+  absl::StatusOr<std::string> Render(const nlohmann::ordered_json& messages,
+                                     const nlohmann::ordered_json& options) const;
 
   // Renders and encodes for generation (add_generation_prompt = true), with special tokens taken from the template's own
-  // text and from bos/eos only; the content of messages is plain text throughout.
+  // text and from bos/eos only; the content of messages is plain text throughout. Without special tokens in contents the
+  // ids are those of Tokenizer::Encode(Render(..)) without the post-processor. INVALID_ARGUMENT for a role that is not a
+  // word of letters, digits, '_' and '-', and for content that is not valid UTF-8; it names the message.
   absl::StatusOr<std::vector<int32_t>> Encode(const std::vector<ChatMessage>& messages) const;
 
  private:
