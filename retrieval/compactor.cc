@@ -57,16 +57,20 @@ Compactor::Compactor(std::string folder, uint64_t next_file, int64_t hot_limit)
 
 Compactor::~Compactor() {
   {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     stop_ = true;
   }
+  work_.notify_all();
   thread_.join();
 }
 
 void Compactor::Schedule(const std::shared_ptr<NamespaceIndex>& index) {
-  absl::MutexLock lock(&mu_);
-  known_[index.get()] = index;
-  if (queued_.insert(index.get()).second) queue_.push_back(index);
+  {
+    const std::lock_guard lock(mu_);
+    known_[index.get()] = index;
+    if (queued_.insert(index.get()).second) queue_.push_back(index);
+  }
+  work_.notify_one();
 }
 
 absl::Status Compactor::WaitForRoom(const NamespaceIndex& index) {
@@ -74,23 +78,22 @@ absl::Status Compactor::WaitForRoom(const NamespaceIndex& index) {
     return index.snapshot()->size() <= kTooManyParts && hot_tokens_ <= 2 * hot_limit_;
   };
   if (has_room()) return absl::OkStatus();
-  auto may_go_on = [&]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
-    return stop_ || has_room() || Idle() || !last_error_.ok();
-  };
-  absl::MutexLock lock(&mu_, absl::Condition(&may_go_on));
+  std::unique_lock lock(mu_);
+  progress_.wait(lock, [&] { return has_room() || Idle() || !last_error_.ok(); });
   return has_room() ? absl::OkStatus() : last_error_;
 }
 
 void Compactor::WaitUntilIdle() {
-  absl::MutexLock lock(&mu_, absl::Condition(this, &Compactor::Idle));
+  std::unique_lock lock(mu_);
+  progress_.wait(lock, [&] { return Idle(); });
 }
 
 void Compactor::Run() {
-  auto has_work = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return stop_ || !queue_.empty(); };
   for (;;) {
     std::shared_ptr<NamespaceIndex> index;
     {
-      absl::MutexLock lock(&mu_, absl::Condition(&has_work));
+      std::unique_lock lock(mu_);
+      work_.wait(lock, [&] { return stop_ || !queue_.empty(); });
       if (stop_) return;
       index = std::move(queue_.front());
       queue_.pop_front();
@@ -100,14 +103,17 @@ void Compactor::Run() {
     absl::Status status = Compact(*index);
     if (status.ok()) status = SpillHot();
     index.reset();
-    absl::MutexLock lock(&mu_);
-    busy_ = false;
-    last_error_ = std::move(status);
+    {
+      const std::lock_guard lock(mu_);
+      busy_ = false;
+      last_error_ = std::move(status);
+    }
+    progress_.notify_all();
   }
 }
 
 absl::Status Compactor::Compact(NamespaceIndex& index) {
-  absl::MutexLock merging(&index.merge_mutex());
+  const std::lock_guard merging(index.merge_mutex());
   for (;;) {
     const std::shared_ptr<const Parts> parts = index.snapshot();
     Parts inputs;
@@ -121,7 +127,7 @@ absl::Status Compactor::SpillHot() {
   if (hot_tokens_ <= hot_limit_) return absl::OkStatus();
   std::vector<std::pair<uint64_t, std::shared_ptr<NamespaceIndex>>> by_heap;
   {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     absl::erase_if(known_, [](const auto& entry) { return entry.second.expired(); });
     for (const auto& [key, weak] : known_) {
       if (std::shared_ptr<NamespaceIndex> index = weak.lock()) by_heap.emplace_back(0, std::move(index));
@@ -131,7 +137,7 @@ absl::Status Compactor::SpillHot() {
   std::ranges::sort(by_heap, [](const auto& a, const auto& b) { return a.first > b.first; });
   for (const auto& [tokens, index] : by_heap) {
     if (hot_tokens_ <= hot_limit_ / 2) break;
-    absl::MutexLock merging(&index->merge_mutex());
+    const std::lock_guard merging(index->merge_mutex());
     const Parts inputs = HotParts(*index->snapshot());
     if (!inputs.empty()) CLAMOR_RETURN_IF_ERROR(Merge(*index, inputs, /*to_file=*/true));
   }

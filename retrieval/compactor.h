@@ -9,9 +9,11 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <thread>
@@ -20,7 +22,6 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "retrieval/draft.h"
 #include "retrieval/namespace_index.h"
 
@@ -55,19 +56,20 @@ class Compactor {
   absl::Status Compact(NamespaceIndex& index);
   absl::Status SpillHot();
   absl::Status Merge(NamespaceIndex& index, std::span<const Part> inputs, bool to_file);
-  bool Idle() const ABSL_SHARED_LOCKS_REQUIRED(mu_) { return queue_.empty() && !busy_; }
+  bool Idle() const { return queue_.empty() && !busy_; }  // REQUIRES: mu_ is held
 
   const std::string folder_;
   const int64_t hot_limit_;
   std::atomic<int64_t> hot_tokens_{0};
   std::atomic<bool> stop_{false};
   uint64_t next_file_;  // of the thread
-  mutable absl::Mutex mu_;
-  std::deque<std::shared_ptr<NamespaceIndex>> queue_ ABSL_GUARDED_BY(mu_);
-  absl::flat_hash_set<NamespaceIndex*> queued_ ABSL_GUARDED_BY(mu_);
-  absl::flat_hash_map<NamespaceIndex*, std::weak_ptr<NamespaceIndex>> known_ ABSL_GUARDED_BY(mu_);
-  bool busy_ ABSL_GUARDED_BY(mu_) = false;
-  absl::Status last_error_ ABSL_GUARDED_BY(mu_);
+  std::mutex mu_;  // guards what follows
+  std::condition_variable work_, progress_;
+  std::deque<std::shared_ptr<NamespaceIndex>> queue_;
+  absl::flat_hash_set<NamespaceIndex*> queued_;
+  absl::flat_hash_map<NamespaceIndex*, std::weak_ptr<NamespaceIndex>> known_;
+  bool busy_ = false;
+  absl::Status last_error_;
   std::thread thread_;
 };
 

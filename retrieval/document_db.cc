@@ -218,7 +218,7 @@ absl::Status DocumentDb::PurgeTenant(std::string_view tenant) {
   const std::string kDoing = "purging a tenant";
   const auto [first, last] = TenantRange(tenant);
   const rocksdb::Slice begin = ToSlice(first), end = ToSlice(last);
-  absl::MutexLock lock(&files_mu_);
+  const std::lock_guard lock(files_mu_);
   CLAMOR_RETURN_IF_ERROR(ToStatus(db_->Flush(rocksdb::FlushOptions(), handles_), kDoing));
   rocksdb::CompactRangeOptions options;
   options.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForce;
@@ -235,7 +235,7 @@ absl::Status DocumentDb::PurgeTenant(std::string_view tenant) {
 }
 
 absl::Status DocumentDb::Checkpoint(const std::string& folder) const {
-  absl::MutexLock lock(&files_mu_);
+  const std::lock_guard lock(files_mu_);
   rocksdb::Checkpoint* raw = nullptr;
   CLAMOR_RETURN_IF_ERROR(ToStatus(rocksdb::Checkpoint::Create(db_.get(), &raw), folder));
   const std::unique_ptr<rocksdb::Checkpoint> checkpoint(raw);

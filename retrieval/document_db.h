@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -20,7 +21,6 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "retrieval/key_codec.h"
 
 namespace rocksdb {
@@ -79,7 +79,7 @@ class DocumentDb {
   std::vector<rocksdb::ColumnFamilyHandle*> handles_;  // owned until Close
   rocksdb::ColumnFamilyHandle* catalog_ = nullptr;
   rocksdb::ColumnFamilyHandle* documents_ = nullptr;
-  mutable absl::Mutex files_mu_;  // a checkpoint and a purge both steer the deletion of files
+  mutable std::mutex files_mu_;  // a checkpoint and a purge both steer the deletion of files
 };
 
 }  // namespace clamor::retrieval

@@ -50,7 +50,7 @@ NamespaceIndex::NamespaceIndex(std::string prefix, std::atomic<int64_t>& hot_tok
 NamespaceIndex::~NamespaceIndex() { hot_tokens_ -= HotTokens(*parts_); }
 
 std::shared_ptr<const Parts> NamespaceIndex::snapshot() const {
-  absl::ReaderMutexLock lock(&mu_);
+  const std::shared_lock lock(mu_);
   return parts_;
 }
 
@@ -60,7 +60,7 @@ void NamespaceIndex::Set(Parts parts) {
 }
 
 void NamespaceIndex::Publish(std::shared_ptr<const Segment> segment, std::span<const uint64_t> removed) {
-  absl::MutexLock lock(&mu_);
+  const std::lock_guard lock(mu_);
   Parts parts = *parts_;
   for (Part& part : parts) Drop(part, removed);
   if (segment != nullptr) parts.push_back({.segment = std::move(segment), .dead = nullptr});
@@ -68,7 +68,7 @@ void NamespaceIndex::Publish(std::shared_ptr<const Segment> segment, std::span<c
 }
 
 void NamespaceIndex::PublishPart(Part part) {
-  absl::MutexLock lock(&mu_);
+  const std::lock_guard lock(mu_);
   Parts parts = *parts_;
   parts.push_back(std::move(part));
   Set(std::move(parts));
@@ -76,7 +76,7 @@ void NamespaceIndex::PublishPart(Part part) {
 
 bool NamespaceIndex::Replace(std::span<const Part> inputs, std::shared_ptr<const Segment> merged) {
   {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     if (closed_) return false;
     Parts parts;
     std::vector<uint64_t> dropped;  // since the inputs were taken
@@ -102,8 +102,8 @@ bool NamespaceIndex::Replace(std::span<const Part> inputs, std::shared_ptr<const
 }
 
 absl::Status NamespaceIndex::Close() {
-  absl::MutexLock merging(&merge_mu_);
-  absl::MutexLock lock(&mu_);
+  const std::lock_guard merging(merge_mu_);
+  const std::lock_guard lock(mu_);
   closed_ = true;
   absl::Status status;
   for (const Part& part : *parts_) status.Update(RemoveFile(*part.segment));

@@ -10,13 +10,14 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <shared_mutex>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "retrieval/draft.h"
 #include "retrieval/segment.h"
 
@@ -45,20 +46,20 @@ class NamespaceIndex {
   absl::Status Close();
 
   // Held while parts of this index are merged, so that no file appears behind Close.
-  absl::Mutex& merge_mutex() ABSL_LOCK_RETURNED(merge_mu_) { return merge_mu_; }
+  std::mutex& merge_mutex() { return merge_mu_; }
 
   // Every part is sound and each document is live in at most one of them.
   absl::Status CheckIntegrity() const;
 
  private:
-  void Set(Parts parts) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Set(Parts parts);  // REQUIRES: mu_ is held
 
   const std::string prefix_;
   std::atomic<int64_t>& hot_tokens_;
-  absl::Mutex merge_mu_;
-  mutable absl::Mutex mu_ ABSL_ACQUIRED_AFTER(merge_mu_);
-  std::shared_ptr<const Parts> parts_ ABSL_GUARDED_BY(mu_);
-  bool closed_ ABSL_GUARDED_BY(mu_) = false;
+  std::mutex merge_mu_;           // taken before mu_
+  mutable std::shared_mutex mu_;  // held briefly; guards what follows
+  std::shared_ptr<const Parts> parts_;
+  bool closed_ = false;
 };
 
 }  // namespace clamor::retrieval

@@ -5,12 +5,12 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <mutex>
 #include <optional>
+#include <shared_mutex>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "kernels/status_macros.h"
 #include "retrieval/compactor.h"
 #include "retrieval/document_db.h"
@@ -87,32 +87,32 @@ uint64_t FolderBytes(const std::string& folder) {
 
 // One tenant: the unit of quota, and of who waits for whom.
 struct Tenant {
-  absl::Mutex write_mu;  // serializes changes, across the wait for the disk
-  bool erased ABSL_GUARDED_BY(write_mu) = false;  // no longer in the store's map
+  std::mutex write_mu;  // serializes changes, across the wait for the disk; taken before mu
+  bool erased = false;  // no longer in the store's map; guarded by write_mu
 
-  absl::Mutex mu ABSL_ACQUIRED_AFTER(write_mu);  // held briefly
-  uint64_t documents ABSL_GUARDED_BY(mu) = 0, tokens ABSL_GUARDED_BY(mu) = 0;
-  std::map<std::string, std::shared_ptr<NamespaceIndex>, std::less<>> indexes ABSL_GUARDED_BY(mu);  // by fingerprint
+  std::shared_mutex mu;  // held briefly; guards what follows
+  uint64_t documents = 0, tokens = 0;
+  std::map<std::string, std::shared_ptr<NamespaceIndex>, std::less<>> indexes;  // by fingerprint
 
   std::shared_ptr<NamespaceIndex> Find(std::string_view fingerprint) {
-    absl::ReaderMutexLock lock(&mu);
+    const std::shared_lock lock(mu);
     const auto found = indexes.find(fingerprint);
     return found == indexes.end() ? nullptr : found->second;
   }
   std::shared_ptr<NamespaceIndex> FindOrAdd(const Namespace& ns, std::atomic<int64_t>& hot_tokens) {
-    absl::MutexLock lock(&mu);
+    const std::lock_guard lock(mu);
     std::shared_ptr<NamespaceIndex>& index = indexes[ns.fingerprint];
     if (index == nullptr) index = std::make_shared<NamespaceIndex>(NamespacePrefix(ns), hot_tokens);
     return index;
   }
   std::vector<std::shared_ptr<NamespaceIndex>> Indexes() {
-    absl::ReaderMutexLock lock(&mu);
+    const std::shared_lock lock(mu);
     std::vector<std::shared_ptr<NamespaceIndex>> all;
     for (const auto& [fingerprint, index] : indexes) all.push_back(index);
     return all;
   }
   void Count(int64_t more_documents, int64_t more_tokens) {
-    absl::MutexLock lock(&mu);
+    const std::lock_guard lock(mu);
     documents += more_documents;
     tokens += more_tokens;
   }
@@ -139,22 +139,22 @@ struct SuffixStore::Rep {
   auto Exclusively(std::string_view name, Change change) {
     for (;;) {
       const std::shared_ptr<Tenant> tenant = FindOrAdd(name);
-      absl::MutexLock writing(&tenant->write_mu);
+      const std::lock_guard writing(tenant->write_mu);
       if (!tenant->erased) return change(*tenant);
     }
   }
+  // The rest REQUIRES: tenant.write_mu is held.
   absl::StatusOr<std::vector<bool>> AppendTo(Tenant& tenant, const Namespace& ns, std::span<const Document> documents);
   absl::StatusOr<bool> DeleteFrom(Tenant& tenant, const Namespace& ns, std::string_view document_id);
-  absl::StatusOr<uint64_t> Erase(std::string_view name, Tenant& tenant)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(tenant.write_mu);
+  absl::StatusOr<uint64_t> Erase(std::string_view name, Tenant& tenant);
 
   const StoreOptions options;
   const FolderLock lock;
   const std::unique_ptr<DocumentDb> db;
   Compactor compactor;
   std::atomic<uint64_t> next_number;
-  mutable absl::Mutex mu;
-  std::map<std::string, std::shared_ptr<Tenant>, std::less<>> tenants ABSL_GUARDED_BY(mu);
+  mutable std::shared_mutex mu;  // guards what follows
+  std::map<std::string, std::shared_ptr<Tenant>, std::less<>> tenants;
 };
 
 SuffixStore::SuffixStore(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
@@ -196,21 +196,21 @@ absl::Status SuffixStore::Rep::Restore(SegmentFiles files) {
 }
 
 std::shared_ptr<Tenant> SuffixStore::Rep::Find(std::string_view name) const {
-  absl::ReaderMutexLock locked(&mu);
+  const std::shared_lock locked(mu);
   const auto found = tenants.find(name);
   return found == tenants.end() ? nullptr : found->second;
 }
 
 std::shared_ptr<Tenant> SuffixStore::Rep::FindOrAdd(std::string_view name) {
   if (std::shared_ptr<Tenant> tenant = Find(name)) return tenant;
-  absl::MutexLock locked(&mu);
+  const std::lock_guard locked(mu);
   std::shared_ptr<Tenant>& tenant = tenants[std::string(name)];
   if (tenant == nullptr) tenant = std::make_shared<Tenant>();
   return tenant;
 }
 
 std::vector<std::pair<std::string, std::shared_ptr<Tenant>>> SuffixStore::Rep::Tenants() const {
-  absl::ReaderMutexLock locked(&mu);
+  const std::shared_lock locked(mu);
   return {tenants.begin(), tenants.end()};
 }
 
@@ -251,7 +251,7 @@ absl::StatusOr<std::vector<bool>> SuffixStore::Rep::AppendTo(Tenant& tenant, con
   }
   if (changes.empty()) return changed;
   {
-    absl::ReaderMutexLock locked(&tenant.mu);
+    const std::shared_lock locked(tenant.mu);
     if (more_tokens > 0 && tenant.tokens + more_tokens > options.max_tokens_per_tenant) {
       return absl::ResourceExhaustedError(absl::StrCat("tenant would hold ", tenant.tokens + more_tokens,
                                                        " tokens, limit is ", options.max_tokens_per_tenant));
@@ -290,10 +290,8 @@ absl::StatusOr<bool> SuffixStore::Rep::DeleteFrom(Tenant& tenant, const Namespac
 
 absl::StatusOr<uint64_t> SuffixStore::DeleteTenant(std::string_view tenant) {
   CLAMOR_RETURN_IF_ERROR(ValidateTenant(tenant));
-  CLAMOR_ASSIGN_OR_RETURN(const uint64_t documents, rep_->Exclusively(tenant, [&](Tenant& found) {
-    found.write_mu.AssertHeld();
-    return rep_->Erase(tenant, found);
-  }));
+  auto erase = [&](Tenant& found) { return rep_->Erase(tenant, found); };
+  CLAMOR_ASSIGN_OR_RETURN(const uint64_t documents, rep_->Exclusively(tenant, erase));
   CLAMOR_RETURN_IF_ERROR(rep_->db->PurgeTenant(tenant));
   return documents;
 }
@@ -304,11 +302,11 @@ absl::StatusOr<uint64_t> SuffixStore::Rep::Erase(std::string_view name, Tenant& 
   for (const std::shared_ptr<NamespaceIndex>& index : tenant.Indexes()) closed.Update(index->Close());
   tenant.erased = true;
   {
-    absl::MutexLock locked(&mu);
+    const std::lock_guard locked(mu);
     tenants.erase(tenants.find(name));
   }
   CLAMOR_RETURN_IF_ERROR(closed);
-  absl::ReaderMutexLock locked(&tenant.mu);
+  const std::shared_lock locked(tenant.mu);
   return tenant.documents;
 }
 
@@ -365,7 +363,7 @@ Stats SuffixStore::GetStats(std::string_view tenant) const {
         if (!tenant.empty() && !part.segment->path().empty()) stats.bytes_on_disk += part.segment->bytes();
       }
     }
-    absl::ReaderMutexLock locked(&each->mu);
+    const std::shared_lock locked(each->mu);
     stats.documents += each->documents;
     stats.tokens += each->tokens;
   }
@@ -374,10 +372,10 @@ Stats SuffixStore::GetStats(std::string_view tenant) const {
 
 absl::Status SuffixStore::CheckIntegrity() const {
   for (const auto& [name, tenant] : rep_->Tenants()) {
-    absl::MutexLock writing(&tenant->write_mu);
+    const std::lock_guard writing(tenant->write_mu);
     if (tenant->erased) continue;
     CLAMOR_ASSIGN_OR_RETURN(const TenantCount count, CheckTenant(*rep_->db, name, tenant->Indexes()));
-    absl::ReaderMutexLock locked(&tenant->mu);
+    const std::shared_lock locked(tenant->mu);
     if (count.documents != tenant->documents || count.tokens != tenant->tokens) {
       return absl::DataLossError(absl::StrCat("tenant has ", count.documents, " documents of ", count.tokens,
                                               " tokens, the totals say ", tenant->documents, " of ", tenant->tokens));

@@ -215,7 +215,7 @@ NaiveStore FillStore(const std::string& path, std::mt19937_64& random) {
     EXPECT_TRUE(*store->Append(kNs, std::to_string(i), tokens));
     naive.Append(kNs, std::to_string(i), tokens);
   }
-  for (int i = 0; i < 60; i += 9) {
+  for (int i = 59; i >= 0; i -= 9) {  // the newest too
     EXPECT_TRUE(*store->DeleteDocument(kNs, std::to_string(i)));
     naive.DeleteDocument(kNs, std::to_string(i));
   }
