@@ -1,62 +1,138 @@
 #include "services/metrics_http.h"
 
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/beast/core.hpp>
+#include <boost/beast/http.hpp>
+#include <chrono>
+#include <thread>
 #include <utility>
 
-#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "civetweb.h"
 #include "prometheus/text_serializer.h"
 
 namespace clamor {
 namespace {
 
-int Reply(mg_connection* connection, int status, const char* content_type, const std::string& body) {
-  mg_printf(connection, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n", status,
-            status == 200 ? "OK" : "Service Unavailable", content_type, body.size());
-  mg_write(connection, body.data(), body.size());
-  return status;
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+namespace http = boost::beast::http;
+using asio::ip::tcp;
+
+constexpr std::chrono::seconds kTimeout(5);
+constexpr int kMaxConnections = 64;
+
+http::response<http::string_body> Answer(const http::request<http::empty_body>& request, const MetricsHttp::Sources& sources) {
+  http::response<http::string_body> response(http::status::ok, request.version());
+  response.set(http::field::content_type, "text/plain; charset=utf-8");
+  response.keep_alive(false);
+  if (request.method() != http::verb::get) {
+    response.result(http::status::method_not_allowed);
+  } else if (request.target() == "/metrics") {
+    if (sources.before_scrape) sources.before_scrape();
+    response.set(http::field::content_type, "text/plain; version=0.0.4; charset=utf-8");
+    response.body() = prometheus::TextSerializer().Serialize(sources.registry->Collect());
+  } else if (request.target() == "/healthz") {
+    response.body() = "ok\n";
+  } else if (request.target() == "/readyz") {
+    const bool ready = sources.ready();
+    response.result(ready ? http::status::ok : http::status::service_unavailable);
+    response.body() = ready ? "ready\n" : "not ready\n";
+  } else {
+    response.result(http::status::not_found);
+  }
+  response.prepare_payload();
+  return response;
 }
+
+// One request and its answer; kept alive by the handlers that wait for it.
+class Connection : public std::enable_shared_from_this<Connection> {
+ public:
+  Connection(tcp::socket socket, const MetricsHttp::Sources& sources, int* open)
+      : stream_(std::move(socket)), sources_(sources), open_(open) {
+    ++*open_;
+  }
+  ~Connection() { --*open_; }
+
+  void Run() {
+    stream_.expires_after(kTimeout);
+    http::async_read(stream_, buffer_, request_, [self = shared_from_this()](beast::error_code error, size_t) {
+      if (!error) self->Write();
+    });
+  }
+
+ private:
+  void Write() {
+    response_ = Answer(request_, sources_);
+    http::async_write(stream_, response_, [self = shared_from_this()](beast::error_code, size_t) {
+      beast::error_code ignored;
+      self->stream_.socket().shutdown(tcp::socket::shutdown_send, ignored);
+    });
+  }
+
+  beast::tcp_stream stream_;
+  const MetricsHttp::Sources& sources_;
+  int* const open_;
+  beast::flat_buffer buffer_{16 << 10};  // longer headers are refused
+  http::request<http::empty_body> request_;
+  http::response<http::string_body> response_;
+};
 
 }  // namespace
 
+struct MetricsHttp::Rep {
+  explicit Rep(Sources s) : sources(std::move(s)) {}
+
+  void Accept() {
+    acceptor.async_accept([this](beast::error_code error, tcp::socket socket) {
+      if (error == asio::error::operation_aborted) return;
+      if (!error && open < kMaxConnections) std::make_shared<Connection>(std::move(socket), sources, &open)->Run();
+      Accept();
+    });
+  }
+
+  const Sources sources;
+  int open = 0;  // connections
+  asio::io_context io{1};
+  tcp::acceptor acceptor{io};
+  int port = 0;
+  std::thread thread;  // runs io; nothing else touches what is above once it has started
+};
+
+MetricsHttp::MetricsHttp(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
+
 absl::StatusOr<std::unique_ptr<MetricsHttp>> MetricsHttp::Start(const std::string& address, Sources sources) {
-  mg_init_library(0);  // counted; the destructor gives it back
-  std::unique_ptr<MetricsHttp> http(new MetricsHttp(std::move(sources)));
-  const std::string listen = absl::StartsWith(address, ":") ? address.substr(1) : address;
-  const char* options[] = {"listening_ports",    listen.c_str(), "num_threads", "4",
-                           "request_timeout_ms", "5000",         nullptr};
-  mg_callbacks callbacks = {};
-  callbacks.log_message = [](const mg_connection*, const char*) { return 1; };  // it would write to stderr in its own form
-  http->context_ = mg_start(&callbacks, nullptr, options);
-  if (http->context_ == nullptr) return absl::UnavailableError(absl::StrCat("--http: cannot listen on \"", address, "\""));
-  mg_server_port port = {};
-  mg_get_server_ports(http->context_, 1, &port);
-  http->port_ = port.port;
-  mg_set_request_handler(http->context_, "/metrics$", HandleMetrics, http.get());
-  mg_set_request_handler(http->context_, "/healthz$", HandleHealthz, http.get());
-  mg_set_request_handler(http->context_, "/readyz$", HandleReadyz, http.get());
-  return http;
+  auto failed = [&](const std::string& why) {
+    return absl::UnavailableError(absl::StrCat("--http: cannot listen on \"", address, "\": ", why));
+  };
+  const size_t colon = address.rfind(':');
+  uint32_t port = 0;
+  if (colon == std::string::npos || !absl::SimpleAtoi(address.substr(colon + 1), &port) || port > 65535) {
+    return failed("not HOST:PORT");
+  }
+  beast::error_code error;
+  const std::string host = colon == 0 ? "0.0.0.0" : address.substr(0, colon);
+  const auto ip = asio::ip::make_address(host == "localhost" ? "127.0.0.1" : host, error);
+  if (error) return failed("the host must be numeric");
+  auto rep = std::make_unique<Rep>(std::move(sources));
+  const tcp::endpoint endpoint(ip, static_cast<uint16_t>(port));
+  rep->acceptor.open(endpoint.protocol(), error);
+  if (!error) rep->acceptor.set_option(asio::socket_base::reuse_address(true), error);
+  if (!error) rep->acceptor.bind(endpoint, error);
+  if (!error) rep->acceptor.listen(kMaxConnections, error);
+  if (error) return failed(error.message());
+  rep->port = rep->acceptor.local_endpoint(error).port();
+  rep->Accept();
+  rep->thread = std::thread([rep = rep.get()] { rep->io.run(); });
+  return std::unique_ptr<MetricsHttp>(new MetricsHttp(std::move(rep)));
 }
 
 MetricsHttp::~MetricsHttp() {
-  if (context_ != nullptr) mg_stop(context_);
-  mg_exit_library();
+  rep_->io.stop();
+  rep_->thread.join();
 }
 
-int MetricsHttp::HandleMetrics(mg_connection* connection, void* self) {
-  const Sources& sources = static_cast<MetricsHttp*>(self)->sources_;
-  if (sources.before_scrape) sources.before_scrape();
-  return Reply(connection, 200, "text/plain; version=0.0.4; charset=utf-8",
-               prometheus::TextSerializer().Serialize(sources.registry->Collect()));
-}
-
-int MetricsHttp::HandleHealthz(mg_connection* connection, void*) {
-  return Reply(connection, 200, "text/plain", "ok\n");
-}
-
-int MetricsHttp::HandleReadyz(mg_connection* connection, void* self) {
-  const bool ready = static_cast<MetricsHttp*>(self)->sources_.ready();
-  return Reply(connection, ready ? 200 : 503, "text/plain", ready ? "ready\n" : "not ready\n");
-}
+int MetricsHttp::port() const { return rep_->port; }
 
 }  // namespace clamor

@@ -78,7 +78,8 @@ absl::Status WorkerCall::EndStatus(const grpc::Status& status) {
     return absl::InternalError(absl::StrCat("worker ", lease_.worker().address(), " ended a stream without Finished"));
   }
   absl::Status error = FromGrpc(status);
-  if (absl::IsUnavailable(error) && ReasonOf(error).empty()) {  // gRPC's own: the connection is gone
+  // Without a reason these are gRPC's own: the connection broke, or the worker stopped and cut its streams.
+  if ((absl::IsUnavailable(error) || absl::IsCancelled(error)) && ReasonOf(error).empty()) {
     lease_.worker().ReportLost();
     return Refusal("NO_WORKER", absl::StrCat("worker ", lease_.worker().address(), " went away: ", MessageOf(error)));
   }

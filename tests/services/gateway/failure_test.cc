@@ -1,0 +1,276 @@
+// What goes wrong: clients that leave or do not read, workers that refuse, talk nonsense, vanish and come back.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+
+#include "absl/synchronization/notification.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+#include "tests/services/child_process.h"
+#include "tests/services/gateway/gateway_fixture.h"
+
+namespace clamor {
+namespace {
+
+using testing::ChildProcess;
+using testing::Eventually;
+using testing::FakeWorker;
+
+// Streams a token a millisecond until the call is cancelled; then notifies.
+FakeWorker::Script EndlessUntilCancelled(absl::Notification* cancelled) {
+  return [cancelled](auto& context, const auto& request, auto& writer) {
+    FakeWorker::WriteStarted(writer, request);
+    for (uint64_t i = 0; !context.IsCancelled(); ++i) {
+      FakeWorker::WriteDelta(writer, i, 1, "x");
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+    cancelled->Notify();
+    return grpc::Status::CANCELLED;
+  };
+}
+
+class FailureTest : public testing::GatewayTest {};
+
+TEST_F(FailureTest, ClientsCancellationReachesTheWorker) {
+  StartWithWorker();
+  absl::Notification cancelled;
+  worker_->SetScript(EndlessUntilCancelled(&cancelled));
+  grpc::ClientContext context;
+  auto reader = stub_->StreamGenerate(&context, IdsRequest({1}, 1));
+  v1::StreamGenerateResponse response;
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(reader->Read(&response));
+  context.TryCancel();
+  EXPECT_TRUE(cancelled.WaitForNotificationWithTimeout(absl::Seconds(5)));
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
+TEST_F(FailureTest, CancellationBeforeTheStartReachesTheWorkerOfAUnaryCall) {
+  StartWithWorker();
+  absl::Notification entered, cancelled;
+  worker_->SetScript([&](auto& context, const auto&, auto&) {
+    entered.Notify();
+    while (!context.IsCancelled()) absl::SleepFor(absl::Milliseconds(1));
+    cancelled.Notify();
+    return grpc::Status::CANCELLED;
+  });
+  grpc::ClientContext context;
+  grpc::Status status;
+  std::thread caller([&] {
+    v1::GenerateRequest request;
+    request.mutable_token_ids()->add_ids(1);
+    v1::GenerateResponse response;
+    status = stub_->Generate(&context, request, &response);
+  });
+  entered.WaitForNotification();
+  context.TryCancel();
+  EXPECT_TRUE(cancelled.WaitForNotificationWithTimeout(absl::Seconds(5)));
+  caller.join();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::CANCELLED);
+}
+
+TEST_F(FailureTest, DeadlineReachesTheWorker) {
+  GatewayLimits limits;
+  limits.max_request_time = absl::Seconds(30);
+  StartWithWorker(limits);
+  absl::Time at_worker;
+  worker_->SetScript([&](auto& context, const auto& request, auto& writer) {
+    at_worker = absl::FromChrono(context.deadline());
+    return FakeWorker::Echo(context, request, writer);
+  });
+  grpc::ClientContext context;
+  const absl::Time deadline = absl::Now() + absl::Seconds(7);
+  context.set_deadline(absl::ToChronoTime(deadline));
+  auto reader = stub_->StreamGenerate(&context, IdsRequest({1}, 1));
+  EXPECT_TRUE(ReadAll(*reader).status.ok());
+  EXPECT_LT(absl::AbsDuration(at_worker - deadline), absl::Seconds(1));
+  EXPECT_TRUE(Stream(IdsRequest({1}, 1)).status.ok());  // without one: the gateway's own
+  EXPECT_LT(absl::AbsDuration(at_worker - absl::Now() - limits.max_request_time), absl::Seconds(2));
+}
+
+TEST_F(FailureTest, GatewaysOwnDeadlineHasAReason) {
+  GatewayLimits limits;
+  limits.max_request_time = absl::Milliseconds(200);
+  StartWithWorker(limits);
+  absl::Notification cancelled;
+  worker_->SetScript(EndlessUntilCancelled(&cancelled));
+  const Answer answer = Stream(IdsRequest({1}, 1));
+  EXPECT_EQ(answer.status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(ReasonOf(answer.status), "DEADLINE");
+  EXPECT_TRUE(answer.continuous);
+  EXPECT_TRUE(cancelled.WaitForNotificationWithTimeout(absl::Seconds(5)));
+}
+
+TEST_F(FailureTest, RefusalOfTheWorkerIsPassedOn) {
+  StartWithWorker();
+  worker_->SetScript([](auto&, const auto&, auto&) { return ToGrpc(Refusal("QUEUE_FULL", "256 wait, limit 256")); });
+  grpc::ClientContext context;
+  auto reader = stub_->StreamGenerate(&context, IdsRequest({1}, 1));
+  v1::StreamGenerateResponse response;
+  EXPECT_FALSE(reader->Read(&response));
+  const grpc::Status status = reader->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(status.error_message(), "256 wait, limit 256");
+  EXPECT_EQ(ReasonOf(FromGrpc(status)), "QUEUE_FULL");
+  google::rpc::Status details;
+  ASSERT_TRUE(details.ParseFromString(status.error_details()));
+  int retries = 0;
+  for (const auto& any : details.details()) retries += any.Is<google::rpc::RetryInfo>();
+  EXPECT_EQ(retries, 1);
+}
+
+TEST_F(FailureTest, NonsenseOfTheWorkerIsInternal) {
+  StartWithWorker();
+  using Script = FakeWorker::Script;
+  const Script scripts[] = {
+      [](auto&, const auto&, auto&) { return grpc::Status::OK; },
+      [](auto&, const auto&, auto& w) { return FakeWorker::WriteDelta(w, 0, 1, "x"), grpc::Status::OK; },
+      [](auto&, const auto&, auto& w) { return FakeWorker::WriteFinished(w), grpc::Status::OK; },
+      [](auto&, const auto& r, auto& w) { return FakeWorker::WriteStarted(w, r), grpc::Status::OK; },
+      [](auto&, const auto& r, auto& w) {
+        return FakeWorker::WriteStarted(w, r), FakeWorker::WriteStarted(w, r), grpc::Status::OK;
+      },
+      [](auto&, const auto& r, auto& w) {
+        return FakeWorker::WriteStarted(w, r), FakeWorker::WriteDelta(w, 1, 1, "x"), grpc::Status::OK;
+      },
+      [](auto&, const auto& r, auto& w) {
+        return FakeWorker::WriteStarted(w, r), FakeWorker::WriteFinished(w), FakeWorker::WriteFinished(w), grpc::Status::OK;
+      },
+      [](auto&, const auto& r, auto& w) {
+        return FakeWorker::WriteStarted(w, r), w.Write({}), grpc::Status::OK;
+      },
+  };
+  for (size_t i = 0; i < std::size(scripts); ++i) {
+    worker_->SetScript(scripts[i]);
+    EXPECT_EQ(Stream(IdsRequest({1}, 1)).status.code(), absl::StatusCode::kInternal) << i;
+  }
+  worker_->SetScript(FakeWorker::Echo);
+  EXPECT_TRUE(Stream(IdsRequest({1}, 1)).status.ok());
+}
+
+TEST_F(FailureTest, SlowConsumerIsCutOff) {
+  GatewayLimits limits;
+  limits.max_pending_bytes = 256 << 10;
+  StartWithWorker(limits);
+  absl::Notification cancelled;
+  std::atomic<uint64_t> sent = 0;
+  worker_->SetScript([&](auto& context, const auto& request, auto& writer) {
+    FakeWorker::WriteStarted(writer, request);
+    const std::string text(32 << 10, 'z');
+    while (!context.IsCancelled() && FakeWorker::WriteDelta(writer, sent, 1, text)) ++sent;
+    cancelled.Notify();
+    return grpc::Status::CANCELLED;
+  });
+  grpc::ClientContext context;
+  auto reader = stub_->StreamGenerate(&context, IdsRequest({1}, 1));
+  ASSERT_TRUE(cancelled.WaitForNotificationWithTimeout(absl::Seconds(30)));  // nobody has read a byte
+  const Answer answer = ReadAll(*reader);
+  EXPECT_EQ(answer.status.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(ReasonOf(answer.status), "SLOW_CONSUMER") << answer.status;
+  EXPECT_TRUE(answer.continuous);
+  EXPECT_LT(answer.ids.size(), sent);
+}
+
+TEST_F(FailureTest, NobodyThere) {
+  StartGateway({"127.0.0.1:1"});
+  const absl::Time start = absl::Now();
+  const Answer answer = Stream(IdsRequest({1}, 1));
+  EXPECT_EQ(answer.status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(ReasonOf(answer.status), "NO_WORKER");
+  EXPECT_LT(absl::Now() - start, absl::Seconds(1));
+  EXPECT_FALSE(Ready());
+}
+
+TEST_F(FailureTest, UnhealthyWorkerGetsNothingUntilItIsWell) {
+  StartWithWorker();
+  worker_->SetServing(false);
+  ASSERT_TRUE(Eventually([&] { return !Ready(); }));
+  EXPECT_EQ(ReasonOf(Stream(IdsRequest({1}, 1)).status), "NO_WORKER");
+  worker_->SetServing(true);
+  ASSERT_TRUE(Eventually([&] { return Ready(); }));
+  v1::WorkerLoad draining;
+  draining.set_draining(true);
+  worker_->SetLoad(draining);
+  ASSERT_TRUE(Eventually([&] { return !Ready(); }));
+  EXPECT_EQ(ReasonOf(Stream(IdsRequest({1}, 1)).status), "NO_WORKER");
+  EXPECT_EQ(worker_->streams(), 0);
+}
+
+TEST_F(FailureTest, WorkerThatStopsMidStream) {
+  StartWithWorker();
+  const int port = worker_->port();
+  absl::Notification cancelled;
+  worker_->SetScript(EndlessUntilCancelled(&cancelled));
+  grpc::ClientContext context;
+  auto reader = stub_->StreamGenerate(&context, IdsRequest({1}, 1));
+  v1::StreamGenerateResponse response;
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(reader->Read(&response));
+  const absl::Time start = absl::Now();
+  worker_->Stop();
+  const absl::Status status = ReadAll(*reader).status;
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_EQ(ReasonOf(status), "NO_WORKER");
+  EXPECT_LT(absl::Now() - start, absl::Seconds(2));
+  worker_ = std::make_unique<FakeWorker>(port);
+  ASSERT_TRUE(Eventually([&] { return Stream(IdsRequest({1}, 3)).status.ok(); }));
+}
+
+TEST_F(FailureTest, WorkerThatIsKilledMidStreamAndStartedAgain) {
+  int port;
+  {
+    FakeWorker reserved;
+    port = reserved.port();
+  }
+  const std::vector<std::string> command = {CLAMOR_FAKE_WORKER, std::to_string(port)};
+  auto process = std::make_unique<ChildProcess>(command);
+  StartGateway({"127.0.0.1:" + std::to_string(port)});
+  ASSERT_TRUE(Eventually([&] { return Ready(); }));
+  grpc::ClientContext context;
+  auto reader = stub_->StreamGenerate(&context, IdsRequest({1}, 1));
+  v1::StreamGenerateResponse response;
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(reader->Read(&response));
+  const absl::Time start = absl::Now();
+  process->Signal(SIGKILL);
+  const absl::Status status = ReadAll(*reader).status;
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_EQ(ReasonOf(status), "NO_WORKER");
+  EXPECT_LT(absl::Now() - start, absl::Seconds(2));
+  EXPECT_EQ(ReasonOf(Stream(IdsRequest({1}, 1)).status), "NO_WORKER");
+  EXPECT_LT(absl::Now() - start, absl::Seconds(2));
+  process->Wait();
+  process = std::make_unique<ChildProcess>(command);
+  ASSERT_TRUE(Eventually([&] { return Ready(); }));
+  grpc::ClientContext again;
+  auto second = stub_->StreamGenerate(&again, IdsRequest({1}, 1));
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(second->Read(&response));
+  again.TryCancel();
+}
+
+TEST_F(FailureTest, DrainFinishesWhatRunsAndRefusesTheRest) {
+  StartWithWorker();
+  absl::Notification entered, finish;
+  worker_->SetScript([&](auto&, const auto& request, auto& writer) {
+    FakeWorker::WriteStarted(writer, request);
+    entered.Notify();
+    finish.WaitForNotification();
+    FakeWorker::WriteDelta(writer, 0, 1, "x");
+    FakeWorker::WriteFinished(writer);
+    return grpc::Status::OK;
+  });
+  std::thread runner([&] { gateway_->Run(); });
+  Answer answer;
+  std::thread client([&] { answer = Stream(IdsRequest({1}, 1)); });
+  entered.WaitForNotification();
+  gateway_->server().Stop();
+  ASSERT_TRUE(Eventually([&] { return ReasonOf(Stream(IdsRequest({1}, 1)).status) == "DRAINING"; }));
+  EXPECT_FALSE(Ready());
+  EXPECT_EQ(worker_->streams(), 1);
+  finish.Notify();
+  client.join();
+  runner.join();
+  EXPECT_TRUE(answer.status.ok()) << answer.status;
+  EXPECT_EQ(answer.finishes, 1);
+}
+
+}  // namespace
+}  // namespace clamor

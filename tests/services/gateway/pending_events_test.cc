@@ -1,0 +1,74 @@
+#include "services/gateway/pending_events.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+#include <string>
+#include <vector>
+
+namespace clamor {
+namespace {
+
+v1::Delta MakeDelta(uint64_t index, const std::vector<uint32_t>& ids, const std::string& text) {
+  v1::Delta delta;
+  delta.set_first_token_index(index);
+  delta.mutable_token_ids()->Add(ids.begin(), ids.end());
+  for (size_t i = 0; i < ids.size(); ++i) delta.add_sources(static_cast<v1::DraftSource>(ids[i] % 7));
+  delta.set_text(text);
+  return delta;
+}
+
+TEST(PendingEventsTest, OrderIsStartedDeltaFinished) {
+  PendingEvents events;
+  v1::StreamGenerateResponse response;
+  EXPECT_FALSE(events.Pop(&response));
+  v1::Started started;
+  started.set_seed(7);
+  v1::Finished finished;
+  finished.set_matched_stop("!");
+  events.Add(started);
+  events.Add(MakeDelta(0, {1}, "a"));
+  events.Add(finished);
+  ASSERT_TRUE(events.Pop(&response));
+  EXPECT_EQ(response.started().seed(), 7u);
+  ASSERT_TRUE(events.Pop(&response));
+  EXPECT_EQ(response.delta().text(), "a");
+  ASSERT_TRUE(events.Pop(&response));
+  EXPECT_EQ(response.finished().matched_stop(), "!");
+  EXPECT_FALSE(events.Pop(&response));
+}
+
+// Whenever the client reads, what it has got is a prefix of what was added, without gaps.
+TEST(PendingEventsTest, MergingLosesNothing) {
+  std::mt19937 random(1);
+  for (int round = 0; round < 200; ++round) {
+    PendingEvents events;
+    std::vector<uint32_t> added, got, got_sources;
+    std::string added_text, got_text;
+    for (int step = 0; step < 50; ++step) {
+      if (random() % 3 != 0) {
+        std::vector<uint32_t> ids(random() % 4);
+        for (uint32_t& id : ids) id = random() % 1000;
+        const std::string text(random() % 3, static_cast<char>('a' + step % 26));
+        events.Add(MakeDelta(added.size(), ids, text));
+        added.insert(added.end(), ids.begin(), ids.end());
+        added_text += text;
+      }
+      v1::StreamChatResponse response;
+      if (random() % 2 == 0 && events.Pop(&response)) {
+        ASSERT_EQ(response.delta().first_token_index(), got.size());
+        got.insert(got.end(), response.delta().token_ids().begin(), response.delta().token_ids().end());
+        got_sources.insert(got_sources.end(), response.delta().sources().begin(), response.delta().sources().end());
+        got_text += response.delta().text();
+        ASSERT_EQ(events.bytes(), 0u);
+        ASSERT_EQ(got, added);
+        ASSERT_EQ(got_text, added_text);
+        ASSERT_EQ(got_sources.size(), got.size());
+        for (size_t i = 0; i < got.size(); ++i) ASSERT_EQ(got_sources[i], got[i] % 7);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace clamor

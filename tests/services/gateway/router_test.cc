@@ -1,0 +1,67 @@
+#include "services/gateway/router.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+#include <vector>
+
+#include "model/tokenizer/tokenizer.h"
+
+namespace clamor {
+namespace {
+
+class RouterTest : public ::testing::Test {
+ protected:
+  static std::shared_ptr<const ServedModel> Model(const std::string& name) {
+    static const TokenizerFiles files = *TokenizerFiles::Read(CLAMOR_TESTDATA "/tiny-qwen2");
+    v1::ModelInfo info;
+    info.set_name(name);
+    info.set_tokenizer_fingerprint(files.Fingerprint());
+    return *ServedModel::Load(info, files);
+  }
+  static WorkerSnapshot Worker(const std::shared_ptr<const ServedModel>& model, uint32_t running, int streams,
+                               int streams_at_poll, uint32_t slots = 1) {
+    WorkerSnapshot worker;
+    worker.state = v1::WORKER_STATE_READY;
+    worker.model = model;
+    worker.load.set_running(running);
+    worker.load.set_max_running(slots);
+    worker.streams = streams;
+    worker.streams_at_poll = streams_at_poll;
+    return worker;
+  }
+  const std::shared_ptr<const ServedModel> a_ = Model("a"), b_ = Model("b");
+};
+
+TEST_F(RouterTest, LoadCountsOwnStreamsOnceAndAtOnce) {
+  EXPECT_EQ(RelativeLoad(Worker(a_, 5, 3, 2)), 6);  // 3 by others when polled, 3 here now
+  EXPECT_EQ(RelativeLoad(Worker(a_, 0, 4, 0)), 4);  // not yet polled
+  EXPECT_EQ(RelativeLoad(Worker(a_, 1, 0, 3)), 0);  // ours are gone since
+  EXPECT_EQ(RelativeLoad(Worker(a_, 8, 0, 0, 16)), 0.5);
+  EXPECT_EQ(RelativeLoad(Worker(a_, 8, 0, 0, 0)), 8);
+}
+
+TEST_F(RouterTest, TakesTheLeastLoadedReadyWorkerOfTheModel) {
+  std::vector<WorkerSnapshot> workers = {Worker(a_, 3, 0, 0), Worker(a_, 1, 0, 0), Worker(b_, 0, 0, 0), Worker(a_, 2, 0, 0)};
+  EXPECT_EQ(Route(workers, "a", 0), 1u);
+  EXPECT_EQ(Route(workers, "b", 0), 2u);
+  EXPECT_EQ(Route(workers, "c", 0), std::nullopt);
+  workers[1].state = v1::WORKER_STATE_DRAINING;
+  EXPECT_EQ(Route(workers, "a", 0), 3u);
+  workers[3].state = v1::WORKER_STATE_DOWN;
+  EXPECT_EQ(Route(workers, "a", 0), 0u);
+  workers[0].model = nullptr;
+  EXPECT_EQ(Route(workers, "a", 0), std::nullopt);
+  EXPECT_EQ(Route({}, "a", 0), std::nullopt);
+}
+
+TEST_F(RouterTest, EqualsTakeTurns) {
+  const std::vector<WorkerSnapshot> workers = {Worker(a_, 1, 0, 0), Worker(a_, 0, 0, 0), Worker(a_, 0, 0, 0)};
+  std::multiset<size_t> taken;
+  for (uint64_t turn = 0; turn < 10; ++turn) taken.insert(*Route(workers, "a", turn));
+  EXPECT_EQ(taken.count(1), 5u);
+  EXPECT_EQ(taken.count(2), 5u);
+}
+
+}  // namespace
+}  // namespace clamor
