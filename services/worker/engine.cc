@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -110,8 +111,9 @@ struct Engine::Rep {
   void VerifyTrees();
   void Commit(StepReport& report);
 
-  void Start(Sequence& s);
+  bool Start(Sequence& s);
   std::unique_ptr<Drafter> MakeDrafter(Sequence& s);
+  std::optional<FinishReason> Append(Sequence& s, int32_t id, std::string& text);
   void Budget();
   NodeLogits LogitsOf(int64_t first_row) const;
   void ShowLogits(const Sequence& s, int64_t root, int64_t first_row, size_t tokens) const;
@@ -194,27 +196,42 @@ void Engine::Rep::Admit() {
       waiting.pop_front();
       s->pages = *std::move(pages);
     }
-    Start(*s);
-    running.push_back(std::move(s));
+    if (Start(*s)) running.push_back(std::move(s));
   }
 }
 
-void Engine::Rep::Start(Sequence& s) {
+// False if what was emitted elsewhere was the whole answer: the one who sent it died before saying so.
+bool Engine::Rep::Start(Sequence& s) {
   s.admitted = absl::Now();
   s.stats.queue_seconds = absl::ToDoubleSeconds(s.admitted - s.queued);
   s.tokens = s.request.prompt_ids;
   s.tokens.reserve(s.prompt_tokens() + s.max_tokens);
+  s.sink->OnStarted();
   std::string already_sent;
+  std::optional<FinishReason> end;
   for (const int32_t id : s.request.emitted_ids) {
-    s.tokens.push_back(id);
-    s.text.Add(id, already_sent);
+    if (!end) end = Append(s, id, already_sent);
+  }
+  if (end) {
+    Finish(s, *end);
+    return false;
   }
   if (s.request.speculation.nodes != 0) {
     s.drafter = MakeDrafter(s);
     s.drafter->Extend(s.tokens);
   }
   AskStore(s);
-  s.sink->OnStarted();
+  return true;
+}
+
+// One more token of the answer; the reason if it is the last.
+std::optional<FinishReason> Engine::Rep::Append(Sequence& s, int32_t id, std::string& text) {
+  s.tokens.push_back(id);
+  if (s.text.Add(id, text)) return FinishReason::kStop;
+  const auto& eos = model->generation().eos_ids;
+  if (!s.request.ignore_eos && std::find(eos.begin(), eos.end(), id) != eos.end()) return FinishReason::kStop;
+  if (s.answer_tokens() >= s.max_tokens) return FinishReason::kLength;
+  return std::nullopt;
 }
 
 std::unique_ptr<Drafter> Engine::Rep::MakeDrafter(Sequence& s) {
@@ -353,20 +370,9 @@ void Engine::Rep::CommitSequence(const StepShare& share, int64_t first_row, Step
   delta.sources.push_back(Source::kNone);
 
   // Ids, text, cache and counts all end at the token that ends the answer.
-  bool finished = false;
-  FinishReason reason = FinishReason::kStop;
-  const auto& eos = model->generation().eos_ids;
+  std::optional<FinishReason> end;
   size_t kept = 0;
-  while (!finished && kept < delta.token_ids.size()) {
-    const int32_t id = delta.token_ids[kept++];
-    s.tokens.push_back(id);
-    if (s.text.Add(id, delta.text) || (!s.request.ignore_eos && std::find(eos.begin(), eos.end(), id) != eos.end())) {
-      finished = true;
-    } else if (s.answer_tokens() >= s.max_tokens) {
-      finished = true;
-      reason = FinishReason::kLength;
-    }
-  }
+  while (!end && kept < delta.token_ids.size()) end = Append(s, delta.token_ids[kept++], delta.text);
   delta.token_ids.resize(kept);
   delta.sources.resize(kept);
 
@@ -385,7 +391,7 @@ void Engine::Rep::CommitSequence(const StepShare& share, int64_t first_row, Step
   }
   if (s.first_step_done == absl::InfiniteFuture()) s.first_step_done = absl::Now();
 
-  if (!finished) {
+  if (!end) {
     // Accepted rows move down to where their tokens stand: never past a row that is still to move.
     for (size_t i = 0; i < accepted.path.size(); ++i) {
       const int32_t from = s.pages.Slot(root + accepted.path[i]), to = s.pages.Slot(root + 1 + static_cast<int64_t>(i));
@@ -400,9 +406,10 @@ void Engine::Rep::CommitSequence(const StepShare& share, int64_t first_row, Step
     s.sink->OnDelta(std::move(delta));
     return;
   }
-  if (reason == FinishReason::kStop || reason == FinishReason::kLength) s.text.Finish(delta.text);
+  s.text.Finish(delta.text);
+  if (!s.text.matched_stop().empty()) end = FinishReason::kStop;  // maybe only by what was held back
   s.sink->OnDelta(std::move(delta));
-  Finish(s, reason);
+  Finish(s, *end);
   running[share.sequence].reset();
 }
 
@@ -472,7 +479,8 @@ absl::StatusOr<uint64_t> Engine::Submit(Request request, TokenSink* sink) {
   auto s = std::make_unique<Sequence>(0, std::move(request), sink, rep_->tokenizer);
   const int64_t capacity = rep_->cache.pages_total() * kernels::kPageSize;
   const int64_t room = std::min<int64_t>(context, capacity - SpeculationOptions::kMaxNodes) - s->prompt_tokens();
-  s->max_tokens = static_cast<int32_t>(s->request.max_tokens > 0 ? s->request.max_tokens : std::max<int64_t>(room, 1));
+  const int64_t least = std::max<int64_t>(1, static_cast<int64_t>(s->request.emitted_ids.size()));
+  s->max_tokens = static_cast<int32_t>(s->request.max_tokens > 0 ? s->request.max_tokens : std::max(room, least));
   if (s->max_tokens > room) {
     return absl::InvalidArgumentError(absl::StrCat("[CONTEXT_TOO_LONG] prompt of ", s->prompt_tokens(), " tokens and max_tokens ",
                                                    s->max_tokens, " exceed the ", room + s->prompt_tokens(),

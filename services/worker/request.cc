@@ -27,15 +27,15 @@ absl::Status Request::Validate(int32_t vocab_size, int32_t max_positions) const 
   if (absl::Status s = CheckIds("prompt_ids", prompt_ids, vocab_size); !s.ok()) return s;
   if (absl::Status s = CheckIds("emitted_ids", emitted_ids, vocab_size); !s.ok()) return s;
   if (max_tokens < 0) return absl::InvalidArgumentError(absl::StrCat("max_tokens is ", max_tokens, ", must be at least 0"));
-  const int64_t prompt = static_cast<int64_t>(prompt_ids.size());
-  const int64_t wanted = prompt + std::max<int64_t>(max_tokens, 1);
-  if (wanted > max_positions) {
-    return absl::InvalidArgumentError(absl::StrCat("[CONTEXT_TOO_LONG] prompt of ", prompt, " tokens and max_tokens ",
-                                                   max_tokens, " exceed the context of ", max_positions, " tokens"));
-  }
-  if (max_tokens > 0 && static_cast<int64_t>(emitted_ids.size()) >= max_tokens) {
+  const int64_t prompt = static_cast<int64_t>(prompt_ids.size()), emitted = static_cast<int64_t>(emitted_ids.size());
+  if (max_tokens > 0 && emitted > max_tokens) {
     return absl::InvalidArgumentError(
-        absl::StrCat("emitted_ids holds ", emitted_ids.size(), " tokens, must be fewer than max_tokens ", max_tokens));
+        absl::StrCat("emitted_ids holds ", emitted, " tokens, must be at most max_tokens ", max_tokens));
+  }
+  if (prompt + std::max<int64_t>({max_tokens, emitted, 1}) > max_positions) {
+    return absl::InvalidArgumentError(absl::StrCat("[CONTEXT_TOO_LONG] prompt of ", prompt, " tokens and max_tokens ",
+                                                   std::max<int64_t>(max_tokens, emitted), " exceed the context of ",
+                                                   max_positions, " tokens"));
   }
   if (absl::Status s = sampling.Validate(); !s.ok()) return s;
   if (stop.size() > kMaxStops) {

@@ -27,7 +27,9 @@ struct Request {
   std::string id;      // for logs; need not be unique
   std::string tenant;  // drafts, adjacency and calibration are kept apart by it
   std::vector<int32_t> prompt_ids;
-  std::vector<int32_t> emitted_ids;  // of an answer begun elsewhere; they count towards max_tokens and are not sent again
+  // Of an answer begun elsewhere: they count towards max_tokens and are not sent again. If they end the answer already, it
+  // finishes at once.
+  std::vector<int32_t> emitted_ids;
   int32_t max_tokens = 0;            // 0: up to the model's context
   SamplingOptions sampling;
   std::vector<std::string> stop;  // stop strings; the text ends before the first that appears
