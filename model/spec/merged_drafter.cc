@@ -35,13 +35,15 @@ int32_t MergedDrafter::StoreChild(int32_t node, int32_t token) const {
 
 void MergedDrafter::Offer(ContinuationSource::Answer answer) {
   const int64_t length = static_cast<int64_t>(text_.size());
-  if (answer.position < 0 || answer.position > length || answer.trie.nodes.empty()) return;
+  if (answer.position < 0 || answer.position > length) return;
+  if (answer.trie.nodes.empty() || answer.trie.nodes.size() > kMaxTrieNodes) return;
   for (size_t i = 0; i < answer.trie.nodes.size(); ++i) {
     const ContinuationTrie::Node& node = answer.trie.nodes[i];
     if (node.token < 0 || node.token >= vocab_size_) return;
     if (node.parent < -1 || node.parent >= static_cast<int64_t>(i)) return;
   }
   trie_ = std::move(answer.trie);
+  trie_.match_length = static_cast<int32_t>(std::clamp<int64_t>(trie_.match_length, 0, answer.position));
   store_ = -1;
   for (int64_t i = answer.position; i < length && store_ != kNoStore; ++i) store_ = StoreChild(store_, text_[i]);
 }
@@ -273,6 +275,10 @@ void MergedDrafter::KeepTrail(const DraftTree& tree, const NodeLogits& logits, i
     if (row >= kTrailRows) continue;
     std::copy_n(logits.Ids(i).begin(), kTopK, trail_[row].tokens.begin());
     for (int32_t rank = 0; rank < kTopK; ++rank) trail_[row].log_probabilities[rank] = logits.LogProbability(i, rank);
+  }
+  // A row of NaN has no best token: nothing is known from there on.
+  for (int32_t row = 0; row < trail_rows_; ++row) {
+    if (trail_[row].tokens[0] < 0) trail_rows_ = row;
   }
   for (int32_t row = 0; row < trail_rows_ && recycled.size < static_cast<int32_t>(recycled.tokens.size()); ++row) {
     recycled.tokens[recycled.size++] = trail_[row].tokens[0];

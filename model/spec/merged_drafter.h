@@ -28,8 +28,10 @@ class MergedDrafter : public Drafter {
  public:
   static constexpr int32_t kMaxDepth = 32;
   static constexpr int32_t kTrailRows = 8;
+  static constexpr size_t kMaxTrieNodes = 1024;
 
-  // Answers of the store that name tokens outside [0, vocab_size) are dropped.
+  // Answers of the store that are malformed, name tokens outside [0, vocab_size) or have over kMaxTrieNodes nodes are
+  // dropped.
   MergedDrafter(DraftKnowledge* knowledge, int32_t vocab_size, uint64_t seed)
       : knowledge_(knowledge), vocab_size_(vocab_size), random_(seed) {}
 

@@ -63,11 +63,11 @@ const std::vector<std::vector<int32_t>>& LeafPaths() {
   return paths;
 }
 
-// How many leading nodes of `path` carry the token that the model gave after the node above.
-int32_t Reward(const std::vector<int32_t>& path, const DraftTree& tree, const NodeLogits& logits) {
-  int32_t reward = 0;
-  for (const int32_t node : path) {
-    if (tree.nodes[node].token != logits.Ids(tree.nodes[node].parent)[0]) break;
+// How many leading nodes of `path` carry the accepted tokens, be it by nodes of their own.
+size_t Reward(const std::vector<int32_t>& path, const DraftTree& tree, const std::vector<int32_t>& accepted) {
+  size_t reward = 0;
+  while (reward < std::min(path.size(), accepted.size()) &&
+         tree.nodes[path[reward]].token == tree.nodes[accepted[reward]].token) {
     ++reward;
   }
   return reward;
@@ -124,11 +124,12 @@ void PublishedDrafter::Draft(int32_t, DraftTree& tree) {
   }
 }
 
-void PublishedDrafter::Observe(const DraftTree& tree, const NodeLogits& logits, const Accepted&) {
-  const std::vector<int32_t>* best = nullptr;
-  int32_t most = -1;
-  for (const auto& path : LeafPaths()) {
-    if (const int32_t reward = Reward(path, tree, logits); reward > most) {
+void PublishedDrafter::Observe(const DraftTree& tree, const NodeLogits& logits, const Accepted& accepted) {
+  const auto& paths = LeafPaths();
+  const std::vector<int32_t>* best = &paths[0];
+  size_t most = 0;
+  for (const auto& path : paths) {
+    if (const size_t reward = Reward(path, tree, accepted.path); reward > most) {
       most = reward;
       best = &path;
     }
@@ -136,7 +137,7 @@ void PublishedDrafter::Observe(const DraftTree& tree, const NodeLogits& logits, 
   // The rejected rest of the best path is the trail: what the model says there fills the next table.
   for (int d = 0; d < kDepth; ++d) {
     table_[d].fill(kUnknown);
-    if (most + d < static_cast<int32_t>(best->size())) {
+    if (most + d < best->size()) {
       const auto ids = logits.Ids((*best)[most + d]);
       std::copy(ids.begin(), ids.end(), table_[d].begin());
     }
