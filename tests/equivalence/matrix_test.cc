@@ -1,0 +1,254 @@
+// The master test: whatever drafts, batches, cuts the prompt, computes or lies, the ids of every answer and the logits that
+// each of its tokens was chosen from are the bits of plain decoding, alone, in one piece, on one thread.
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <random>
+#include <set>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+#include "kernels/cpu_target.h"
+#include "tests/services/worker/engine_fakes.h"
+
+namespace clamor {
+namespace {
+
+constexpr int32_t kTokens = kSanitized ? 12 : 28;
+
+struct Mode {
+  const char* name;
+  SpeculationOptions speculation;
+  enum { kOwn, kRandom, kLyingStore } drafts = kOwn;
+};
+constexpr Mode kModes[] = {
+    {"plain", {.nodes = 0}},
+    {"published", {.nodes = 68, .shape = TreeShape::kPublished}},
+    {"merged-1", {.nodes = 1}},
+    {"merged-4", {.nodes = 4}},
+    {"merged-8", {.nodes = 8}},
+    {"merged-16", {.nodes = 16}},
+    {"merged-64", {.nodes = 64}},
+    {"merged-auto", {.nodes = SpeculationOptions::kAuto}},
+    {"random", {.nodes = 24}, Mode::kRandom},
+    {"lying-store", {.nodes = 16}, Mode::kLyingStore},
+};
+constexpr int32_t kBatches[] = {1, 2, 7};
+constexpr int32_t kChunks[] = {1 << 16, 1, 5, 16};
+constexpr int32_t kThreads[] = {1, 2};
+
+// One place in the matrix, as indices into the five lists.
+using Combination = std::array<int, 5>;
+constexpr std::array<int, 5> kSizes = {static_cast<int>(std::size(kFamilies)), static_cast<int>(std::size(kModes)),
+                                       static_cast<int>(std::size(kBatches)), static_cast<int>(std::size(kChunks)),
+                                       static_cast<int>(std::size(kThreads))};
+
+std::string Name(const Combination& c) {
+  return absl::StrCat(kFamilies[c[0]], ", ", kModes[c[1]].name, ", batch ", kBatches[c[2]], ", chunk ", kChunks[c[3]], ", ",
+                      kThreads[c[4]], " threads");
+}
+
+// What plain decoding says.
+struct Expected {
+  Request request;
+  std::vector<int32_t> ids;
+  std::vector<std::vector<float>> logits;  // [ids.size()][vocab]
+};
+
+// Compares each row as it comes, or keeps it.
+class LogitsWatch : public StepObserver {
+ public:
+  explicit LogitsWatch(bool keep) : keep_(keep) {}
+  void Expect(uint64_t handle, Expected* expected) { expected_[handle] = {expected, 0}; }
+
+  void OnStep(const StepReport&) override {}
+  void OnAccepted(int32_t) override {}
+  bool WantsLogits() const override { return true; }
+  void OnLogits(uint64_t handle, int64_t position, std::span<const float> logits) override {
+    auto& [expected, seen] = expected_.at(handle);
+    EXPECT_EQ(position, static_cast<int64_t>(expected->request.prompt_ids.size()) + seen);
+    if (keep_) {
+      expected->logits.emplace_back(logits.begin(), logits.end());
+    } else if (seen < static_cast<int64_t>(expected->logits.size())) {
+      different += std::memcmp(expected->logits[seen].data(), logits.data(), logits.size_bytes()) != 0;
+    }
+    ++seen;
+    ++rows;
+  }
+
+  int64_t rows = 0, different = 0;
+
+ private:
+  struct Progress {
+    Expected* expected;
+    int64_t seen;
+  };
+  const bool keep_;
+  std::map<uint64_t, Progress> expected_;
+};
+
+// The five golden prompts greedily, two of them sampled as well.
+std::vector<Request> Requests(const std::string& family) {
+  std::vector<Request> requests;
+  const auto goldens = Goldens(family);
+  for (const auto& golden : goldens) requests.push_back({.prompt_ids = golden.prompt_ids});
+  requests.push_back({.prompt_ids = goldens[2].prompt_ids,
+                      .sampling = {.temperature = 0.8f, .top_k = 40, .top_p = 0.9f, .min_p = 0.02f, .seed = 7}});
+  requests.push_back({.prompt_ids = goldens[3].prompt_ids, .sampling = {.temperature = 0.8f, .seed = 1u << 31}});
+  for (size_t i = 0; i < requests.size(); ++i) {
+    requests[i].id = std::to_string(i);
+    requests[i].max_tokens = kTokens;
+    requests[i].ignore_eos = true;
+  }
+  return requests;
+}
+
+std::vector<Expected> PlainAlone(const std::string& family) {
+  std::vector<Expected> answers;
+  for (Request& request : Requests(family)) {
+    request.speculation.nodes = 0;
+    answers.push_back({.request = request});
+    LogitsWatch watch(/*keep=*/true);
+    const auto engine = MakeEngine(TinyModel(family), {.prefill_chunk = 1 << 16, .default_nodes = 0}, nullptr, nullptr, &watch);
+    RecordingSink sink;
+    watch.Expect(Submit(*engine, std::move(request), sink), &answers.back());
+    while (engine->Step()) {
+    }
+    answers.back().ids = sink.ids;
+    EXPECT_EQ(answers.back().logits.size(), size_t{kTokens});
+  }
+  return answers;
+}
+
+void Check(const Combination& c, std::vector<Expected>& answers) {
+  const Transformer& model = TinyModel(kFamilies[c[0]]);
+  const int32_t vocab = model.config().vocab_size;
+  const Mode& mode = kModes[c[1]];
+  EngineOptions options{.threads = kThreads[c[4]],
+                        .kv_tokens = 4096,
+                        .max_sequences = kBatches[c[2]],
+                        .prefill_chunk = kChunks[c[3]],
+                        .default_nodes = mode.speculation.nodes};
+  std::mt19937 random(1);
+  for (const int i : c) random.seed(random() + i);
+  if (mode.drafts == Mode::kRandom) {
+    options.drafter_factory = [&](const Request& request) {
+      const Expected& answer = answers[std::stoi(request.id)];
+      std::vector<int32_t> text = request.prompt_ids;
+      text.insert(text.end(), answer.ids.begin(), answer.ids.end());
+      return std::make_unique<RandomDrafter>(std::move(text), vocab, random());
+    };
+  }
+  ScriptedSource liar([&](std::span<const int32_t>, int64_t position) { return HostileAnswer(position, vocab, random); });
+  LogitsWatch watch(/*keep=*/false);
+  const auto engine = MakeEngine(model, options, nullptr, mode.drafts == Mode::kLyingStore ? &liar : nullptr, &watch);
+  std::vector<RecordingSink> sinks(answers.size());
+  for (size_t i = 0; i < answers.size(); ++i) {
+    Request request = answers[i].request;
+    request.speculation = mode.speculation;
+    watch.Expect(Submit(*engine, std::move(request), sinks[i]), &answers[i]);
+  }
+  while (engine->Step()) {
+  }
+  for (size_t i = 0; i < answers.size(); ++i) ASSERT_EQ(sinks[i].ids, answers[i].ids) << Name(c) << ", request " << i;
+  ASSERT_EQ(watch.rows, static_cast<int64_t>(answers.size()) * kTokens) << Name(c);
+  ASSERT_EQ(watch.different, 0) << "rows of logits differ: " << Name(c);
+  ASSERT_EQ(engine->Load().kv_pages_used, 0) << Name(c);
+}
+
+std::vector<Combination> WholeMatrix() {
+  std::vector<Combination> all(1);
+  for (size_t factor = 0; factor < kSizes.size(); ++factor) {
+    std::vector<Combination> longer;
+    for (Combination c : all) {
+      for (c[factor] = 0; c[factor] < kSizes[factor]; ++c[factor]) longer.push_back(c);
+    }
+    all = std::move(longer);
+  }
+  return all;
+}
+
+// A part of `all` in which any two values of different factors meet.
+std::vector<Combination> EveryPair(std::vector<Combination> all) {
+  std::shuffle(all.begin(), all.end(), std::mt19937(1));
+  std::set<std::array<int, 4>> met;  // factor, value, factor, value
+  std::vector<Combination> chosen;
+  // First whoever brings many new pairs, then whoever still brings one.
+  for (int least : {10, 7, 5, 3, 2, 1}) {
+    for (const Combination& c : all) {
+      std::vector<std::array<int, 4>> fresh;
+      for (int a = 0; a < 5; ++a) {
+        for (int b = a + 1; b < 5; ++b) {
+          if (const std::array<int, 4> pair = {a, c[a], b, c[b]}; !met.contains(pair)) fresh.push_back(pair);
+        }
+      }
+      if (static_cast<int>(fresh.size()) < least) continue;
+      met.insert(fresh.begin(), fresh.end());
+      chosen.push_back(c);
+    }
+  }
+  return chosen;
+}
+
+class Matrix : public testing::TestWithParam<kernels::CpuTarget> {
+ protected:
+  void SetUp() override {
+    for (const char* family : kFamilies) answers_.push_back(PlainAlone(family));  // on the fastest target
+    ASSERT_TRUE(kernels::SetCpuTarget(GetParam()).ok());
+  }
+  void TearDown() override { ASSERT_TRUE(kernels::SetCpuTarget(kernels::SupportedCpuTargets().back()).ok()); }
+
+  std::vector<std::vector<Expected>> answers_;
+};
+
+// The fastest target runs everything; the others, slower by far, any two factors in every pair of values.
+TEST_P(Matrix, IdsAndLogitsAreThoseOfPlainDecoding) {
+  std::vector<Combination> all = WholeMatrix();
+  const size_t whole = all.size();
+  if (kSanitized || GetParam() != kernels::SupportedCpuTargets().back()) all = EveryPair(std::move(all));
+  for (const Combination& c : all) {
+    Check(c, answers_[c[0]]);
+    if (HasFatalFailure()) return;
+  }
+  std::printf("%s: %zu of %zu combinations of model, mode, batch, prefill chunk and threads, 7 requests of %d tokens each\n",
+              std::string(kernels::CpuTargetName(GetParam())).c_str(), all.size(), whole, kTokens);
+}
+
+INSTANTIATE_TEST_SUITE_P(Targets, Matrix, testing::ValuesIn(kernels::SupportedCpuTargets()),
+                         [](const auto& info) { return std::string(kernels::CpuTargetName(info.param)); });
+
+// What PyTorch said of every golden prompt, said again by the engine.
+TEST(Golden, GreedyIdsOfEveryCase) {
+  for (const char* family : kFamilies) {
+    for (const Mode& mode : kModes) {
+      if (mode.drafts != Mode::kOwn) continue;
+      const auto engine = MakeEngine(TinyModel(family), {.max_sequences = 5, .default_nodes = mode.speculation.nodes});
+      const auto goldens = Goldens(family);
+      std::vector<RecordingSink> sinks(goldens.size());
+      for (size_t i = 0; i < goldens.size(); ++i) {
+        Submit(*engine,
+               {.prompt_ids = goldens[i].prompt_ids,
+                .max_tokens = static_cast<int32_t>(goldens[i].greedy_ids.size()),
+                .ignore_eos = true,
+                .speculation = mode.speculation},
+               sinks[i]);
+      }
+      while (engine->Step()) {
+      }
+      for (size_t i = 0; i < goldens.size(); ++i) {
+        EXPECT_EQ(sinks[i].ids, goldens[i].greedy_ids) << family << ", " << mode.name << ", case " << i;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace clamor

@@ -1,0 +1,122 @@
+// Answers do not depend on who else is there: random arrivals, cancellations, batch sizes and modes in one engine.
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/services/worker/engine_fakes.h"
+
+namespace clamor {
+namespace {
+
+class Schedules : public testing::TestWithParam<const char*> {
+ protected:
+  int Below(int n) { return static_cast<int>(random_() % static_cast<uint32_t>(n)); }
+
+  // One of 5 x 4 requests, so that the answers alone are computed once.
+  Request RandomRequest() {
+    static constexpr SamplingOptions kSamplings[] = {
+        {},
+        {.temperature = 0.8f, .top_k = 20, .seed = 1},
+        {.temperature = 1.2f, .top_p = 0.8f, .seed = 2},
+        {.temperature = 0.8f, .min_p = 0.05f, .seed = 3},
+    };
+    const int prompt = Below(5), sampling = Below(4);
+    Request request{.id = std::to_string(4 * prompt + sampling),
+                    .tenant = Below(2) ? "a" : "b",
+                    .prompt_ids = goldens_[prompt].prompt_ids,
+                    .max_tokens = 40,
+                    .sampling = kSamplings[sampling],
+                    .ignore_eos = true};
+    return request;
+  }
+
+  SpeculationOptions RandomSpeculation() {
+    switch (Below(4)) {
+      case 0: return {.nodes = 0};
+      case 1: return {.shape = TreeShape::kPublished};
+      case 2: return {.nodes = SpeculationOptions::kAuto};
+      default: return {.nodes = 1 + Below(SpeculationOptions::kMaxNodes)};
+    }
+  }
+
+  const std::vector<int32_t>& Alone(Request request) {
+    auto& ids = alone_[request.id];
+    if (ids.empty()) {
+      request.speculation.nodes = 0;
+      const auto engine = MakeEngine(model_, {.default_nodes = 0});
+      RecordingSink sink;
+      Submit(*engine, std::move(request), sink);
+      while (engine->Step()) {
+      }
+      ids = sink.ids;
+    }
+    return ids;
+  }
+
+  const Transformer& model_ = TinyModel(GetParam());
+  const std::vector<GoldenCase> goldens_ = Goldens(GetParam());
+  std::mt19937 random_{1};
+  std::map<std::string, std::vector<int32_t>> alone_;
+};
+
+TEST_P(Schedules, AnswersAreThoseGivenAlone) {
+  struct Running {
+    Request request;
+    uint64_t handle;
+    RecordingSink sink;
+  };
+  for (int round = 0; round < (kSanitized ? 2 : 8); ++round) {
+    ScriptedSource store(
+        [&](std::span<const int32_t>, int64_t position) -> std::optional<ContinuationSource::Answer> {
+          if (Below(3) == 0) return std::nullopt;
+          return HostileAnswer(position, model_.config().vocab_size, random_);
+        },
+        /*delay=*/Below(3));
+    EngineOptions options{.threads = 1 + Below(2),
+                          .kv_tokens = 600 + Below(2000),
+                          .max_sequences = 1 + Below(8),
+                          .prefill_chunk = 1 + Below(200),
+                          .default_nodes = Below(2) ? SpeculationOptions::kAuto : Below(30)};
+    const auto engine = MakeEngine(model_, options, nullptr, &store);
+    std::vector<std::unique_ptr<Running>> requests;
+    size_t finished = 0;
+    for (int step = 0; requests.size() < 24 || finished < requests.size(); ++step) {
+      ASSERT_LT(step, 20000) << "some request never ends";
+      if (requests.size() < 24 && Below(4) == 0) {
+        auto& r = *requests.emplace_back(std::make_unique<Running>());
+        r.request = RandomRequest();
+        r.request.speculation = RandomSpeculation();
+        r.handle = Submit(*engine, r.request, r.sink);
+      }
+      if (!requests.empty() && Below(60) == 0) engine->Cancel(requests[Below(static_cast<int>(requests.size()))]->handle);
+      engine->Step();
+      ASSERT_LE(engine->Load().running, options.max_sequences);
+      finished = std::count_if(requests.begin(), requests.end(), [](const auto& r) { return r->sink.finished.has_value(); });
+    }
+    for (const auto& r : requests) {
+      const std::vector<int32_t>& alone = Alone(r->request);
+      if (r->sink.finished->reason == FinishReason::kCancelled) {
+        ASSERT_LT(r->sink.ids.size(), alone.size());
+        ASSERT_TRUE(std::equal(r->sink.ids.begin(), r->sink.ids.end(), alone.begin()));
+      } else {
+        ASSERT_EQ(r->sink.finished->reason, FinishReason::kLength);
+        ASSERT_EQ(r->sink.ids, alone);
+      }
+    }
+    engine->Step();
+    EXPECT_EQ(engine->Load().kv_pages_used, 0);
+    EXPECT_EQ(store.open(), 0u);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, Schedules, testing::ValuesIn(kFamilies), [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace clamor
