@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/status_macros.h"
+#include "retrieval/checksum.h"
 #include "rocksdb/cache.h"
 #include "rocksdb/db.h"
 #include "rocksdb/filter_policy.h"
@@ -146,7 +147,7 @@ absl::StatusOr<std::vector<uint32_t>> DocumentDb::Read(std::string_view prefix, 
     return absl::DataLossError(absl::StrCat("document number ", entry.number, " is in the catalog but has no body"));
   }
   CLAMOR_RETURN_IF_ERROR(ToStatus(found, "reading a document"));
-  return DecodeTokens(ToView(value), entry.tokens);
+  return DecodeTokens(ToView(value), entry);
 }
 
 absl::Status DocumentDb::Write(std::string_view prefix, std::span<const Change> changes) {
@@ -164,7 +165,8 @@ absl::Status DocumentDb::Write(std::string_view prefix, std::span<const Change> 
     }
     status = batch.Put(documents_, DocumentKey(prefix, change.number), ToSlice(EncodeTokens(change.tokens)));
     if (!status.ok()) break;
-    status = batch.Put(catalog_, key, EncodeEntry({change.number, static_cast<uint32_t>(change.tokens.size())}));
+    const CatalogEntry entry{change.number, TokenChecksum(change.tokens), static_cast<uint32_t>(change.tokens.size())};
+    status = batch.Put(catalog_, key, EncodeEntry(entry));
   }
   CLAMOR_RETURN_IF_ERROR(ToStatus(status, "gathering documents"));
   rocksdb::WriteOptions synced;

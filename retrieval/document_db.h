@@ -1,7 +1,7 @@
 // The documents on disk: the one truth of the store. Everything else can be rebuilt from here.
 //
 // A RocksDB of three column families: `default` holds the format version, `catalog` (namespace, document id) -> {number,
-// tokens}, `documents` (namespace, number) -> token ids. Every change is one write batch, synced before it returns.
+// checksum, tokens}, `documents` (namespace, number) -> token ids. Every change is one write batch, synced before it returns.
 // A log torn at its tail by a crash loses nothing that was acknowledged; damage elsewhere is DATA_LOSS.
 //
 // Threads: all methods may be called from any thread. Two changes of the same document at once must be kept apart by the

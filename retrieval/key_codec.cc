@@ -5,9 +5,10 @@
 #include <cstring>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
 #include "kernels/status_macros.h"
+#include "retrieval/checksum.h"
 
 namespace clamor::retrieval {
 namespace {
@@ -15,6 +16,7 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "values are memory images of little-endian numbers");
 
 constexpr size_t kMaxTenantBytes = 128, kMaxFingerprintBytes = 64, kMaxIdBytes = 256;
+constexpr size_t kEntryBytes = 20;
 
 absl::Status CheckLength(std::string_view what, std::string_view value, size_t limit) {
   if (!value.empty() && value.size() <= limit) return absl::OkStatus();
@@ -92,19 +94,21 @@ absl::StatusOr<uint64_t> DecodeDocumentNumber(std::string_view key_rest) {
 }
 
 std::string EncodeEntry(const CatalogEntry& entry) {
-  std::string value(sizeof(entry.number) + sizeof(entry.tokens), '\0');
-  std::memcpy(value.data(), &entry.number, sizeof(entry.number));
-  std::memcpy(value.data() + sizeof(entry.number), &entry.tokens, sizeof(entry.tokens));
+  std::string value(kEntryBytes, '\0');
+  std::memcpy(value.data(), &entry.number, 8);
+  std::memcpy(value.data() + 8, &entry.checksum, 8);
+  std::memcpy(value.data() + 16, &entry.tokens, 4);
   return value;
 }
 
 absl::StatusOr<CatalogEntry> DecodeEntry(std::string_view value) {
-  CatalogEntry entry;
-  if (value.size() != sizeof(entry.number) + sizeof(entry.tokens)) {
-    return absl::DataLossError(absl::StrCat("stored catalog entry has ", value.size(), " bytes, not 12"));
+  if (value.size() != kEntryBytes) {
+    return absl::DataLossError(absl::StrCat("stored catalog entry has ", value.size(), " bytes, not ", kEntryBytes));
   }
-  std::memcpy(&entry.number, value.data(), sizeof(entry.number));
-  std::memcpy(&entry.tokens, value.data() + sizeof(entry.number), sizeof(entry.tokens));
+  CatalogEntry entry;
+  std::memcpy(&entry.number, value.data(), 8);
+  std::memcpy(&entry.checksum, value.data() + 8, 8);
+  std::memcpy(&entry.tokens, value.data() + 16, 4);
   if (entry.tokens == 0) return absl::DataLossError("stored catalog entry has 0 tokens");
   return entry;
 }
@@ -113,17 +117,21 @@ std::string_view EncodeTokens(std::span<const uint32_t> tokens) {
   return {reinterpret_cast<const char*>(tokens.data()), tokens.size_bytes()};
 }
 
-absl::StatusOr<std::vector<uint32_t>> DecodeTokens(std::string_view value, uint32_t expected) {
-  if (value.size() != uint64_t{expected} * sizeof(uint32_t)) {
-    return absl::DataLossError(absl::StrCat("stored document has ", value.size(), " bytes, its catalog entry says ",
-                                            expected, " tokens of 4"));
+absl::StatusOr<std::vector<uint32_t>> DecodeTokens(std::string_view value, const CatalogEntry& entry) {
+  if (value.size() != uint64_t{entry.tokens} * sizeof(uint32_t)) {
+    return absl::DataLossError(absl::StrCat("stored document ", entry.number, " has ", value.size(),
+                                            " bytes, its catalog entry says ", entry.tokens, " tokens of 4"));
   }
-  std::vector<uint32_t> tokens(expected);
+  std::vector<uint32_t> tokens(entry.tokens);
   std::ranges::copy(value, reinterpret_cast<char*>(tokens.data()));
+  if (const uint64_t sum = TokenChecksum(tokens); sum != entry.checksum) {
+    return absl::DataLossError(absl::StrCat("stored document ", entry.number, " has checksum ", sum,
+                                            ", its catalog entry says ", entry.checksum));
+  }
   const auto bad = std::ranges::find_if(tokens, [](uint32_t token) { return token >= kTokenLimit; });
   if (bad != tokens.end()) {
-    return absl::DataLossError(absl::StrCat("stored token id ", *bad, " at ", bad - tokens.begin(),
-                                            ", limit is ", kTokenLimit));
+    return absl::DataLossError(absl::StrCat("stored document ", entry.number, " has token id ", *bad, " at ",
+                                            bad - tokens.begin(), ", limit is ", kTokenLimit));
   }
   return tokens;
 }

@@ -31,8 +31,9 @@ struct Namespace {
 
 // A document as the catalog knows it.
 struct CatalogEntry {
-  uint64_t number = 0;  // grows with every append to the store: higher is newer, and no two documents share one
-  uint32_t tokens = 0;  // >= 1
+  uint64_t number = 0;    // grows with every append to the store: higher is newer, and no two documents share one
+  uint64_t checksum = 0;  // TokenChecksum of the body
+  uint32_t tokens = 0;    // >= 1
 };
 
 absl::Status ValidateTenant(std::string_view tenant);
@@ -53,7 +54,7 @@ std::string EncodeEntry(const CatalogEntry& entry);
 absl::StatusOr<CatalogEntry> DecodeEntry(std::string_view value);
 
 std::string_view EncodeTokens(std::span<const uint32_t> tokens);  // the same memory, seen as bytes
-// DATA_LOSS unless the value holds exactly `expected` valid token ids.
-absl::StatusOr<std::vector<uint32_t>> DecodeTokens(std::string_view value, uint32_t expected);
+// DATA_LOSS unless the value is the body that the entry describes.
+absl::StatusOr<std::vector<uint32_t>> DecodeTokens(std::string_view value, const CatalogEntry& entry);
 
 }  // namespace clamor::retrieval

@@ -86,7 +86,8 @@ bool NamespaceIndex::Replace(std::span<const Part> inputs, std::shared_ptr<const
         parts.push_back(part);
       } else if (part.dead != input->dead) {
         for (size_t i = 0; i < part.dead->size(); ++i) {
-          if ((*part.dead)[i]) dropped.push_back(part.segment->documents()[i].number);
+          const bool was_dead = input->dead != nullptr && (*input->dead)[i];
+          if ((*part.dead)[i] && !was_dead) dropped.push_back(part.segment->documents()[i].number);
         }
       }
     }

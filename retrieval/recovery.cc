@@ -88,7 +88,7 @@ absl::Status RestoreIndex(const DocumentDb& db, Compactor& compactor, NamespaceC
       const auto entry = std::ranges::lower_bound(entries, document.number, {}, &CatalogEntry::number);
       const size_t at = entry - entries.begin();
       const bool live = entry != entries.end() && entry->number == document.number &&
-                        entry->tokens == document.size && !indexed[at];
+                        entry->checksum == document.checksum && entry->tokens == document.size && !indexed[at];
       (*dead)[i] = !live;
       if (live) indexed[at] = true;
       if (!live) dead_tokens += document.size;

@@ -1,7 +1,7 @@
 // From what is on disk to indexes: segment files where they fit the catalog, and the documents for all the rest.
 //
 // The catalog decides what is live. A segment file is only an index of it: documents it lacks are indexed again, documents
-// it holds in vain are dead, a file that does not open or has no live document is removed. So segment files and documents
+// whose number or checksum it does not have are dead, a file that does not open or has no live document is removed. So segment files and documents
 // need no common commit, and a crash between the two costs time and nothing else.
 //
 // Tested by tests/retrieval/suffix_store_test.cc.

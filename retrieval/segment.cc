@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/status_macros.h"
+#include "retrieval/checksum.h"
 #include "retrieval/key_codec.h"
 #include "retrieval/place_order.h"
 
@@ -36,17 +37,6 @@ struct Layout {
 
   uint64_t prefix, documents, text, order, peaks, end;
 };
-
-uint64_t Checksum(uint64_t seed, const std::byte* data, size_t size) {
-  uint64_t sum = seed ^ size;
-  for (size_t i = 0; i < size; i += sizeof(uint64_t)) {
-    uint64_t word = 0;
-    std::memcpy(&word, data + i, std::min(size - i, sizeof(word)));
-    sum = (sum ^ word) * 0x9e3779b97f4a7c15;
-    sum ^= sum >> 32;
-  }
-  return sum;
-}
 
 Header& HeaderOf(const SegmentStorage& storage) { return *reinterpret_cast<Header*>(storage.data()); }
 
@@ -87,7 +77,7 @@ absl::StatusOr<std::shared_ptr<Segment>> Segment::Allocate(std::string_view pref
   uint32_t start = 1;
   for (size_t i = 0; i < documents.size(); ++i) {
     const auto size = static_cast<uint32_t>(documents[i].tokens.size());
-    segment->documents_[i] = {documents[i].number, start, size};
+    segment->documents_[i] = {documents[i].number, TokenChecksum(documents[i].tokens), start, size};
     std::ranges::copy(documents[i].tokens, segment->text_.begin() + start);
     segment->text_[start + size] = kEndMark;
     start += size + 1;
@@ -257,14 +247,14 @@ void Segment::FillPeaks() {
 uint64_t Segment::TableChecksum() const {
   Header header = HeaderOf(storage_);
   header.table_checksum = 0;
-  const uint64_t sum = Checksum(0, reinterpret_cast<const std::byte*>(&header), sizeof(header));
+  const uint64_t sum = Checksum(std::as_bytes(std::span(&header, 1)));
   const Layout layout(header);
-  return Checksum(sum, storage_.data() + layout.prefix, layout.text - layout.prefix);
+  return Checksum({storage_.data() + layout.prefix, layout.text - layout.prefix}, sum);
 }
 
 uint64_t Segment::BodyChecksum() const {
   const Layout layout(HeaderOf(storage_));
-  return Checksum(0, storage_.data() + layout.text, layout.end - layout.text);
+  return Checksum({storage_.data() + layout.text, layout.end - layout.text});
 }
 
 std::optional<size_t> Segment::Find(uint64_t number) const {

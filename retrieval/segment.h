@@ -40,8 +40,8 @@ class Segment {
   using DeadSet = std::vector<bool>;  // by index of the document; a null pointer: all live
 
   struct Document {
-    uint64_t number;
-    uint32_t start, size;  // in the text
+    uint64_t number, checksum;  // as in the catalog
+    uint32_t start, size;       // in the text
   };
   struct Source {
     uint64_t number;

@@ -8,8 +8,8 @@
 // Bad arguments are INVALID_ARGUMENT, stored bytes that make no sense DATA_LOSS, a full disk RESOURCE_EXHAUSTED; in each
 // case nothing was changed.
 //
-// Memory: 16 bytes for each of `hot_tokens`, 16 bytes per document, RocksDB's caches and buffers (about 100 MiB); files
-// are mapped and may be dropped from memory by the system.
+// Memory: 16 bytes for each of `hot_tokens`, about 1 KiB per namespace, 130 MiB of RocksDB's caches and buffers; segment
+// files are mapped, which the system may drop from memory at any time.
 //
 // Threads: all methods may be called from any thread. Draft never waits for a change.
 // Tested by tests/retrieval/suffix_store_test.cc, against a naive search over all documents.

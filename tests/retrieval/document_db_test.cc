@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "gtest/gtest.h"
+#include "retrieval/checksum.h"
 #include "rocksdb/db.h"
 #include "tests/retrieval/test_support.h"
 
@@ -37,8 +38,12 @@ TEST(DocumentDbTest, PutsReplacesAndRemoves) {
   EXPECT_EQ(*(*db)->Read(kPrefix, **a), (Tokens{5, 6}));
   EXPECT_FALSE((*db)->Find(kPrefix, "b")->has_value());
   EXPECT_EQ(*(*db)->CountBodies(""), 1u);
-  EXPECT_EQ((*db)->Read(kPrefix, {.number = 1, .tokens = 3}).status().code(), absl::StatusCode::kDataLoss);
-  EXPECT_EQ((*db)->Read(kPrefix, {.number = 3, .tokens = 3}).status().code(), absl::StatusCode::kDataLoss);
+  const CatalogEntry replaced{.number = 1, .checksum = (*a)->checksum, .tokens = 3};
+  const CatalogEntry longer{.number = 3, .checksum = (*a)->checksum, .tokens = 3};
+  const CatalogEntry other{.number = 3, .checksum = (*a)->checksum + 1, .tokens = 2};
+  for (const CatalogEntry& wrong : {replaced, longer, other}) {
+    EXPECT_EQ((*db)->Read(kPrefix, wrong).status().code(), absl::StatusCode::kDataLoss);
+  }
 }
 
 TEST(DocumentDbTest, NamesBothFormatVersions) {
@@ -102,7 +107,8 @@ TEST(DocumentDbTest, AMissingOrDamagedFileIsDataLoss) {
       auto db = DocumentDb::Open(folder / "db");
       absl::Status status = db.status();
       if (db.ok()) status = (*db)->ForEach("", [](auto&&...) { return absl::OkStatus(); });
-      if (status.ok()) status = (*db)->Read(kPrefix, {.number = 1, .tokens = 1000}).status();
+      const CatalogEntry entry{.number = 1, .checksum = TokenChecksum(Tokens(1000, 7)), .tokens = 1000};
+      if (status.ok()) status = (*db)->Read(kPrefix, entry).status();
       EXPECT_FALSE(status.ok()) << victim << remove;
       EXPECT_FALSE(status.message().empty());
     }

@@ -4,6 +4,7 @@
 #include <random>
 
 #include "gtest/gtest.h"
+#include "retrieval/checksum.h"
 #include "tests/retrieval/test_support.h"
 
 namespace clamor::retrieval {
@@ -61,12 +62,13 @@ TEST(KeyCodecTest, NamesHaveLimits) {
 }
 
 TEST(KeyCodecTest, ValuesComeBack) {
-  const auto entry = DecodeEntry(EncodeEntry({.number = 1ull << 40, .tokens = 77}));
+  const auto entry = DecodeEntry(EncodeEntry({.number = 1ull << 40, .checksum = 5, .tokens = 77}));
   ASSERT_TRUE(entry.ok());
   EXPECT_EQ(entry->number, 1ull << 40);
+  EXPECT_EQ(entry->checksum, 5u);
   EXPECT_EQ(entry->tokens, 77u);
   const Tokens tokens = {0, 1, kTokenLimit - 1};
-  const auto decoded = DecodeTokens(EncodeTokens(tokens), 3);
+  const auto decoded = DecodeTokens(EncodeTokens(tokens), {.number = 1, .checksum = TokenChecksum(tokens), .tokens = 3});
   ASSERT_TRUE(decoded.ok());
   EXPECT_EQ(*decoded, tokens);
 }
@@ -84,11 +86,11 @@ TEST(KeyCodecTest, AnyBytesDecodeOrAreDataLoss) {
     decoded += check(SplitKey(bytes).status());
     decoded += check(DecodeEntry(bytes).status());
     decoded += check(DecodeDocumentNumber(bytes).status());
-    decoded += check(DecodeTokens(bytes, random() % 10).status());
+    decoded += check(DecodeTokens(bytes, {.checksum = random() % 2, .tokens = 1 + uint32_t(random() % 10)}).status());
   }
   EXPECT_GT(decoded, 0);
   const Tokens over = {1, kTokenLimit};
-  EXPECT_FALSE(DecodeTokens(EncodeTokens(over), 2).ok());
+  EXPECT_FALSE(DecodeTokens(EncodeTokens(over), {.checksum = TokenChecksum(over), .tokens = 2}).ok());
   EXPECT_FALSE(DecodeEntry(EncodeEntry({.number = 1, .tokens = 0})).ok());
 }
 
