@@ -1,5 +1,6 @@
 #include "services/worker/loaded_model.h"
 
+#include <openssl/evp.h>
 #include <sched.h>
 #include <sys/resource.h>
 
@@ -8,9 +9,12 @@
 #include <filesystem>
 #include <fstream>
 #include <set>
+#include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
@@ -29,13 +33,6 @@ absl::Status CheckDevice(const std::string& device) {
   return absl::InvalidArgumentError(absl::StrCat("--device is '", device, "', must be auto, cpu or cuda"));
 }
 
-std::string BaseName(const std::string& directory) {
-  std::filesystem::path path = std::filesystem::path(directory).lexically_normal();
-  if (!path.has_filename()) path = path.parent_path();
-  std::string name = path.filename().string();
-  return name.empty() || name == "." ? "model" : name;
-}
-
 std::string ReadWord(const std::string& path) {
   std::ifstream file(path);
   std::string word;
@@ -51,7 +48,64 @@ double CgroupCores() {
   return INFINITY;  // "max", or no such file
 }
 
+class Sha256 {
+ public:
+  Sha256() { EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr); }
+  void Add(std::string_view bytes) { EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size()); }
+  std::string Hex() {
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned int size = 0;
+    EVP_DigestFinal_ex(context_.get(), digest, &size);
+    return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest), size));
+  }
+
+ private:
+  struct Free {
+    void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
+  };
+  std::unique_ptr<EVP_MD_CTX, Free> context_{EVP_MD_CTX_new()};
+};
+
+// Evenly spaced, the file's beginning and end included.
+absl::Status AddPieces(const std::filesystem::path& path, Sha256& hash) {
+  constexpr int64_t kPieces = 256, kBytes = 4096;
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  const int64_t size = file ? static_cast<int64_t>(file.tellg()) : -1;
+  if (size < 0) return absl::NotFoundError(absl::StrCat(path.string(), ": cannot read"));
+  hash.Add(absl::StrCat(path.filename().string(), " ", size, "\n"));
+  const int64_t last = std::max<int64_t>(0, size - kBytes);
+  std::string piece(kBytes, '\0');
+  for (int64_t i = 0; i < kPieces; ++i) {
+    file.seekg(last * i / (kPieces - 1));
+    file.read(piece.data(), std::min(kBytes, size));
+    if (file.gcount() != std::min(kBytes, size)) return absl::DataLossError(absl::StrCat(path.string(), ": cannot read"));
+    hash.Add(std::string_view(piece.data(), static_cast<size_t>(file.gcount())));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
+
+std::string ModelName(const std::string& directory) {
+  std::filesystem::path path = std::filesystem::path(directory).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  std::string name = path.filename().string();
+  return name.empty() || name == "." ? "model" : name;
+}
+
+absl::StatusOr<std::string> ModelRevision(const std::string& directory, const std::string& weights) {
+  std::set<std::filesystem::path> files;  // in order
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
+    const std::filesystem::path extension = entry.path().extension();
+    if (extension == ".safetensors" || extension == ".json") files.insert(entry.path());
+  }
+  if (error) return absl::NotFoundError(absl::StrCat(directory, ": cannot list: ", error.message()));
+  Sha256 hash;
+  hash.Add(weights);
+  for (const auto& path : files) CLAMOR_RETURN_IF_ERROR(AddPieces(path, hash));
+  return hash.Hex().substr(0, 16);
+}
 
 int PhysicalCores() {
   cpu_set_t allowed;
@@ -76,7 +130,7 @@ int64_t PeakMemoryBytes() {
 
 absl::StatusOr<LoadedModel> LoadTokenizer(const std::string& directory) {
   LoadedModel model;
-  model.name = BaseName(directory);
+  model.name = ModelName(directory);
   CLAMOR_ASSIGN_OR_RETURN(model.files, TokenizerFiles::Read(directory));
   CLAMOR_ASSIGN_OR_RETURN(model.tokenizer, Tokenizer::Load(model.files));
   auto chat_template = ChatTemplate::Load(model.files, model.tokenizer.get());
@@ -97,6 +151,8 @@ absl::StatusOr<LoadedModel> LoadModel(const ModelOptions& options, Weights::Prog
   kernels::ThreadPool pool(model.threads);
   CLAMOR_ASSIGN_OR_RETURN(model.transformer,
                           Transformer::Load(options.directory, format, options.context, pool, progress));
+  const bool bf16 = model.transformer->weights().embedding.stored() == kernels::DType::kBF16;
+  model.stored_as = bf16 ? "bf16" : "fp32";
   model.load_seconds = absl::ToDoubleSeconds(absl::Now() - start);
   return model;
 }
@@ -104,9 +160,8 @@ absl::StatusOr<LoadedModel> LoadModel(const ModelOptions& options, Weights::Prog
 std::string DescribeLoad(const LoadedModel& model) {
   constexpr double kMiB = 1024.0 * 1024.0;
   const Weights& weights = model.transformer->weights();
-  const char* stored_as = weights.embedding.stored() == kernels::DType::kBF16 ? "bf16" : "fp32";
   return absl::StrFormat("%s: %.1f MiB of %s weights in %.2f s, peak memory %.1f MiB, %s, %d thread%s",
-                         model.name, weights.bytes() / kMiB, stored_as, model.load_seconds,
+                         model.name, weights.bytes() / kMiB, model.stored_as, model.load_seconds,
                          PeakMemoryBytes() / kMiB, kernels::CpuTargetName(kernels::ActiveCpuTarget()),
                          model.threads, model.threads == 1 ? "" : "s");
 }

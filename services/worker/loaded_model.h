@@ -24,12 +24,13 @@ struct ModelOptions {
 
 // Immutable once loaded.
 struct LoadedModel {
-  std::string name;  // the directory's last component
+  std::string name;  // ModelName of the directory
   int threads = 1;   // options.threads, resolved
   TokenizerFiles files;
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // null if the directory has none
   std::unique_ptr<Transformer> transformer;
+  std::string stored_as;  // of the matrices: "fp32" or "bf16"
   double load_seconds = 0;
 };
 
@@ -38,6 +39,13 @@ absl::StatusOr<LoadedModel> LoadModel(const ModelOptions& options, Weights::Prog
 
 // The tokenizer and the chat template alone; `transformer` stays null.
 absl::StatusOr<LoadedModel> LoadTokenizer(const std::string& directory);
+
+// The directory's last component.
+std::string ModelName(const std::string& directory);
+
+// A name for what the weights, the format they are held in and the texts around them say: a hash of the JSON files and of
+// 256 pieces of each safetensors file, so that a large model is not read twice. Equal models have equal revisions.
+absl::StatusOr<std::string> ModelRevision(const std::string& directory, const std::string& weights);
 
 // "demo: 12.3 MiB of bf16 weights in 0.3 s, peak memory 45.6 MiB, avx2, 2 threads".
 std::string DescribeLoad(const LoadedModel& model);

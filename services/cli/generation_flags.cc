@@ -1,0 +1,83 @@
+#include "services/cli/generation_flags.h"
+
+#include <limits>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/status_macros.h"
+#include "services/cli/command.h"
+
+namespace clamor::cli {
+
+void AddGenerationFlags(CLI::App& verb, GenerationFlags& flags) {
+  CLI::Option* model = AddModelFlags(verb, flags.model);
+  CLI::Option* server = verb.add_option("--server", flags.server, "HOST:PORT of a gateway, in place of --model")
+                            ->excludes(model)
+                            ->group("Model");
+  verb.add_option("--model-name", flags.model_name, "Which of the gateway's models")->needs(server)->group("Model");
+  verb.add_option("--retrieval", flags.retrieval, "HOST:PORT of a store to take drafts from")
+      ->needs(model)
+      ->group("Speculation");
+
+  Request& options = flags.options;
+  options.max_tokens = 256;
+  verb.add_option("--max-tokens", options.max_tokens, "Tokens at most; prompt and answer must fit the context")
+      ->check(CLI::Range(1, std::numeric_limits<int32_t>::max()))
+      ->capture_default_str()
+      ->group("Answer");
+  verb.add_option("--stop", options.stop, "End before this text; may be repeated")
+      ->allow_extra_args(false)
+      ->group("Answer");
+  verb.add_flag("--ignore-eos", options.ignore_eos, "Go on after the model's end-of-sequence token")->group("Answer");
+
+  SamplingOptions& sampling = options.sampling;
+  verb.add_option("--temperature", sampling.temperature, "0: the most likely token each time")
+      ->check(CLI::Range(0.0f, 100.0f))
+      ->capture_default_str()
+      ->group("Sampling");
+  verb.add_option("--top-p", sampling.top_p, "Keep the likeliest tokens that together reach this probability")
+      ->check(CLI::Range(0.0f, 1.0f))
+      ->capture_default_str()
+      ->group("Sampling");
+  verb.add_option("--top-k", sampling.top_k, "Keep this many of the likeliest tokens; 0: all")
+      ->check(CLI::NonNegativeNumber)
+      ->group("Sampling");
+  verb.add_option("--min-p", sampling.min_p, "Keep tokens with this share of the likeliest one's probability")
+      ->check(CLI::Range(0.0f, 1.0f))
+      ->group("Sampling");
+  verb.add_option("--seed", flags.seed, "Of the noise; drawn and told if not given")->group("Sampling");
+
+  verb.add_option("--nodes", flags.nodes, "Draft nodes per step: auto or a number; 0: plain decoding")
+      ->capture_default_str()
+      ->group("Speculation");
+  verb.add_option("--tree", flags.tree, "merged or published")
+      ->check(CLI::IsMember({"merged", "published"}))
+      ->capture_default_str()
+      ->group("Speculation");
+}
+
+absl::StatusOr<Request> RequestOptions(const GenerationFlags& flags) {
+  Request request = flags.options;
+  if (flags.nodes != "auto") {
+    int32_t nodes = 0;
+    if (!absl::SimpleAtoi(flags.nodes, &nodes) || nodes < 0 || nodes > SpeculationOptions::kMaxNodes) {
+      return UsageError(absl::StrCat("--nodes is '", flags.nodes, "', must be auto or 0 to ",
+                                     SpeculationOptions::kMaxNodes));
+    }
+    request.speculation.nodes = nodes;
+  }
+  request.speculation.shape = flags.tree == "published" ? TreeShape::kPublished : TreeShape::kMerged;
+  if (absl::Status valid = request.sampling.Validate(); !valid.ok()) return UsageError(valid.message());
+  return request;
+}
+
+absl::StatusOr<std::unique_ptr<Generator>> MakeGenerator(const GenerationFlags& flags, const Request& options,
+                                                         bool quiet) {
+  if (!flags.server.empty()) return MakeGatewayGenerator(flags.server, flags.model_name);
+  if (flags.model.directory.empty()) return UsageError("give --model DIR or --server HOST:PORT");
+  CLAMOR_ASSIGN_OR_RETURN(LoadedModel model, LoadModelWithProgress(flags.model, quiet));
+  return MakeLocalGenerator(std::move(model), flags.retrieval, options.speculation.nodes);
+}
+
+}  // namespace clamor::cli

@@ -1,0 +1,59 @@
+#include "services/cli/generator.h"
+
+#include "absl/strings/str_format.h"
+
+namespace clamor::cli {
+namespace {
+
+constexpr Source kReported[] = {Source::kJacobi, Source::kContext, Source::kStore, Source::kAdjacency,
+                                Source::kRecycled, Source::kNoise};
+
+int64_t AcceptedBy(const GenerationStats& stats, Source source) {
+  return stats.accepted_by_source[static_cast<size_t>(source)];
+}
+
+}  // namespace
+
+double Answer::tokens_per_second() const {
+  return stats.decode_seconds > 0 ? static_cast<double>(token_ids.size()) / stats.decode_seconds : 0;
+}
+
+double Answer::tokens_per_forward() const {
+  return stats.tokens_per_forward(static_cast<int64_t>(token_ids.size()));
+}
+
+nlohmann::ordered_json Answer::ToJson() const {
+  nlohmann::ordered_json accepted;
+  for (Source source : kReported) accepted[std::string(SourceName(source))] = AcceptedBy(stats, source);
+  return {{"model", model},
+          {"prompt_tokens", prompt_tokens},
+          {"token_ids", token_ids},
+          {"text", text},
+          {"finish_reason", finish_reason},
+          {"matched_stop", matched_stop.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(matched_stop)},
+          {"seed", seed},
+          {"forwards", stats.forwards},
+          {"tokens_per_forward", tokens_per_forward()},
+          {"prefill_seconds", stats.prefill_seconds},
+          {"decode_seconds", stats.decode_seconds},
+          {"tokens_per_second", tokens_per_second()},
+          {"draft_nodes", stats.draft_nodes},
+          {"accepted_by_source", std::move(accepted)}};
+}
+
+std::string Answer::SpeedLine() const {
+  std::string line =
+      absl::StrFormat("%d tokens in %.2f s (prompt: %d in %.2f s): %.1f tokens/s, %.2f tokens per forward",
+                      token_ids.size(), stats.decode_seconds, prompt_tokens, stats.prefill_seconds,
+                      tokens_per_second(), tokens_per_forward());
+  const char* separator = "; drafted by ";
+  for (Source source : kReported) {
+    if (const int64_t accepted = AcceptedBy(stats, source); accepted > 0) {
+      absl::StrAppendFormat(&line, "%s%s %d", separator, SourceName(source), accepted);
+      separator = ", ";
+    }
+  }
+  return line;
+}
+
+}  // namespace clamor::cli

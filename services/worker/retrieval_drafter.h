@@ -1,0 +1,107 @@
+// Continuations from the shared store (source S), asked of the retrieval service one step ahead.
+//
+// Questions of one step are gathered and sent as one Lookup with a short deadline; an answer serves the next step.
+// Nothing here waits on the network: a slow, dead or lying service costs drafts, never time or correctness. After some
+// failures in a row a breaker stops calls and lets single ones through until the service is back.
+// Threads: the engine's thread calls; gRPC's threads and one sender thread answer.
+// Tested by tests/services/worker/retrieval_drafter_test.cc.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "clamor/v1/retrieval.grpc.pb.h"
+#include "grpcpp/channel.h"
+#include "model/spec/continuation_source.h"
+#include "services/worker/circuit_breaker.h"
+
+namespace clamor {
+
+struct RetrievalDrafterOptions {
+  std::string tokenizer_fingerprint;
+  int32_t vocab_size = 0;  // an answer with another id is refused
+  absl::Duration timeout = absl::Milliseconds(20);
+  absl::Duration gather = absl::Microseconds(100);  // after a step's first question, before it is sent
+  int32_t max_outstanding = 4;                      // calls under way; questions wait, the newest of each sequence
+  int32_t max_match = 32;                           // tokens of context sent
+  int32_t max_nodes = 64;                           // of an answer, at most kMaxNodes
+  CircuitBreakerOptions breaker;
+
+  static constexpr int32_t kMaxNodes = 256;
+  static constexpr int32_t kMaxQueries = 256;  // of a Lookup
+};
+
+// How a question ended: label `outcome` of clamor_worker_retrieval_requests_total.
+enum class LookupOutcome : uint8_t { kOk, kTimeout, kError, kInvalid, kBreakerOpen, kDropped };
+inline constexpr size_t kLookupOutcomes = 6;
+std::string_view LookupOutcomeName(LookupOutcome outcome);  // "ok", "timeout", "error", "invalid", "breaker_open", "dropped"
+
+// A tenant's name with this at its end stands for its requests that want nothing from the store: they are kept apart from
+// its others, and Ask does nothing for them. (No tenant's own name holds a slash.)
+inline constexpr absl::string_view kNoStore = "/none";
+
+// A channel that looks for a lost server every quarter second to two seconds.
+std::shared_ptr<grpc::Channel> MakeRetrievalChannel(const std::string& target);
+
+class RetrievalDrafter final : public ContinuationSource {
+ public:
+  // Told of every call that ended (`seconds` it took) and every question that was not sent (0). From any thread.
+  using Observer = std::function<void(LookupOutcome outcome, double seconds)>;
+
+  RetrievalDrafter(const std::shared_ptr<grpc::ChannelInterface>& channel, const RetrievalDrafterOptions& options,
+                   Observer observer);
+  // Cancels what is under way and waits for it.
+  ~RetrievalDrafter() override;
+
+  void Ask(uint64_t sequence, const std::string& tenant, std::span<const int32_t> context, int64_t position) override;
+  std::optional<Answer> Take(uint64_t sequence) override;
+  void Forget(uint64_t sequence) override;
+
+ private:
+  // What is known of a sequence.
+  struct Slot {
+    uint64_t epoch = 0;  // tells a sequence from one forgotten that had its number: no answer goes to the wrong one
+    bool queued = false;
+    std::string tenant;
+    std::vector<int32_t> context;
+    int64_t position = 0;
+    std::optional<Answer> answer;
+  };
+  struct Call;
+
+  void SendLoop();
+  // What is queued as one call; null if nothing is, or the breaker says no.
+  std::unique_ptr<Call> Gather() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool MaySend() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Start(std::unique_ptr<Call> call);
+  void OnReply(Call* call, const grpc::Status& status);
+  void Observe(LookupOutcome outcome, double seconds) const;
+
+  const RetrievalDrafterOptions options_;
+  const Observer observer_;
+  const std::unique_ptr<v1::RetrievalService::Stub> stub_;
+
+  absl::Mutex mu_;
+  absl::flat_hash_map<uint64_t, Slot> slots_ ABSL_GUARDED_BY(mu_);
+  std::vector<uint64_t> queue_ ABSL_GUARDED_BY(mu_);  // sequences whose slot is queued, each once
+  std::vector<Call*> outstanding_ ABSL_GUARDED_BY(mu_);
+  CircuitBreaker breaker_ ABSL_GUARDED_BY(mu_);
+  uint64_t last_epoch_ ABSL_GUARDED_BY(mu_) = 0;
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+
+  std::thread sender_;
+};
+
+}  // namespace clamor

@@ -1,0 +1,78 @@
+#include "services/worker/worker.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "kernels/status_macros.h"
+#include "services/log.h"
+
+namespace clamor {
+namespace {
+
+v1::ModelInfo Describe(const LoadedModel& model, const std::string& name, const std::string& revision) {
+  v1::ModelInfo info;
+  info.set_name(name);
+  info.set_revision(revision);
+  info.set_max_context_tokens(model.transformer->max_positions());
+  info.set_vocab_size(model.transformer->config().vocab_size);
+  info.set_tokenizer_fingerprint(model.files.Fingerprint());
+  info.set_numerics(v1::NUMERICS_BITWISE);
+  info.set_has_chat_template(model.chat_template != nullptr);
+  for (const int32_t id : model.transformer->generation().eos_ids) info.add_eos_token_ids(id);
+  info.set_weights(model.stored_as);
+  return info;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Worker>> Worker::Load(const WorkerOptions& options, WorkerMetrics* metrics) {
+  uint64_t tenths = 0;
+  CLAMOR_ASSIGN_OR_RETURN(LoadedModel model, LoadModel(options.model, [&tenths](uint64_t done, uint64_t total) {
+                            if (total == 0 || 10 * done / total <= tenths) return;
+                            tenths = 10 * done / total;
+                            spdlog::info("event=loading percent={}", 10 * tenths);
+                          }));
+  CLAMOR_ASSIGN_OR_RETURN(const std::string revision, ModelRevision(options.model.directory, model.stored_as));
+  v1::ModelInfo info = Describe(model, options.name.empty() ? model.name : options.name, revision);
+  std::unique_ptr<Worker> worker(new Worker(std::move(model), std::move(info), metrics));
+  const LoadedModel& loaded = worker->model_;
+  if (!options.retrieval.empty()) {
+    const std::string& fingerprint = worker->info_.tokenizer_fingerprint();
+    const auto channel = MakeRetrievalChannel(options.retrieval);
+    worker->drafter_ = std::make_unique<RetrievalDrafter>(
+        channel,
+        RetrievalDrafterOptions{.tokenizer_fingerprint = fingerprint,
+                                .vocab_size = loaded.transformer->config().vocab_size,
+                                .timeout = options.lookup_timeout},
+        [metrics](LookupOutcome outcome, double seconds) { metrics->OnLookup(outcome, seconds); });
+    if (options.store) {
+      worker->corpus_ = std::make_unique<CorpusWriter>(
+          channel, CorpusWriterOptions{.tokenizer_fingerprint = fingerprint},
+          [metrics](CorpusOutcome outcome) { metrics->OnDocument(outcome); });
+    }
+  }
+  EngineOptions engine = options.engine;
+  engine.threads = loaded.threads;
+  if (engine.kv_tokens == 0) {
+    engine.kv_tokens = std::max<int64_t>(32768, loaded.transformer->max_positions() + 2 * SpeculationOptions::kMaxNodes);
+  }
+  CLAMOR_ASSIGN_OR_RETURN(worker->engine_, Engine::Create(loaded.transformer.get(), loaded.tokenizer.get(),
+                                                          worker->drafter_.get(), metrics, engine));
+  worker->engine_thread_ = std::thread([w = worker.get()] { w->engine_->Run(w->stop_); });
+  return worker;
+}
+
+Worker::Worker(LoadedModel model, v1::ModelInfo info, WorkerMetrics* metrics)
+    : model_(std::move(model)), info_(std::move(info)), metrics_(metrics) {}
+
+Worker::~Worker() {
+  if (engine_thread_.joinable()) {
+    stop_ = true;
+    engine_->WakeUp();
+    engine_thread_.join();
+  }
+  if (corpus_ != nullptr) corpus_->Flush(absl::Now() + absl::Seconds(2));
+}
+
+}  // namespace clamor

@@ -1,0 +1,60 @@
+// A loaded worker: its parts in the order in which they need each other, and the engine's thread.
+//
+// Threads: all methods may be called from any thread.
+// Tested by tests/services/worker/worker_service_test.cc.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "clamor/v1/model.pb.h"
+#include "services/worker/corpus_writer.h"
+#include "services/worker/engine.h"
+#include "services/worker/loaded_model.h"
+#include "services/worker/retrieval_drafter.h"
+#include "services/worker/worker_metrics.h"
+
+namespace clamor {
+
+struct WorkerOptions {
+  ModelOptions model;
+  std::string name;       // that clients know the model by; empty: ModelName of the directory
+  std::string retrieval;  // HOST:PORT of the shared store, empty: none
+  absl::Duration lookup_timeout = absl::Milliseconds(20);
+  bool store = true;      // append finished answers to the store
+  EngineOptions engine{.kv_tokens = 0, .default_nodes = SpeculationOptions::kAuto};  // kv_tokens 0: room for one whole
+                                                                                     // context, at least 32768
+};
+
+class Worker {
+ public:
+  // Loads the model, logging how far it is, measures the machine and starts the engine. `metrics` must outlive the worker.
+  static absl::StatusOr<std::unique_ptr<Worker>> Load(const WorkerOptions& options, WorkerMetrics* metrics);
+  // Ends what still runs as cancelled, and gives the corpus writer two seconds to empty its queue.
+  ~Worker();
+
+  const LoadedModel& model() const { return model_; }
+  const v1::ModelInfo& info() const { return info_; }
+  Engine& engine() { return *engine_; }
+  CorpusWriter* corpus() { return corpus_.get(); }  // null without a store
+  WorkerMetrics& metrics() { return *metrics_; }
+
+ private:
+  Worker(LoadedModel model, v1::ModelInfo info, WorkerMetrics* metrics);
+
+  const LoadedModel model_;
+  const v1::ModelInfo info_;
+  WorkerMetrics* const metrics_;
+  std::unique_ptr<RetrievalDrafter> drafter_;
+  std::unique_ptr<CorpusWriter> corpus_;
+  std::unique_ptr<Engine> engine_;
+  std::atomic<bool> stop_ = false;
+  std::thread engine_thread_;
+};
+
+}  // namespace clamor

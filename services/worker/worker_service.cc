@@ -1,0 +1,264 @@
+#include "services/worker/worker_service.h"
+
+#include <openssl/evp.h>
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/status_macros.h"
+#include "services/rpc_error.h"
+#include "services/tenant.h"
+
+namespace clamor {
+namespace {
+
+constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
+constexpr size_t kMaxRequestId = 256;
+
+absl::StatusOr<std::vector<int32_t>> ParseIds(const char* field, const google::protobuf::RepeatedField<uint32_t>& ids) {
+  for (int i = 0; i < ids.size(); ++i) {
+    if (ids[i] > kMaxInt) {
+      return InvalidField(absl::StrCat(field, "[", i, "]"), absl::StrCat("is ", ids[i], ", must be at most ", kMaxInt));
+    }
+  }
+  return std::vector<int32_t>(ids.begin(), ids.end());
+}
+
+absl::StatusOr<SamplingOptions> ParseSampling(const v1::SamplingParameters& message) {
+  SamplingOptions sampling;
+  if (message.has_temperature()) sampling.temperature = message.temperature();
+  if (message.has_top_p()) sampling.top_p = message.top_p();
+  if (message.has_min_p()) sampling.min_p = message.min_p();
+  if (message.top_k() > kMaxInt) {
+    return InvalidField("options.sampling.top_k", absl::StrCat("is ", message.top_k(), ", must be at most ", kMaxInt));
+  }
+  sampling.top_k = static_cast<int32_t>(message.top_k());
+  if (!message.has_seed() && !sampling.greedy()) {
+    return InvalidField("options.sampling.seed",
+                        absl::StrCat("is not set, must be where the temperature is ", sampling.temperature));
+  }
+  sampling.seed = message.seed();
+  if (absl::Status valid = sampling.Validate(); !valid.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("options.sampling.", valid.message()));
+  }
+  return sampling;
+}
+
+absl::StatusOr<SpeculationOptions> ParseSpeculation(const v1::SpeculationOptions& message) {
+  SpeculationOptions speculation;
+  if (message.has_nodes()) speculation.nodes = message.nodes();
+  if (speculation.nodes < SpeculationOptions::kAuto || speculation.nodes > SpeculationOptions::kMaxNodes) {
+    return InvalidField("options.speculation.nodes", absl::StrCat("is ", speculation.nodes, ", must be from -1 to ",
+                                                                  SpeculationOptions::kMaxNodes));
+  }
+  switch (message.tree()) {
+    case v1::DRAFT_TREE_UNSPECIFIED:
+    case v1::DRAFT_TREE_MERGED:
+      return speculation;
+    case v1::DRAFT_TREE_PUBLISHED:
+      speculation.shape = TreeShape::kPublished;
+      return speculation;
+    default:
+      return InvalidField("options.speculation.tree", absl::StrCat("is ", message.tree(), ", which is unknown"));
+  }
+}
+
+absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
+  const std::chrono::system_clock::time_point deadline = context.deadline();
+  return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture() : absl::FromChrono(deadline);
+}
+
+grpc::Status Loading() { return grpc::Status(grpc::StatusCode::UNAVAILABLE, "the model is being loaded"); }
+
+grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const grpc::Status& status) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(status);
+  return reactor;
+}
+
+std::string Sha256(std::string_view bytes) {
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned int size = 0;
+  EVP_Digest(bytes.data(), bytes.size(), digest, &size, EVP_sha256(), nullptr);
+  return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest), size));
+}
+
+// Sends files in pieces, one write at a time. Deletes itself.
+class FileStream final : public grpc::ServerWriteReactor<v1::GetTokenizerResponse> {
+ public:
+  using Files = std::map<std::string, std::string>;
+  explicit FileStream(const Files& files) : file_(files.begin()), end_(files.end()) { Next(); }
+  explicit FileStream(const grpc::Status& refusal) { Finish(refusal); }
+
+  void OnWriteDone(bool ok) override { ok ? Next() : Finish(grpc::Status::CANCELLED); }
+  void OnDone() override { delete this; }
+
+ private:
+  static constexpr size_t kPiece = 1 << 20;
+
+  void Next() {
+    if (file_ == end_) return Finish(grpc::Status::OK);
+    const auto& [name, content] = *file_;
+    if (offset_ == 0) {
+      piece_.set_name(name);
+      piece_.set_size(content.size());
+      piece_.set_sha256(Sha256(content));
+    }
+    piece_.set_content(content.substr(offset_, kPiece));
+    offset_ += kPiece;
+    if (offset_ >= content.size()) {
+      ++file_;
+      offset_ = 0;
+    }
+    StartWrite(&piece_);
+  }
+
+  Files::const_iterator file_;
+  Files::const_iterator end_;
+  size_t offset_ = 0;
+  v1::GetTokenizerResponse piece_;
+};
+
+}  // namespace
+
+absl::StatusOr<Request> ParseRequest(const v1::WorkerServiceStreamGenerateRequest& message) {
+  if (message.request_id().size() > kMaxRequestId) {
+    return InvalidField("request_id", absl::StrCat("has ", message.request_id().size(), " bytes, limit is ", kMaxRequestId));
+  }
+  CLAMOR_RETURN_IF_ERROR(CheckTenant("tenant", message.tenant()));
+  const v1::GenerationOptions& options = message.options();
+  if (options.has_max_tokens() && (options.max_tokens() < 1 || options.max_tokens() > kMaxInt)) {
+    return InvalidField("options.max_tokens", absl::StrCat("is ", options.max_tokens(), ", must be from 1 to ", kMaxInt));
+  }
+  Request request;
+  request.id = message.request_id();
+  request.tenant = message.tenant();
+  CLAMOR_ASSIGN_OR_RETURN(request.prompt_ids, ParseIds("prompt_ids", message.prompt_ids()));
+  CLAMOR_ASSIGN_OR_RETURN(request.emitted_ids, ParseIds("emitted_ids", message.emitted_ids()));
+  request.max_tokens = static_cast<int32_t>(options.max_tokens());
+  CLAMOR_ASSIGN_OR_RETURN(request.sampling, ParseSampling(options.sampling()));
+  request.stop.assign(options.stop().begin(), options.stop().end());
+  request.ignore_eos = options.ignore_eos();
+  CLAMOR_ASSIGN_OR_RETURN(request.speculation, ParseSpeculation(options.speculation()));
+  switch (options.draft_scope()) {
+    case v1::DRAFT_SCOPE_UNSPECIFIED:
+    case v1::DRAFT_SCOPE_OWN:
+      break;
+    case v1::DRAFT_SCOPE_NONE:
+      absl::StrAppend(&request.tenant, kNoStore);
+      break;
+    default:
+      return InvalidField("options.draft_scope", absl::StrCat("is ", options.draft_scope(), ", which is unknown"));
+  }
+  return request;
+}
+
+WorkerService::WorkerService(std::function<void()> on_drain, const TokenStreamOptions& streams)
+    : on_drain_(std::move(on_drain)), streams_(streams) {}
+
+void WorkerService::Serve(Worker* worker) {
+  worker_ = worker;
+  if (draining_) worker->engine().Drain();
+}
+
+void WorkerService::StartDraining() {
+  draining_ = true;
+  if (Worker* worker = worker_) worker->engine().Drain();
+}
+
+void WorkerService::UpdateMetrics() const {
+  if (Worker* worker = worker_) worker->metrics().SetLoad(worker->engine().Load());
+}
+
+grpc::ServerWriteReactor<v1::WorkerServiceStreamGenerateResponse>* WorkerService::StreamGenerate(
+    grpc::CallbackServerContext* context, const v1::WorkerServiceStreamGenerateRequest* message) {
+  Worker* const worker = worker_;
+  absl::StatusOr<Request> request = ParseRequest(*message);
+  if (worker == nullptr || !request.ok()) {
+    auto* refusal = new TokenStream(context, {}, streams_, nullptr);
+    refusal->OnRefused(worker == nullptr ? absl::UnavailableError("the model is being loaded") : request.status());
+    return refusal;
+  }
+  request->deadline = DeadlineOf(*context);
+
+  v1::Started started;
+  started.set_request_id(request->id);
+  started.set_seed(request->sampling.seed);
+  started.set_model(worker->info().name());
+  started.set_model_revision(worker->info().revision());
+  started.set_prompt_tokens(static_cast<uint32_t>(request->prompt_ids.size()));
+
+  // What the store gets: the prompt and the whole answer, wherever it began.
+  const bool stored = worker->corpus() != nullptr && (!message->options().has_store() || message->options().store());
+  std::vector<int32_t> document;
+  if (stored) {
+    document = request->prompt_ids;
+    document.insert(document.end(), request->emitted_ids.begin(), request->emitted_ids.end());
+  }
+  auto ending = [worker, stored, tenant = message->tenant(), document = std::move(document)](
+                    const Finished& finished, std::vector<int32_t> ids) mutable {
+    worker->metrics().OnFinished(finished);
+    const bool whole = finished.reason == FinishReason::kStop || finished.reason == FinishReason::kLength;
+    if (!stored || !whole) return;
+    document.insert(document.end(), ids.begin(), ids.end());
+    worker->corpus()->Add(tenant, std::move(document));
+  };
+
+  auto* stream = new TokenStream(context, std::move(started), streams_, std::move(ending));
+  Engine& engine = worker->engine();
+  const absl::StatusOr<uint64_t> handle = engine.Submit(*std::move(request), stream);
+  if (handle.ok()) {
+    stream->OnAccepted([&engine, handle = *handle](FinishReason reason) { engine.Cancel(handle, reason); });
+  } else {
+    stream->OnRefused(handle.status());
+  }
+  return stream;
+}
+
+grpc::ServerUnaryReactor* WorkerService::GetLoad(grpc::CallbackServerContext* context, const v1::GetLoadRequest*,
+                                                 v1::GetLoadResponse* response) {
+  Worker* const worker = worker_;
+  if (worker == nullptr) return Reply(context, Loading());
+  const EngineLoad load = worker->engine().Load();
+  v1::WorkerLoad& message = *response->mutable_load();
+  message.set_running(load.running);
+  message.set_max_running(worker->engine().options().max_sequences);
+  message.set_waiting(load.waiting);
+  message.set_max_waiting(worker->engine().options().max_waiting);
+  message.set_kv_pages_used(load.kv_pages_used);
+  message.set_kv_pages_total(load.kv_pages_total);
+  message.set_steps(load.steps);
+  message.set_draining(draining_);
+  return Reply(context, grpc::Status::OK);
+}
+
+grpc::ServerUnaryReactor* WorkerService::GetModelInfo(grpc::CallbackServerContext* context,
+                                                      const v1::WorkerServiceGetModelInfoRequest*,
+                                                      v1::WorkerServiceGetModelInfoResponse* response) {
+  Worker* const worker = worker_;
+  if (worker == nullptr) return Reply(context, Loading());
+  *response->mutable_model() = worker->info();
+  return Reply(context, grpc::Status::OK);
+}
+
+grpc::ServerWriteReactor<v1::GetTokenizerResponse>* WorkerService::GetTokenizer(grpc::CallbackServerContext*,
+                                                                                const v1::GetTokenizerRequest*) {
+  Worker* const worker = worker_;
+  return worker == nullptr ? new FileStream(Loading()) : new FileStream(worker->model().files.contents);
+}
+
+grpc::ServerUnaryReactor* WorkerService::Drain(grpc::CallbackServerContext* context, const v1::DrainRequest*,
+                                               v1::DrainResponse*) {
+  StartDraining();
+  if (worker_ != nullptr && on_drain_) on_drain_();
+  return Reply(context, grpc::Status::OK);
+}
+
+}  // namespace clamor
