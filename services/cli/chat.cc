@@ -13,6 +13,7 @@
 #include "kernels/status_macros.h"
 #include "services/cli/command.h"
 #include "services/cli/generation_flags.h"
+#include "services/rpc_error.h"
 
 namespace clamor::cli {
 namespace {
@@ -175,7 +176,7 @@ absl::Status Chat(const Flags& flags) {
     const absl::Status said = conversation.Say(*line);
     if (said.ok()) continue;
     if (!terminal) return said;
-    std::fprintf(stderr, "clamor: %s\n", OneLine(said.message()).c_str());
+    std::fprintf(stderr, "clamor: %s\n", OneLine(MessageOf(said)).c_str());
   }
   return absl::OkStatus();
 }

@@ -15,7 +15,9 @@ int64_t AcceptedBy(const GenerationStats& stats, Source source) {
 }  // namespace
 
 double Answer::tokens_per_second() const {
-  return stats.decode_seconds > 0 ? static_cast<double>(token_ids.size()) / stats.decode_seconds : 0;
+  // The first forward's tokens end the prefill; only the others took decode_seconds.
+  if (stats.forwards < 2 || stats.decode_seconds <= 0) return 0;
+  return tokens_per_forward() * static_cast<double>(stats.forwards - 1) / stats.decode_seconds;
 }
 
 double Answer::tokens_per_forward() const {

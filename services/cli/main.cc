@@ -2,8 +2,11 @@
 #include <cstdio>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "kernels/cpu_target.h"
 #include "services/cli/command.h"
+#include "services/rpc_error.h"
 
 #ifndef CLAMOR_VERSION
 #error "services/cli/CMakeLists.txt defines it"
@@ -12,7 +15,7 @@
 namespace clamor::cli {
 namespace {
 
-int Fail(const char* message, int code) {
+int Fail(absl::string_view message, int code) {
   std::fprintf(stderr, "clamor: %s\n", OneLine(message).c_str());
   return code;
 }
@@ -34,13 +37,16 @@ int Main(int argc, char** argv) {
   } catch (const CLI::Success& shown) {  // --help, --version
     return app.exit(shown);
   } catch (const CLI::ParseError& error) {
+    if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty()) {
+      return Fail(absl::StrCat("'", argv[1], "' is no verb; clamor --help lists them"), 2);
+    }
     return Fail(error.what(), 2);
   }
   if (absl::Status status = kernels::SetCpuTargetFromEnvironment(); !status.ok()) {
-    return Fail(std::string(status.message()).c_str(), 1);
+    return Fail(status.message(), 1);
   }
   const absl::Status status = run();
-  return status.ok() ? 0 : Fail(std::string(status.message()).c_str(), ExitCode(status));
+  return status.ok() ? 0 : Fail(MessageOf(status), ExitCode(status));
 }
 
 }  // namespace

@@ -145,12 +145,13 @@ absl::StatusOr<LoadedModel> LoadTokenizer(const std::string& directory) {
 absl::StatusOr<LoadedModel> LoadModel(const ModelOptions& options, Weights::Progress progress) {
   const absl::Time start = absl::Now();
   CLAMOR_RETURN_IF_ERROR(CheckDevice(options.device));
-  CLAMOR_ASSIGN_OR_RETURN(const WeightFormat format, ParseWeightFormat(options.weights));
+  const absl::StatusOr<WeightFormat> format = ParseWeightFormat(options.weights);
+  if (!format.ok()) return absl::Status(format.status().code(), absl::StrCat("--weights: ", format.status().message()));
   CLAMOR_ASSIGN_OR_RETURN(LoadedModel model, LoadTokenizer(options.directory));
   model.threads = options.threads > 0 ? options.threads : PhysicalCores();
   kernels::ThreadPool pool(model.threads);
   CLAMOR_ASSIGN_OR_RETURN(model.transformer,
-                          Transformer::Load(options.directory, format, options.context, pool, progress));
+                          Transformer::Load(options.directory, *format, options.context, pool, progress));
   const bool bf16 = model.transformer->weights().embedding.stored() == kernels::DType::kBF16;
   model.stored_as = bf16 ? "bf16" : "fp32";
   model.load_seconds = absl::ToDoubleSeconds(absl::Now() - start);
