@@ -69,11 +69,11 @@ absl::Status WorkerCall::Accept() {
 }
 
 absl::Status WorkerCall::EndStatus(const grpc::Status& status) {
-  if (status.ok() && finished_) return absl::OkStatus();
   {
     absl::MutexLock lock(&mu_);
     if (!cancelled_.ok()) return cancelled_;
   }
+  if (status.ok() && finished_) return absl::OkStatus();
   if (status.ok()) {
     return absl::InternalError(absl::StrCat("worker ", lease_.worker().address(), " ended a stream without Finished"));
   }

@@ -24,7 +24,7 @@ absl::Status Serve(const ServerOptions& server_options, const retrieval::StoreOp
   CLAMOR_ASSIGN_OR_RETURN(auto server,
                           Server::Start(server_options, parts, &registry, [&] { service.UpdateGauges(); }));
   server->SetReady(true);
-  server->Run([] {});
+  server->Run([&] { service.Drain(); });
   return absl::OkStatus();
 }
 

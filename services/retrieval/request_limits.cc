@@ -1,6 +1,7 @@
 #include "services/retrieval/request_limits.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -26,6 +27,19 @@ absl::Status CheckName(absl::string_view field, const std::string& name, size_t 
   return InvalidField(field, absl::StrCat("has characters other than ", allowed_text));
 }
 
+absl::Status CheckTokens(absl::string_view field, const google::protobuf::RepeatedField<uint32_t>& tokens) {
+  auto wrong = std::find_if(tokens.begin(), tokens.end(), [](uint32_t token) { return token >= retrieval::kTokenLimit; });
+  if (wrong == tokens.end()) return absl::OkStatus();
+  return InvalidField(absl::StrCat(field, "[", wrong - tokens.begin(), "]"),
+                      absl::StrCat("is ", *wrong, ", must be below ", retrieval::kTokenLimit));
+}
+
+absl::Status CheckDocument(const std::string& path, const v1::Document& document) {
+  CLAMOR_RETURN_IF_ERROR(CheckDocumentId(absl::StrCat(path, ".id"), document.id()));
+  CLAMOR_RETURN_IF_ERROR(CheckCount(absl::StrCat(path, ".tokens"), document.tokens_size(), 1 << 20));
+  return CheckTokens(absl::StrCat(path, ".tokens"), document.tokens());
+}
+
 }  // namespace
 
 absl::StatusOr<retrieval::Namespace> ToNamespace(const std::string& path, const v1::Namespace& proto) {
@@ -43,6 +57,7 @@ absl::StatusOr<Lookup> ToLookup(const std::string& path, const v1::LookupQuery& 
     return InvalidField(absl::StrCat(path, ".context"),
                         absl::StrCat("has ", query.context_size(), " ids, limit ", kMaxLookupContext));
   }
+  CLAMOR_RETURN_IF_ERROR(CheckTokens(absl::StrCat(path, ".context"), query.context()));
   lookup.context = {query.context().data(), static_cast<size_t>(query.context_size())};
   retrieval::DraftOptions& options = lookup.options;
   auto take = [&](const char* name, bool given, uint32_t value, uint32_t high, int32_t* option) -> absl::Status {
@@ -69,9 +84,19 @@ absl::Status CheckDocumentId(const std::string& field, const std::string& id) {
   return CheckName(field, id, 256, [](char c) { return c != '\0'; }, "non-zero bytes");
 }
 
-absl::Status CheckDocument(const std::string& path, const v1::Document& document) {
-  CLAMOR_RETURN_IF_ERROR(CheckDocumentId(absl::StrCat(path, ".id"), document.id()));
-  return CheckCount(absl::StrCat(path, ".tokens"), document.tokens_size(), 1 << 20);
+absl::StatusOr<std::vector<retrieval::Namespace>> CheckDocuments(const v1::AppendRequest& request) {
+  CLAMOR_RETURN_IF_ERROR(CheckCount("documents", request.documents_size(), kMaxAppendDocuments));
+  std::vector<retrieval::Namespace> namespaces;
+  uint64_t tokens = 0;
+  for (int i = 0; i < request.documents_size(); ++i) {
+    const std::string path = absl::StrCat("documents[", i, "]");
+    CLAMOR_ASSIGN_OR_RETURN(auto ns, ToNamespace(absl::StrCat(path, ".namespace"), request.documents(i).namespace_()));
+    CLAMOR_RETURN_IF_ERROR(CheckDocument(path, request.documents(i)));
+    namespaces.push_back(std::move(ns));
+    tokens += static_cast<uint64_t>(request.documents(i).tokens_size());
+  }
+  if (tokens <= retrieval::kMaxBatchTokens) return namespaces;
+  return InvalidField("documents", absl::StrCat("have ", tokens, " tokens, limit ", retrieval::kMaxBatchTokens));
 }
 
 absl::Status CheckCheckpointName(const std::string& name) {

@@ -6,6 +6,7 @@
 
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -30,7 +31,8 @@ absl::StatusOr<Lookup> ToLookup(const std::string& path, const v1::LookupQuery& 
 
 absl::Status CheckCount(absl::string_view field, int count, int limit);
 absl::Status CheckDocumentId(const std::string& field, const std::string& id);
-absl::Status CheckDocument(const std::string& path, const v1::Document& document);
+// The namespace of each document.
+absl::StatusOr<std::vector<retrieval::Namespace>> CheckDocuments(const v1::AppendRequest& request);
 absl::Status CheckCheckpointName(const std::string& name);
 
 }  // namespace clamor

@@ -52,6 +52,12 @@ absl::Status WithReason(const absl::Status& status) {
   return absl::IsResourceExhausted(status) ? Refusal("STORE_FULL", status.message()) : status;
 }
 
+bool SameNamespace(const retrieval::Namespace& a, const retrieval::Namespace& b) {
+  return a.tenant == b.tenant && a.fingerprint == b.fingerprint;
+}
+
+absl::Status Draining() { return Refusal("DRAINING", "this server is about to stop"); }
+
 }  // namespace
 
 RetrievalService::RetrievalService(retrieval::SuffixStore* store, Options options, prometheus::Registry* registry)
@@ -62,6 +68,7 @@ RetrievalService::RetrievalService(retrieval::SuffixStore* store, Options option
                                  kMatchLengths)),
       stored_tokens_(AddGauge(registry, "clamor_retrieval_stored_tokens", "Tokens in the store")),
       stored_bytes_(AddGauge(registry, "clamor_retrieval_stored_bytes", "Bytes of the store on disk")),
+      segments_(AddGauge(registry, "clamor_retrieval_segments", "Index segments")),
       disk_free_bytes_(AddGauge(registry, "clamor_retrieval_disk_free_bytes", "Free bytes of the store's disk")),
       appends_stored_(AddAppends(registry, "stored")),
       appends_unchanged_(AddAppends(registry, "unchanged")),
@@ -69,6 +76,7 @@ RetrievalService::RetrievalService(retrieval::SuffixStore* store, Options option
 
 grpc::Status RetrievalService::Lookup(grpc::ServerContext*, const v1::LookupRequest* request,
                                       v1::LookupResponse* response) {
+  if (draining_) return ToGrpc(Draining());
   absl::Status count = CheckCount("queries", request->queries_size(), kMaxLookupQueries);
   if (!count.ok()) return ToGrpc(count);
   for (int i = 0; i < request->queries_size(); ++i) {
@@ -86,31 +94,33 @@ grpc::Status RetrievalService::Lookup(grpc::ServerContext*, const v1::LookupRequ
 
 grpc::Status RetrievalService::Append(grpc::ServerContext*, const v1::AppendRequest* request,
                                       v1::AppendResponse* response) {
-  absl::Status count = CheckCount("documents", request->documents_size(), kMaxAppendDocuments);
-  if (!count.ok()) return ToGrpc(count);
-  std::vector<retrieval::Namespace> namespaces;
-  for (int i = 0; i < request->documents_size(); ++i) {  // all are checked before the first is stored
-    const std::string path = absl::StrCat("documents[", i, "]");
-    auto ns = ToNamespace(absl::StrCat(path, ".namespace"), request->documents(i).namespace_());
-    absl::Status status = ns.ok() ? CheckDocument(path, request->documents(i)) : ns.status();
-    if (!status.ok()) {
-      appends_refused_.Increment(request->documents_size());
-      return ToGrpc(status);
+  if (draining_) return ToGrpc(Draining());
+  auto namespaces = CheckDocuments(*request);  // all are checked before the first is stored
+  absl::Status status = namespaces.status();
+  const int count = request->documents_size();
+  int done = 0;
+  while (status.ok() && done < count) {
+    // Neighbours of one namespace go together: the store waits for the disk once for all of them.
+    const retrieval::Namespace& ns = (*namespaces)[done];
+    std::vector<retrieval::Document> batch;
+    for (int i = done; i < count && SameNamespace((*namespaces)[i], ns); ++i) {
+      const v1::Document& document = request->documents(i);
+      batch.push_back({.id = document.id(),
+                       .tokens = {document.tokens().data(), static_cast<size_t>(document.tokens_size())}});
     }
-    namespaces.push_back(*std::move(ns));
-  }
-  for (int i = 0; i < request->documents_size(); ++i) {
-    const v1::Document& document = request->documents(i);
-    auto stored = store_->Append(namespaces[i], document.id(),
-                                 {document.tokens().data(), static_cast<size_t>(document.tokens_size())});
+    auto stored = store_->AppendBatch(ns, batch);
     if (!stored.ok()) {
-      appends_refused_.Increment(request->documents_size() - i);
-      return ToGrpc(WithReason(stored.status()));
+      status = WithReason(stored.status());
+      break;
     }
-    (*stored ? appends_stored_ : appends_unchanged_).Increment();
-    response->add_outcomes(*stored ? v1::APPEND_OUTCOME_STORED : v1::APPEND_OUTCOME_UNCHANGED);
+    for (bool is_new : *stored) {
+      (is_new ? appends_stored_ : appends_unchanged_).Increment();
+      response->add_outcomes(is_new ? v1::APPEND_OUTCOME_STORED : v1::APPEND_OUTCOME_UNCHANGED);
+    }
+    done += static_cast<int>(batch.size());
   }
-  return grpc::Status::OK;
+  if (!status.ok()) appends_refused_.Increment(count - done);
+  return ToGrpc(status);
 }
 
 grpc::Status RetrievalService::DeleteDocument(grpc::ServerContext*, const v1::DeleteDocumentRequest* request,
@@ -168,6 +178,7 @@ void RetrievalService::UpdateGauges() {
   const retrieval::Stats stats = store_->GetStats();
   stored_tokens_.Set(static_cast<double>(stats.tokens));
   stored_bytes_.Set(static_cast<double>(stats.bytes_on_disk));
+  segments_.Set(static_cast<double>(stats.segments));
   std::error_code error;
   const auto space = std::filesystem::space(options_.store_path, error);
   if (!error) disk_free_bytes_.Set(static_cast<double>(space.available));

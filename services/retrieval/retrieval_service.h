@@ -4,6 +4,7 @@
 // Threads: gRPC calls from many. Tested by tests/services/retrieval/retrieval_service_test.cc.
 #pragma once
 
+#include <atomic>
 #include <string>
 
 #include "clamor/v1/retrieval.grpc.pb.h"
@@ -35,6 +36,9 @@ class RetrievalService final : public v1::RetrievalService::Service {
   grpc::Status GetStats(grpc::ServerContext*, const v1::GetStatsRequest* request,
                         v1::GetStatsResponse* response) override;
 
+  // From now on lookups and appends are refused with DRAINING.
+  void Drain() { draining_ = true; }
+
   // Brings the gauges up to date, before a scrape.
   void UpdateGauges();
 
@@ -45,10 +49,12 @@ class RetrievalService final : public v1::RetrievalService::Service {
   prometheus::Histogram& match_length_;
   prometheus::Gauge& stored_tokens_;
   prometheus::Gauge& stored_bytes_;
+  prometheus::Gauge& segments_;
   prometheus::Gauge& disk_free_bytes_;
   prometheus::Counter& appends_stored_;
   prometheus::Counter& appends_unchanged_;
   prometheus::Counter& appends_refused_;
+  std::atomic<bool> draining_ = false;
 };
 
 }  // namespace clamor

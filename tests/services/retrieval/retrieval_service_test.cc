@@ -122,16 +122,19 @@ TEST_F(RetrievalServiceTest, WhatWasAppendedIsFoundInOrder) {
   AddDocument(&documents, "acme", "1", {1, 2, 3, 4, 5});
   AddDocument(&documents, "acme", "2", {9, 2, 3, 4, 6});
   AddDocument(&documents, "acme", "3", {8, 2, 3, 7});
-  AddDocument(&documents, "acme", "1", {1, 2, 3, 4, 5});
+  AddDocument(&documents, "beta", "1", {1, 2, 3, 4, 5});
   ASSERT_TRUE(Append(documents).ok());
   EXPECT_THAT(appended_.outcomes(), ElementsAre(v1::APPEND_OUTCOME_STORED, v1::APPEND_OUTCOME_STORED,
-                                                v1::APPEND_OUTCOME_STORED, v1::APPEND_OUTCOME_UNCHANGED));
+                                                v1::APPEND_OUTCOME_STORED, v1::APPEND_OUTCOME_STORED));
+  ASSERT_TRUE(Append("acme", "1", {1, 2, 3, 4, 5}).ok());
+  EXPECT_THAT(appended_.outcomes(), ElementsAre(v1::APPEND_OUTCOME_UNCHANGED));
   v1::LookupRequest request;
-  AddQuery(&request, "acme", {0xffffffff, 2, 3});
+  AddQuery(&request, "acme", {0x7fffffff, 2, 3});
   AddQuery(&request, "acme", {77, 78});
   AddQuery(&request, "other", {2, 3});
   AddQuery(&request, "acme", {});
-  ASSERT_TRUE(Lookup(request).ok());
+  const grpc::Status status = Lookup(request);
+  ASSERT_TRUE(status.ok()) << status.error_message();
   ASSERT_EQ(found_.tries_size(), 4);
   const v1::ContinuationTrie& trie = found_.tries(0);
   EXPECT_EQ(trie.match_length(), 2u);
@@ -207,14 +210,16 @@ TEST_F(RetrievalServiceTest, DeletedIsGoneAndStoredSurvives) {
 TEST_F(RetrievalServiceTest, FullStoreHasItsReasonAndKeepsWhatFitted) {
   v1::AppendRequest documents;
   AddDocument(&documents, "acme", "1", std::vector<uint32_t>(900, 1));
-  AddDocument(&documents, "acme", "2", std::vector<uint32_t>(900, 2));
+  AddDocument(&documents, "beta", "1", std::vector<uint32_t>(500, 1));
+  AddDocument(&documents, "beta", "2", std::vector<uint32_t>(501, 2));
   const grpc::Status status = Append(documents);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_EQ(ReasonOf(FromGrpc(status)), "STORE_FULL");
   EXPECT_EQ(Stats("acme").documents(), 1u);
+  EXPECT_EQ(Stats("beta").documents(), 0u);
   const std::string metrics = testing::HttpGet(server_->http_address(), "/metrics").body;
   EXPECT_THAT(metrics, HasSubstr("clamor_retrieval_appends_total{outcome=\"stored\"} 1"));
-  EXPECT_THAT(metrics, HasSubstr("clamor_retrieval_appends_total{outcome=\"refused\"} 1"));
+  EXPECT_THAT(metrics, HasSubstr("clamor_retrieval_appends_total{outcome=\"refused\"} 2"));
   EXPECT_THAT(metrics, HasSubstr("clamor_retrieval_stored_tokens 900"));
 }
 
@@ -261,6 +266,7 @@ TEST_F(RetrievalServiceTest, EveryWrongFieldIsNamed) {
        [](auto* q) { q->mutable_namespace_()->set_tokenizer_fingerprint(std::string(65, 'a')); }},
       {"queries[0].namespace.tenant", [](auto* q) { q->clear_namespace_(); }},
       {"queries[0].context", [](auto* q) { q->mutable_context()->Resize(4097, 1); }},
+      {"queries[0].context[1]", [](auto* q) { q->add_context(1u << 31); }},
       {"queries[0].max_match", [](auto* q) { q->set_max_match(0); }},
       {"queries[0].max_match", [](auto* q) { q->set_max_match(257); }},
       {"queries[0].min_match", [](auto* q) { q->set_min_match(0); }},
@@ -278,6 +284,10 @@ TEST_F(RetrievalServiceTest, EveryWrongFieldIsNamed) {
   expect(Append("a", "", {1}), "documents[0].id");
   expect(Append("a", std::string(257, 'i'), {1}), "documents[0].id");
   expect(Append("a", "1", {}), "documents[0].tokens");
+  expect(Append("a", "1", {1, 0xffffffff}), "documents[0].tokens[1]");
+  v1::AppendRequest too_much;
+  for (int i = 0; i < 5; ++i) AddDocument(&too_much, "a", std::to_string(i), std::vector<uint32_t>(1 << 20, 1));
+  expect(Append(too_much), "documents");
   v1::AppendRequest second_wrong;
   AddDocument(&second_wrong, "a", "1", {1, 2, 3});
   AddDocument(&second_wrong, "a", "2", {});
