@@ -39,13 +39,14 @@ absl::string_view BracketedReason(absl::string_view message) {
   return well_formed ? reason : absl::string_view{};
 }
 
-// The field that a message of an invalid field begins with; empty if it begins with something else.
+// The field (or the key of metadata, hence the dash) that a message of an invalid field begins with; empty if it begins
+// with something else.
 absl::string_view LeadingField(absl::string_view message) {
   size_t end = std::min(message.find_first_of(" :"), message.size());
   absl::string_view field = message.substr(0, end);
   bool well_formed = !field.empty() && absl::ascii_islower(field[0]) &&
                      std::all_of(field.begin(), field.end(), [](char c) {
-                       return absl::ascii_isalnum(c) || c == '_' || c == '.' || c == '[' || c == ']';
+                       return absl::ascii_isalnum(c) || c == '_' || c == '-' || c == '.' || c == '[' || c == ']';
                      });
   return well_formed ? field : absl::string_view{};
 }

@@ -59,6 +59,12 @@ TEST(RpcErrorTest, InvalidFieldNamesTheField) {
   EXPECT_EQ(bad_request->field_violations(0).description(), "options.stop[2] has 0 bytes, must have 1 to 256");
 }
 
+TEST(RpcErrorTest, InvalidMetadataIsNamedByItsKey) {
+  const auto bad_request = Detail<google::rpc::BadRequest>(ToGrpc(InvalidField("x-clamor-tenant", "has 0 characters")));
+  ASSERT_TRUE(bad_request.has_value());
+  EXPECT_EQ(bad_request->field_violations(0).field(), "x-clamor-tenant");
+}
+
 TEST(RpcErrorTest, FieldIsEmptyWhereTheMessageDoesNotBeginWithOne) {
   for (const char* message : {"", "Too long", "7 is odd", "-x is odd"}) {
     const auto bad_request = Detail<google::rpc::BadRequest>(ToGrpc(absl::InvalidArgumentError(message)));
