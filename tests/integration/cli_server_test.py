@@ -2,6 +2,7 @@
 import json
 import subprocess
 
+import client
 from client import Client, QUESTIONS
 from cluster import BIN_DIR, DEMO_MODEL, ClusterTest, main
 
@@ -68,7 +69,8 @@ class CommandTest(ClusterTest):
         ingest = ["ingest", "--server", self.cluster.retrieval.address, "--model", DEMO_MODEL, "--tenant", "reader", documents]
         self.assertIn("3 documents (3 new)", self.run_ok(*ingest).stdout)
         self.assertIn("3 documents (0 new)", self.run_ok(*ingest).stdout)
-        self.assertEqual(self.cluster.retrieval.metric("clamor_retrieval_appends_total", outcome="unchanged"), 3)
+        store = client.retrieval_grpc.RetrievalServiceStub(client.connect(self.cluster.retrieval))
+        self.assertEqual(store.GetStats(client.retrieval.GetStatsRequest(tenant="reader"), timeout=10).documents, 3)
 
     def test_failures(self):
         gateway, prompt = self.cluster.gateway.address, ["--prompt", "x"]

@@ -15,6 +15,8 @@ LONG = dict(max_tokens=900, ignore_eos=True, nodes=0)  # still runs when somebod
 
 class GenerationTest(ClusterTest):
 
+    worker_flags = ()  # as users start it
+
     def setUp(self):
         self.client = Client(self.cluster.gateway)
 

@@ -116,14 +116,14 @@ class Server:
 class Cluster:
     """All three, ready to answer."""
 
-    def __init__(self, worker_flags=(), gateway_flags=()):
+    def __init__(self, worker_flags=()):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="clamor-test-"))
         self.servers = []
         atexit.register(self._kill)
         self.retrieval = self.add("clamor-retrieval", "--store", self.folder / "store")
         self.worker = self.add("clamor-worker", "--model", DEMO_MODEL, "--retrieval", self.retrieval.address,
                                *worker_flags)
-        self.gateway = self.add("clamor-gateway", "--workers", self.worker.address, *gateway_flags)
+        self.gateway = self.add("clamor-gateway", "--workers", self.worker.address)
         for server in self.servers:
             server.wait_ready()
 
@@ -159,12 +159,12 @@ class Cluster:
 class ClusterTest(unittest.TestCase):
     """Tests that share a cluster."""
 
-    worker_flags = ()
-    gateway_flags = ()
+    # One thread: workers, servers and clients share the machine, and a pool that spins pays for that dearly.
+    worker_flags = ("--threads", "1")
 
     @classmethod
     def setUpClass(cls):
-        cls.cluster = Cluster(cls.worker_flags, cls.gateway_flags)
+        cls.cluster = Cluster(cls.worker_flags)
         cls.addClassCleanup(cls.cluster.stop)
 
     def run(self, result=None):

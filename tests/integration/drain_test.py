@@ -8,7 +8,7 @@ import client
 from client import Client, QUESTIONS, Stream, health, refusal_of
 from cluster import ClusterTest, main, wait_until
 
-LONG = dict(max_tokens=800, ignore_eos=True, nodes=0)
+LONG = dict(max_tokens=400, ignore_eos=True, nodes=0)
 
 
 class HealthWatch:
@@ -34,14 +34,16 @@ class HealthWatch:
 
 class DrainTest(ClusterTest):
 
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.expected = Client(cls.cluster.gateway).ask(QUESTIONS[0], **{**LONG, "nodes": 16}).ids
+
     def setUp(self):
         for server in self.cluster.servers:
             if not server.alive():
                 server.start().wait_ready()
         self.cluster.gateway.wait_ready()
-        self.client = Client(self.cluster.gateway)
-        self.expected = self.client.ask(QUESTIONS[0], **LONG).ids
-
     def drain(self, server, while_draining):
         """SIGTERM with three streams under way."""
         watch = HealthWatch(server)
@@ -61,7 +63,7 @@ class DrainTest(ClusterTest):
     def test_gateway(self):
         def while_draining():
             self.assertEqual([self.cluster.gateway.get(path)[0] for path in ("/readyz", "/healthz")], [503, 200])
-            refusal = refusal_of(lambda: self.client.ask(QUESTIONS[1]))
+            refusal = refusal_of(lambda: Client(self.cluster.gateway).ask(QUESTIONS[1]))
             self.assertEqual((refusal.code, refusal.reason), (grpc.StatusCode.UNAVAILABLE, "DRAINING"))
 
         self.drain(self.cluster.gateway, while_draining)
@@ -69,7 +71,7 @@ class DrainTest(ClusterTest):
     def test_worker(self):
         def while_draining():
             self.assertEqual([self.cluster.worker.get(path)[0] for path in ("/readyz", "/healthz")], [503, 200])
-            refusal = refusal_of(lambda: self.client.ask(QUESTIONS[1]))
+            refusal = refusal_of(lambda: Client(self.cluster.gateway).ask(QUESTIONS[1]))
             self.assertEqual(refusal.code, grpc.StatusCode.UNAVAILABLE)
             self.assertIn(refusal.reason, ("DRAINING", "NO_WORKER"))  # as the worker says, once the gateway knows
             wait_until(lambda: not self.cluster.gateway.ready(), "the gateway has heard of it", seconds=2)
