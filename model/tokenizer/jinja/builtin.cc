@@ -32,7 +32,13 @@ absl::StatusOr<Value> CallBuiltin(const Builtin& builtin, const Value& input, co
     return builtin.call(bound, arena);
   }
   const std::string parameters(builtin.parameters);
-  const std::vector<std::string> names = absl::StrSplit(parameters, ',', absl::SkipEmpty());
+  std::vector<std::string> names = absl::StrSplit(parameters, ',', absl::SkipEmpty());
+  size_t required = 0;
+  for (std::string& name : names) {
+    if (!name.ends_with('!')) continue;
+    name.pop_back();
+    ++required;
+  }
   if (args.positional.size() > names.size()) {
     return absl::InvalidArgumentError(absl::StrCat(std::string(builtin.name), " takes at most ", names.size(),
                                                    " arguments, got ", args.positional.size()));
@@ -45,6 +51,11 @@ absl::StatusOr<Value> CallBuiltin(const Builtin& builtin, const Value& input, co
           absl::StrCat(std::string(builtin.name), " has no argument '", std::string(name), "'"));
     }
     bound.positional[1 + (at - names.begin())] = value;
+  }
+  for (size_t i = 0; i < required; ++i) {
+    if (bound.positional[1 + i].IsAbsent()) {
+      return absl::InvalidArgumentError(absl::StrCat(std::string(builtin.name), " needs an argument '", names[i], "'"));
+    }
   }
   return builtin.call(bound, arena);
 }

@@ -15,7 +15,8 @@ namespace clamor::jinja {
 
 struct Builtin {
   std::string_view name;
-  std::string_view parameters;  // names after the input, joined by commas; "*": whatever is given
+  // Names after the input, joined by commas, with a '!' behind those that must be given; "*": whatever is given.
+  std::string_view parameters;
   // Gets the input and one argument for each parameter, absent ones as Value(); for "*" all as given.
   absl::StatusOr<Value> (*call)(const Args& args, Arena* arena);
 };

@@ -20,8 +20,8 @@ using Kind = Value::Kind;
 
 const Value& Input(const Args& args) { return args.positional[0]; }
 
-// `value` itself without an attribute, else what "a.b.0" leads to.
-absl::StatusOr<Value> Follow(const Value& value, const Value& attribute, Arena* arena) {
+// `value` itself without an attribute, else what "a.b.0" leads to; what is undefined on the way is `fallback`.
+absl::StatusOr<Value> Follow(const Value& value, const Value& attribute, Arena* arena, const Value& fallback = Value()) {
   if (attribute.IsAbsent() || attribute.Is(Kind::kNone)) return value;
   if (!attribute.Is(Kind::kString)) return Item(value, attribute, arena);
   Value at = value;
@@ -29,6 +29,7 @@ absl::StatusOr<Value> Follow(const Value& value, const Value& attribute, Arena* 
     int64_t index = 0;
     const Value key = absl::SimpleAtoi(part, &index) ? Value::Int(index) : arena->String(part);
     CLAMOR_ASSIGN_OR_RETURN(at, Item(at, key, arena));
+    if (at.Is(Kind::kUndefined) && !fallback.IsAbsent()) at = fallback;
   }
   return at;
 }
@@ -237,8 +238,7 @@ absl::StatusOr<Value> Map(const Args& args, Arena* arena) {
     if (filter != nullptr) {
       CLAMOR_ASSIGN_OR_RETURN(mapped.emplace_back(), CallBuiltin(*filter, item, filter_args, arena));
     } else {
-      CLAMOR_ASSIGN_OR_RETURN(const Value value, Follow(item, attribute, arena));
-      mapped.push_back(value.Is(Kind::kUndefined) && !fallback.IsAbsent() ? fallback : value);
+      CLAMOR_ASSIGN_OR_RETURN(mapped.emplace_back(), Follow(item, attribute, arena, fallback));
     }
   }
   return arena->NewList(std::move(mapped));

@@ -177,35 +177,35 @@ absl::StatusOr<Value> IndexInList(const Args& args, Arena* arena) {
 
 constexpr Builtin kStringMethods[] = {
     {"capitalize", "", MapMethod<Capitalize>},
-    {"count", "sub", CountInStr},
-    {"endswith", "suffix", HasAffix<true>},
-    {"find", "sub", FindMethodOfStr<false>},
+    {"count", "sub!", CountInStr},
+    {"endswith", "suffix!", HasAffix<true>},
+    {"find", "sub!", FindMethodOfStr<false>},
     {"isalpha", "", IsAlpha},
     {"isdigit", "", IsDigit},
     {"isspace", "", IsSpace},
-    {"join", "iterable", JoinMethod},
+    {"join", "iterable!", JoinMethod},
     {"lower", "", MapMethod<Lower>},
     {"lstrip", "chars", StripMethod<Sides::kLeft>},
-    {"removeprefix", "prefix", RemoveAffix<false>},
-    {"removesuffix", "suffix", RemoveAffix<true>},
-    {"replace", "old,new,count", ReplaceMethod},
-    {"rfind", "sub", FindMethodOfStr<true>},
+    {"removeprefix", "prefix!", RemoveAffix<false>},
+    {"removesuffix", "suffix!", RemoveAffix<true>},
+    {"replace", "old!,new!,count", ReplaceMethod},
+    {"rfind", "sub!", FindMethodOfStr<true>},
     {"rsplit", "sep,maxsplit", SplitMethod<SplitFromRight>},
     {"rstrip", "chars", StripMethod<Sides::kRight>},
     {"split", "sep,maxsplit", SplitMethod<Split>},
     {"splitlines", "", SplitLinesMethod},
-    {"startswith", "prefix", HasAffix<false>},
+    {"startswith", "prefix!", HasAffix<false>},
     {"strip", "chars", StripMethod<Sides::kBoth>},
     {"title", "", MapMethod<Title>},
     {"upper", "", MapMethod<Upper>},
 };
 
 constexpr Builtin kDictMethods[] = {
-    {"copy", "", CopyOfDict}, {"get", "key,default", GetOfDict}, {"items", "", ItemsOfDict},
+    {"copy", "", CopyOfDict}, {"get", "key!,default", GetOfDict}, {"items", "", ItemsOfDict},
     {"keys", "", KeysOfDict}, {"values", "", ValuesOfDict},
 };
 
-constexpr Builtin kListMethods[] = {{"count", "value", CountInList}, {"index", "value", IndexInList}};
+constexpr Builtin kListMethods[] = {{"count", "value!", CountInList}, {"index", "value!", IndexInList}};
 
 std::span<const Builtin> MethodsOf(const Value& value) {
   switch (value.kind) {

@@ -122,7 +122,7 @@ std::string JsonEscape(uint32_t code, std::string_view part, bool ensure_ascii) 
   if (code >= 0x10000 && ensure_ascii) {
     return absl::StrFormat("\\u%04x\\u%04x", 0xD7C0 + (code >> 10), 0xDC00 + (code & 0x3FF));
   }
-  if (code < 0x20 || (code >= 0x7F && ensure_ascii && code != 0x7F)) return absl::StrFormat("\\u%04x", code);
+  if (code < 0x20 || (code >= 0x7F && ensure_ascii)) return absl::StrFormat("\\u%04x", code);
   return std::string(part);
 }
 

@@ -211,7 +211,7 @@ constexpr Builtin kFilters[] = {
     {"int", "default,base", AsInt},
     {"length", "", LengthFilter},
     {"lower", "", MapText<Lower>},
-    {"replace", "old,new,count", ReplaceFilter},
+    {"replace", "old!,new!,count", ReplaceFilter},
     {"round", "precision,method", Round},
     {"safe", "", AsString},  // nothing is escaped, so all text is safe
     {"string", "", AsString},
