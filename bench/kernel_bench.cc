@@ -1,6 +1,7 @@
-// Speed of the kernels at the shapes of a 0.5B model (hidden 896, inner 4864, vocabulary 151936, 14 query and 2 key heads
-// of 64). Weights are rotated through more memory than the caches hold, as in a real step, where each is read once.
-// Time is wall time: the pool's threads are the point. bench/README.md has the command and a table.
+// Speed of the kernels at the shapes of a 0.5B model (hidden 896, inner 4864, vocabulary 151936, 14 query and
+// 2 key heads of 64). Weights are rotated through more memory than the caches hold, as in a real step, where
+// each is read once. Time is wall time: the pool's threads are the point. bench/README.md has the command and
+// a table.
 
 #include <algorithm>
 #include <cstdio>
@@ -61,8 +62,8 @@ void BM_MatMul(benchmark::State& state, DType stored, int64_t n, int64_t k) {
   state.counters["GFLOP/s"] = Counter(2e-9 * calls * rows * n * k, Counter::kIsRate);
 }
 
-// One layer's attention: `rows` nodes of a draft chain of at most 16 below a context, from a cache of several layers'
-// size so that it comes from memory.
+// One layer's attention: `rows` nodes of a draft chain of at most 16 below a context, from a cache of several
+// layers' size so that it comes from memory.
 void BM_Attention(benchmark::State& state) {
   const int rows = static_cast<int>(state.range(0)), context = static_cast<int>(state.range(1));
   constexpr int kHeads = 14, kKvHeads = 2, kHeadDim = 64, kLayers = 24;
@@ -73,7 +74,8 @@ void BM_Attention(benchmark::State& state) {
   float* base = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(cache.data()) + 63) / 64 * 64);
   std::vector<int32_t> table(pages), extras(rows);
   for (int i = 0; i < pages; ++i) table[i] = pages - 1 - i;
-  for (int i = 0; i < rows; ++i) extras[i] = table[(context + i) / kPageSize] * kPageSize + (context + i) % kPageSize;
+  for (int i = 0; i < rows; ++i)
+    extras[i] = table[(context + i) / kPageSize] * kPageSize + (context + i) % kPageSize;
   std::vector<AttentionRow> attention_rows;
   for (int i = 0; i < rows; ++i) {
     const int depth = i % 16 + 1;
@@ -88,8 +90,9 @@ void BM_Attention(benchmark::State& state) {
                   {keys, keys + layer_size, kKvHeads, kHeadDim}, out.data(), kHeads * kHeadDim, pool);
     layer = (layer + 1) % kLayers;
   }
-  state.counters["GFLOP/s"] = benchmark::Counter(
-      4e-9 * rows * context * kHeads * kHeadDim * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
+  state.counters["GFLOP/s"] =
+      benchmark::Counter(4e-9 * rows * context * kHeads * kHeadDim * static_cast<double>(state.iterations()),
+                         benchmark::Counter::kIsRate);
 }
 
 void BM_TopK(benchmark::State& state) {
@@ -101,7 +104,8 @@ void BM_TopK(benchmark::State& state) {
   std::vector<int32_t> ids(rows * k);
   std::vector<float> values(rows * k), log_sum_exp(rows);
   for (auto _ : state) {
-    TopK(logits.data(), kVocabulary, rows, kVocabulary, k, ids.data(), values.data(), log_sum_exp.data(), pool);
+    TopK(logits.data(), kVocabulary, rows, kVocabulary, k, ids.data(), values.data(), log_sum_exp.data(),
+         pool);
   }
   state.SetItemsProcessed(state.iterations() * rows * kVocabulary);
 }
@@ -168,7 +172,10 @@ void Register() {
       ->ArgNames({"rows", "threads"})
       ->ArgsProduct({{1, 64}, {1, 2}})
       ->Apply(us);
-  benchmark::RegisterBenchmark("RopeTable", BM_RopeTable)->Arg(131072)->UseRealTime()->Unit(benchmark::kMillisecond);
+  benchmark::RegisterBenchmark("RopeTable", BM_RopeTable)
+      ->Arg(131072)
+      ->UseRealTime()
+      ->Unit(benchmark::kMillisecond);
   benchmark::RegisterBenchmark("PoolRun", BM_PoolRun)->DenseRange(1, 2)->UseRealTime();
 }
 

@@ -33,9 +33,12 @@ std::string SupportedNames() {
 
 std::string_view CpuTargetName(CpuTarget target) {
   switch (target) {
-    case CpuTarget::kScalar: return "scalar";
-    case CpuTarget::kAvx2: return "avx2";
-    case CpuTarget::kAvx512: return "avx512";
+    case CpuTarget::kScalar:
+      return "scalar";
+    case CpuTarget::kAvx2:
+      return "avx2";
+    case CpuTarget::kAvx512:
+      return "avx512";
   }
   return "unknown";
 }
@@ -52,9 +55,9 @@ CpuTarget ActiveCpuTarget() { return Active().load(std::memory_order_relaxed); }
 
 absl::Status SetCpuTarget(CpuTarget target) {
   if (!IsSupported(target)) {
-    return absl::FailedPreconditionError(absl::StrCat("CPU target ", std::string(CpuTargetName(target)),
-                                                      " is not supported by this machine, which has: ",
-                                                      SupportedNames()));
+    return absl::FailedPreconditionError(
+        absl::StrCat("CPU target ", std::string(CpuTargetName(target)),
+                     " is not supported by this machine, which has: ", SupportedNames()));
   }
   Active().store(target, std::memory_order_relaxed);
   return absl::OkStatus();
@@ -66,8 +69,8 @@ absl::Status SetCpuTargetFromEnvironment() {
   for (CpuTarget target : {CpuTarget::kScalar, CpuTarget::kAvx2, CpuTarget::kAvx512}) {
     if (CpuTargetName(target) == value) return SetCpuTarget(target);
   }
-  return absl::InvalidArgumentError(absl::StrCat("CLAMOR_CPU_TARGET is \"", value,
-                                                 "\"; this machine supports: ", SupportedNames()));
+  return absl::InvalidArgumentError(
+      absl::StrCat("CLAMOR_CPU_TARGET is \"", value, "\"; this machine supports: ", SupportedNames()));
 }
 
 }  // namespace clamor::kernels

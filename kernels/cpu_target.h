@@ -23,9 +23,9 @@ CpuTarget ActiveCpuTarget();
 // Not while a kernel runs. FAILED_PRECONDITION if this machine lacks the target.
 absl::Status SetCpuTarget(CpuTarget target);
 
-// Applies the environment variable CLAMOR_CPU_TARGET (`scalar`, `avx2` or `avx512`), if set and not empty. Every binary
-// calls this first. INVALID_ARGUMENT names an unknown value, FAILED_PRECONDITION one that this machine lacks; both list
-// the values that would work.
+// Applies the environment variable CLAMOR_CPU_TARGET (`scalar`, `avx2` or `avx512`), if set and not empty.
+// Every binary calls this first. INVALID_ARGUMENT names an unknown value, FAILED_PRECONDITION one that this
+// machine lacks; both list the values that would work.
 absl::Status SetCpuTargetFromEnvironment();
 
 }  // namespace clamor::kernels

@@ -18,15 +18,16 @@ size_t RowGrain(int64_t row_size) { return static_cast<size_t>(std::max<int64_t>
 
 }  // namespace
 
-void RmsNorm(const float* x, int64_t rows, int64_t n, const float* weight, float eps, float* y, ThreadPool& pool) {
+void RmsNorm(const float* x, int64_t rows, int64_t n, const float* weight, float eps, float* y,
+             ThreadPool& pool) {
   const auto norm = kRmsNorm.Active();
   pool.ParallelFor(rows, RowGrain(n), [&](size_t begin, size_t end) {
     for (size_t r = begin; r < end; ++r) norm(x + r * n, n, weight, eps, y + r * n);
   });
 }
 
-void RmsNormHeads(float* x, int64_t rows, int64_t stride, int heads, int head_dim, const float* weight, float eps,
-                  ThreadPool& pool) {
+void RmsNormHeads(float* x, int64_t rows, int64_t stride, int heads, int head_dim, const float* weight,
+                  float eps, ThreadPool& pool) {
   const auto norm = kRmsNorm.Active();
   pool.ParallelFor(rows, RowGrain(int64_t{heads} * head_dim), [&](size_t begin, size_t end) {
     for (size_t r = begin; r < end; ++r) {
@@ -62,7 +63,8 @@ float Exp(float x) { return kExp.Active()(x); }
 
 // log(x) = e * ln(2) + log(1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); the polynomial is that of Cephes' logf.
 float Log(float x) {
-  if (!(x > 0.0f)) return x == 0.0f ? -std::numeric_limits<float>::infinity() : std::numeric_limits<float>::quiet_NaN();
+  if (!(x > 0.0f))
+    return x == 0.0f ? -std::numeric_limits<float>::infinity() : std::numeric_limits<float>::quiet_NaN();
   if (std::isinf(x)) return x;
   int exponent = 0;
   if (x < std::numeric_limits<float>::min()) {  // subnormal
@@ -74,8 +76,9 @@ float Log(float x) {
   const uint32_t offset = bits - kSqrtHalf;
   exponent += static_cast<int32_t>(offset) >> 23;
   const float f = std::bit_cast<float>((offset & 0x7fffff) + kSqrtHalf) - 1.0f;
-  constexpr float kCoefficients[] = {-1.1514610310e-1f, 1.1676998740e-1f,  -1.2420140846e-1f, 1.4249322787e-1f,
-                                     -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f};
+  constexpr float kCoefficients[] = {-1.1514610310e-1f, 1.1676998740e-1f,  -1.2420140846e-1f,
+                                     1.4249322787e-1f,  -1.6668057665e-1f, 2.0000714765e-1f,
+                                     -2.4999993993e-1f, 3.3333331174e-1f};
   float p = 7.0376836292e-2f;
   for (float c : kCoefficients) p = std::fma(p, f, c);
   const float square = f * f;

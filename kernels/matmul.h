@@ -1,8 +1,9 @@
 // Dense products with packed weights: y[r, n] = bias[n] + sum over k of x[r, k] * w[n, k].
 //
-// Numerics: each output is one fp32 fused multiply-add chain in k order that starts from 0; the bias is added last. The
-// result of a row therefore depends on that row and the weights alone: not on the number of rows, on threads, on the
-// CPU target or on how rows are blocked.
+// Numerics: each output is one fp32 fused multiply-add chain in k order that starts from 0; the bias is added
+// last. The result of a row therefore depends on that row and the weights alone: not on the number of rows,
+// on threads, on the CPU target or on how rows are blocked.
+//
 // Tested by tests/kernels/matmul_test.cc.
 #pragma once
 
@@ -18,8 +19,9 @@ enum class DType : uint8_t { kF32, kBF16, kF16 };
 
 inline size_t DTypeSize(DType t) { return t == DType::kF32 ? 4 : 2; }
 
-// Weights [n, k] in panels of 16 output columns, k-major inside a panel: fp32 [n/16][k][16], bf16 [n/16][k/2][16][2].
-// The last panel (and an odd last k of bf16) is padded with zeros. Immutable once packed; move-only.
+// Weights [n, k] in panels of 16 output columns, k-major inside a panel: fp32 [n/16][k][16], bf16
+// [n/16][k/2][16][2]. The last panel (and an odd last k of bf16) is padded with zeros. Immutable once packed;
+// move-only.
 class PackedMatrix {
  public:
   PackedMatrix() = default;  // empty: n() == 0
@@ -28,9 +30,9 @@ class PackedMatrix {
   PackedMatrix(PackedMatrix&&) noexcept = default;
   PackedMatrix& operator=(PackedMatrix&&) noexcept = default;
 
-  // Writes rows [row, row + rows) from a row-major [rows, k] array of type `type`, converting as needed (to bf16: round
-  // to nearest even). Rows of several tensors may be packed one below the other: that is how q, k and v become one
-  // product. Distinct row ranges may be packed by the pool's threads at once.
+  // Writes rows [row, row + rows) from a row-major [rows, k] array of type `type`, converting as needed (to
+  // bf16: round to nearest even). Rows of several tensors may be packed one below the other: that is how q, k
+  // and v become one product. Distinct row ranges may be packed by the pool's threads at once.
   void PackRows(int64_t row, int64_t rows, const void* source, DType type, ThreadPool& pool);
 
   // The weight at (row, col) as fp32; slow, for embedding look-up and tests.
@@ -55,8 +57,8 @@ class PackedMatrix {
   std::unique_ptr<void, Free> data_;
 };
 
-// x: [rows, k], row stride `x_stride` floats; y: [rows, w.n()], row stride `y_stride` floats, overwritten; bias: [n] or
-// null. Any number of rows, 0 included. x and y must not overlap.
+// x: [rows, k], row stride `x_stride` floats; y: [rows, w.n()], row stride `y_stride` floats, overwritten;
+// bias: [n] or null. Any number of rows, 0 included. x and y must not overlap.
 void MatMul(const float* x, size_t x_stride, int64_t rows, const PackedMatrix& w, const float* bias, float* y,
             size_t y_stride, ThreadPool& pool);
 

@@ -14,8 +14,9 @@ namespace {
 constexpr int64_t kPanel = 16;
 constexpr size_t kHugePage = size_t{2} << 20;
 
-// Zero pages from the kernel, so that the zero padding costs nothing and memory appears only as it is packed. Large
-// blocks start at a huge page: a token reads every weight once, and 4 KB pages would cost a TLB miss each.
+// Zero pages from the kernel, so that the zero padding costs nothing and memory appears only as it is packed.
+// Large blocks start at a huge page: a token reads every weight once, and 4 KB pages would cost a TLB miss
+// each.
 void* MapPages(size_t bytes) {
   const size_t slack = bytes >= kHugePage ? kHugePage : 0;
   void* mapped = mmap(nullptr, bytes + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -24,7 +25,8 @@ void* MapPages(size_t bytes) {
   const auto start = reinterpret_cast<uintptr_t>(mapped);
   const uintptr_t aligned = (start + slack - 1) / slack * slack;
   if (aligned != start) munmap(mapped, aligned - start);
-  if (const size_t tail = start + slack - aligned; tail != 0) munmap(reinterpret_cast<void*>(aligned + bytes), tail);
+  const size_t tail = start + slack - aligned;
+  if (tail != 0) munmap(reinterpret_cast<void*>(aligned + bytes), tail);
   void* result = reinterpret_cast<void*>(aligned);
   madvise(result, bytes, MADV_HUGEPAGE);  // a hint: failure only costs speed
   return result;
@@ -34,7 +36,8 @@ float FromBF16(uint16_t v) { return std::bit_cast<float>(uint32_t{v} << 16); }
 
 uint16_t ToBF16(float v) {
   const uint32_t bits = std::bit_cast<uint32_t>(v);
-  if (std::isnan(v)) return static_cast<uint16_t>(bits >> 16 | 0x40);  // rounding could carry a NaN into infinity
+  // Rounding could carry a NaN into infinity.
+  if (std::isnan(v)) return static_cast<uint16_t>(bits >> 16 | 0x40);
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
@@ -69,12 +72,15 @@ struct ReadF16 {
 
 // Where element (column, k) of a panel lies, counted in elements.
 size_t OffsetF32(int64_t column, int64_t k) { return static_cast<size_t>(k * kPanel + column); }
-size_t OffsetBF16(int64_t column, int64_t k) { return static_cast<size_t>((k / 2 * kPanel + column) * 2 + k % 2); }
+size_t OffsetBF16(int64_t column, int64_t k) {
+  return static_cast<size_t>((k / 2 * kPanel + column) * 2 + k % 2);
+}
 
-// Fills `columns` columns of a panel, from column `first` on, with as many rows of the source. K outside: the panel is
-// written once, front to back, from sixteen streams that the hardware prefetches.
+// Fills `columns` columns of a panel, from column `first` on, with as many rows of the source. K outside: the
+// panel is written once, front to back, from sixteen streams that the hardware prefetches.
 template <typename Read>
-void PackPanel(const void* source, int64_t first, int64_t columns, int64_t k, DType stored, void* panel, Read read) {
+void PackPanel(const void* source, int64_t first, int64_t columns, int64_t k, DType stored, void* panel,
+               Read read) {
   for (int64_t i = 0; i < k; ++i) {
     for (int64_t c = 0; c < columns; ++c) {
       const float value = read(source, c * k + i);
@@ -88,13 +94,17 @@ void PackPanel(const void* source, int64_t first, int64_t columns, int64_t k, DT
 }
 
 size_t PanelBytes(int64_t k, DType stored) {
-  return kPanel * (stored == DType::kBF16 ? static_cast<size_t>((k + 1) / 2 * 2) * 2 : static_cast<size_t>(k) * 4);
+  return kPanel *
+         (stored == DType::kBF16 ? static_cast<size_t>((k + 1) / 2 * 2) * 2 : static_cast<size_t>(k) * 4);
 }
 
 }  // namespace
 
 PackedMatrix::PackedMatrix(int64_t n, int64_t k, DType stored)
-    : n_(n), k_(k), bytes_(static_cast<size_t>((n + kPanel - 1) / kPanel) * PanelBytes(k, stored)), stored_(stored) {
+    : n_(n),
+      k_(k),
+      bytes_(static_cast<size_t>((n + kPanel - 1) / kPanel) * PanelBytes(k, stored)),
+      stored_(stored) {
   constexpr size_t kPage = 4096;
   const size_t mapped = (bytes_ + kPage - 1) / kPage * kPage;
   data_ = std::unique_ptr<void, Free>(MapPages(mapped), Free{mapped});
@@ -114,9 +124,15 @@ void PackedMatrix::PackRows(int64_t row, int64_t rows, const void* source, DType
       void* panel = static_cast<char*>(data_.get()) + p * PanelBytes(k_, stored_);
       const int64_t first = from - p * kPanel;
       switch (type) {
-        case DType::kF32: PackPanel(rows_of_panel, first, columns, k_, stored_, panel, ReadF32()); break;
-        case DType::kBF16: PackPanel(rows_of_panel, first, columns, k_, stored_, panel, ReadBF16()); break;
-        case DType::kF16: PackPanel(rows_of_panel, first, columns, k_, stored_, panel, ReadF16()); break;
+        case DType::kF32:
+          PackPanel(rows_of_panel, first, columns, k_, stored_, panel, ReadF32());
+          break;
+        case DType::kBF16:
+          PackPanel(rows_of_panel, first, columns, k_, stored_, panel, ReadBF16());
+          break;
+        case DType::kF16:
+          PackPanel(rows_of_panel, first, columns, k_, stored_, panel, ReadF16());
+          break;
       }
     }
   });

@@ -14,14 +14,15 @@
 namespace clamor::kernels {
 namespace {
 
-// Longer than the serial gaps between the regions of one step, shorter than anyone would notice on an idle machine.
+// Longer than the serial gaps between the regions of one step, shorter than anyone would notice on an idle
+// machine.
 constexpr std::chrono::microseconds kSpin(100);
 
 // Waiting for a condition that becomes true within microseconds, as a rule.
 class Gate {
  public:
-  // Returns once done() is true: spins for kSpin, then parks. `crowded`: there are more threads than cores, so give the
-  // core away instead of pausing on it.
+  // Returns once done() is true: spins for kSpin, then parks. `crowded`: there are more threads than cores,
+  // so give the core away instead of pausing on it.
   template <typename Done>
   void Wait(bool crowded, Done done) {
     const auto deadline = std::chrono::steady_clock::now() + kSpin;
@@ -32,8 +33,8 @@ class Gate {
       }
     } while (std::chrono::steady_clock::now() < deadline);
     std::unique_lock lock(mutex_);
-    // Counted before the last look at the condition, as Notify looks at the count after changing it: one of the two sees
-    // the other (all four accesses are sequentially consistent).
+    // Counted before the last look at the condition, as Notify looks at the count after changing it: one of
+    // the two sees the other (all four accesses are sequentially consistent).
     parked_.fetch_add(1);
     changed_.wait(lock, done);
     parked_.fetch_sub(1);
@@ -104,7 +105,8 @@ void ThreadPool::Run(absl::FunctionRef<void(int worker)> fn) {
   state_->finished.Wait(state_->crowded, [&] { return state_->running.load() == 0; });
 }
 
-void ThreadPool::ParallelFor(size_t count, size_t grain, absl::FunctionRef<void(size_t begin, size_t end)> fn) {
+void ThreadPool::ParallelFor(size_t count, size_t grain,
+                             absl::FunctionRef<void(size_t begin, size_t end)> fn) {
   if (count == 0) return;
   const size_t grains = (count + grain - 1) / grain;
   const size_t pieces = std::min<size_t>(grains, size());

@@ -1,7 +1,7 @@
 // A fixed set of threads for parallel regions that last microseconds.
 //
-// Workers spin for a bounded time after each region and then park, because a futex wake-up costs more than many whole
-// regions here (0.15 us against 100-270 us, measured on a virtual machine).
+// Workers spin for a bounded time after each region and then park, because a futex wake-up costs more than
+// many whole regions here (0.15 us against 100-270 us, measured on a virtual machine).
 //
 // Threads: one thread at a time may call Run or ParallelFor; the functions must not call back into the pool.
 // Tested by tests/kernels/thread_pool_test.cc.
@@ -24,11 +24,13 @@ class ThreadPool {
 
   int size() const;
 
-  // Calls fn(i) once for each i in [0, size()), each on its own thread, fn(0) on the caller. Returns when all returned.
+  // Calls fn(i) once for each i in [0, size()), each on its own thread, fn(0) on the caller. Returns when all
+  // returned.
   void Run(absl::FunctionRef<void(int worker)> fn);
 
-  // Splits [0, count) into contiguous pieces, boundaries at multiples of `grain`, and calls fn(begin, end) for each, at
-  // most one piece per thread. How the range is split never changes a result: threads split outputs, never a sum.
+  // Splits [0, count) into contiguous pieces, boundaries at multiples of `grain`, and calls fn(begin, end)
+  // for each, at most one piece per thread. How the range is split never changes a result: threads split
+  // outputs, never a sum.
   void ParallelFor(size_t count, size_t grain, absl::FunctionRef<void(size_t begin, size_t end)> fn);
 
  private:

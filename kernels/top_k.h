@@ -9,9 +9,10 @@
 
 namespace clamor::kernels {
 
-// logits: [rows, n], row stride `stride` floats. ids and values: [rows, k], best first, equal values by lowest id; -0.0 and
-// 0.0 are equal; NaN never wins. If k > n, the surplus ids are -1 and values -inf. log_sum_exp: [rows] or null: maximum +
-// Log(sum of Exp(x - maximum)), summed in 16 partial sums by index mod 16, folded as in RmsNorm. REQUIRES: 1 <= k <= 64.
+// logits: [rows, n], row stride `stride` floats. ids and values: [rows, k], best first, equal values by
+// lowest id; -0.0 and 0.0 are equal; NaN never wins. If k > n, the surplus ids are -1 and values -inf.
+// log_sum_exp: [rows] or null: maximum + Log(sum of Exp(x - maximum)), summed in 16 partial sums by index mod
+// 16, folded as in RmsNorm; the maximum itself if it is infinite. REQUIRES: 1 <= k <= 64.
 void TopK(const float* logits, int64_t stride, int64_t rows, int64_t n, int k, int32_t* ids, float* values,
           float* log_sum_exp, ThreadPool& pool);
 

@@ -10,8 +10,10 @@
 namespace clamor::kernels {
 namespace {
 
-// Neighbours that share `pages`, as many as one tile of the product takes: the keys are read once for all of them.
-void MakeTasks(std::span<const AttentionRow> rows, int heads, int kv_heads, std::vector<AttentionTask>& tasks) {
+// Neighbours that share `pages`, as many as one tile of the product takes: the keys are read once for all of
+// them.
+void MakeTasks(std::span<const AttentionRow> rows, int heads, int kv_heads,
+               std::vector<AttentionTask>& tasks) {
   tasks.clear();
   const int limit = kMaxTileRows.Active();
   const RowBlocks groups(heads / kv_heads, limit);  // of query heads
@@ -44,8 +46,8 @@ float* ValueAt(const KvLayer& layer, int32_t slot, int head) {
 
 }  // namespace
 
-void StoreKv(const float* k, size_t k_stride, const float* v, size_t v_stride, int64_t rows, const int32_t* slots,
-             const KvLayer& layer, ThreadPool& pool) {
+void StoreKv(const float* k, size_t k_stride, const float* v, size_t v_stride, int64_t rows,
+             const int32_t* slots, const KvLayer& layer, ThreadPool& pool) {
   pool.ParallelFor(rows, 16, [&](size_t begin, size_t end) {
     for (size_t r = begin; r < end; ++r) {
       for (int h = 0; h < layer.kv_heads; ++h) {
@@ -69,15 +71,16 @@ void MoveKv(const KvLayer& layer, int32_t from, int32_t to) {
   }
 }
 
-void TreeAttention(const float* q, size_t q_stride, std::span<const AttentionRow> rows, int heads, float scale,
-                   int32_t window, const KvLayer& layer, float* out, size_t out_stride, ThreadPool& pool) {
+void TreeAttention(const float* q, size_t q_stride, std::span<const AttentionRow> rows, int heads,
+                   float scale, int32_t window, const KvLayer& layer, float* out, size_t out_stride,
+                   ThreadPool& pool) {
   thread_local std::vector<AttentionTask> tasks;
   MakeTasks(rows, heads, layer.kv_heads, tasks);
   if (tasks.empty()) return;
   const AttentionJob job = {q, q_stride, rows, scale, window, layer, out, out_stride};
   const auto attend = kAttend.Active();
-  // Contexts differ in length, so threads take the next task rather than a fixed share. (`tasks` names the thread's own
-  // vector inside the lambda, hence the span.)
+  // Contexts differ in length, so threads take the next task rather than a fixed share. (`tasks` names the
+  // thread's own vector inside the lambda, hence the span.)
   const std::span<const AttentionTask> todo = tasks;
   std::atomic<size_t> next = 0;
   const auto work = [&](int) {

@@ -1,10 +1,12 @@
-// Causal attention over a paged key/value cache, for rows that may be prompt tokens, the next token, or nodes of a draft
-// tree: all three are a row that sees a prefix of its sequence and then a list of further slots.
+// Causal attention over a paged key/value cache, for rows that may be prompt tokens, the next token, or nodes
+// of a draft tree: all three are a row that sees a prefix of its sequence and then a list of further slots.
 //
-// Numerics (kernels/README.md): in logical order of keys, score = (one fma chain over head_dim) * scale; exact maximum;
-// own exp; the sum of weights in 16 partial sums by logical position mod 16, folded as in RmsNorm; each output element one
-// fma chain over keys; divided by the sum at the end. A key that is masked (window) is skipped, never added as zero. So a
-// row's result does not depend on where its keys lie, what else is in the batch, threads or CPU target.
+// Numerics (kernels/README.md): in logical order of keys, score = (one fma chain over head_dim) * scale;
+// exact maximum; own exp; the sum of weights in 16 partial sums by logical position mod 16, folded as in
+// RmsNorm; each output element one fma chain over keys; divided by the sum at the end. A key that is masked
+// (window) is skipped, never added as zero. So a row's result does not depend on where its keys lie, what
+// else is in the batch, threads or CPU target.
+//
 // Tested by tests/kernels/tree_attention_test.cc.
 #pragma once
 
@@ -29,26 +31,31 @@ struct KvLayer {
   int head_dim = 0;  // a multiple of 8
 };
 
-// What one row sees: logical positions 0 .. prefix-1 through `pages`, then slots extra[0..extra_count) at logical positions
-// prefix, prefix + 1, ... The row itself is the last of them, so its own position is prefix + extra_count - 1.
+// What one row sees: logical positions 0 .. prefix-1 through `pages`, then slots extra[0..extra_count) at
+// logical positions prefix, prefix + 1, ... The row itself is the last of them, so its own position is prefix
+// + extra_count - 1.
 struct AttentionRow {
-  const int32_t* pages = nullptr;  // [ceil(prefix / kPageSize)], page of each block of kPageSize logical positions
+  const int32_t* pages = nullptr;  // [ceil(prefix / kPageSize)], of each block of kPageSize positions
   int32_t prefix = 0;
   const int32_t* extra = nullptr;  // [extra_count] slots
   int32_t extra_count = 0;
 };
 
 // Writes row r of k and v ([rows, kv_heads * head_dim], row strides in floats) to slot slots[r] of the layer.
-void StoreKv(const float* k, size_t k_stride, const float* v, size_t v_stride, int64_t rows, const int32_t* slots,
-             const KvLayer& layer, ThreadPool& pool);
+void StoreKv(const float* k, size_t k_stride, const float* v, size_t v_stride, int64_t rows,
+             const int32_t* slots, const KvLayer& layer, ThreadPool& pool);
 
 // Copies the key and value of slot `from` to slot `to`, bit for bit.
 void MoveKv(const KvLayer& layer, int32_t from, int32_t to);
 
-// q: [rows, heads * head_dim], row stride q_stride; out: the same shape, row stride out_stride. Query head h reads key head
-// h / (heads / kv_heads). window > 0: only the last `window` keys of each row count (the row itself included).
-// Rows that share `pages` should be adjacent: their keys are then read once.
-void TreeAttention(const float* q, size_t q_stride, std::span<const AttentionRow> rows, int heads, float scale,
-                   int32_t window, const KvLayer& layer, float* out, size_t out_stride, ThreadPool& pool);
+// q: [rows, heads * head_dim], row stride q_stride; out: the same shape, row stride out_stride. Query head h
+// reads key head h / (heads / kv_heads). window > 0: only the last `window` keys of each row count (the row
+// itself included). A row sees at least one key; scale > 0. Rows that share `pages` (the same pointer) should
+// be adjacent: their keys are then read once. Keys in pages are read in place, extra slots are gathered for
+// each row: right for the nodes of a tree, slow for hundreds. Prompt rows whose keys are in pages already,
+// stored by StoreKv just before, are best described by prefix = own position + 1 and no extras.
+void TreeAttention(const float* q, size_t q_stride, std::span<const AttentionRow> rows, int heads,
+                   float scale, int32_t window, const KvLayer& layer, float* out, size_t out_stride,
+                   ThreadPool& pool);
 
 }  // namespace clamor::kernels

@@ -10,7 +10,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace clamor::kernels::HWY_NAMESPACE {
 
-
 void RmsNormRow(const float* x, int64_t n, const float* weight, float eps, float* y) {
   const int64_t whole = n & ~int64_t{15};
   const size_t rest = n - whole;
@@ -25,7 +24,8 @@ void RmsNormRow(const float* x, int64_t n, const float* weight, float eps, float
   }
   const F16 scale = Set16(1.0f / std::sqrt(FoldSum(squares) / static_cast<float>(n) + eps));
   for (int64_t i = 0; i < whole; i += 16) Store16(Load16(x + i) * scale * Load16(weight + i), y + i);
-  if (rest != 0) StoreFirst(LoadFirst(x + whole, rest) * scale * LoadFirst(weight + whole, rest), y + whole, rest);
+  if (rest != 0)
+    StoreFirst(LoadFirst(x + whole, rest) * scale * LoadFirst(weight + whole, rest), y + whole, rest);
 }
 
 void AddRange(float* x, const float* y, int64_t n) {
@@ -40,7 +40,8 @@ void SiluGateRange(const float* gate, const float* up, int64_t n, float* out) {
   const int64_t whole = n & ~int64_t{15};
   const size_t rest = n - whole;
   for (int64_t i = 0; i < whole; i += 16) Store16(Silu(Load16(gate + i)) * Load16(up + i), out + i);
-  if (rest != 0) StoreFirst(Silu(LoadFirst(gate + whole, rest)) * LoadFirst(up + whole, rest), out + whole, rest);
+  if (rest != 0)
+    StoreFirst(Silu(LoadFirst(gate + whole, rest)) * LoadFirst(up + whole, rest), out + whole, rest);
 }
 
 float ExpOne(float x) {
@@ -54,7 +55,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace clamor::kernels {
 
-constinit const decltype(kRmsNorm) kRmsNorm = {{N_SCALAR::RmsNormRow, N_AVX2::RmsNormRow, N_AVX3::RmsNormRow}};
+constinit const decltype(kRmsNorm) kRmsNorm = {
+    {N_SCALAR::RmsNormRow, N_AVX2::RmsNormRow, N_AVX3::RmsNormRow}};
 constinit const decltype(kAdd) kAdd = {{N_SCALAR::AddRange, N_AVX2::AddRange, N_AVX3::AddRange}};
 constinit const decltype(kSiluGate) kSiluGate = {
     {N_SCALAR::SiluGateRange, N_AVX2::SiluGateRange, N_AVX3::SiluGateRange}};

@@ -1,6 +1,6 @@
-// F16: sixteen floats that advance together, on every target: one zmm, two ymm, or sixteen scalars. A panel of weights, a
-// page of keys and the partial sums of a reduction are all sixteen wide, so kernels written with F16 do the same
-// operations in the same order whatever the vector width.
+// F16: sixteen floats that advance together, on every target: one zmm, two ymm, or sixteen scalars. A panel
+// of weights, a page of keys and the partial sums of a reduction are all sixteen wide, so kernels written
+// with F16 do the same operations in the same order whatever the vector width.
 //
 // Highway's scalar MulAdd rounds twice; Fma below never does.
 
@@ -135,8 +135,8 @@ HWY_INLINE float FoldMax(const F16& v) {
   return best;
 }
 
-// exp(x) = 2^n * exp(r) with |r| <= ln(2) / 2; the polynomial is that of Cephes' expf. 2^n is applied in two halves, so
-// that results below the normal range round once and those above become infinite.
+// exp(x) = 2^n * exp(r) with |r| <= ln(2) / 2; the polynomial is that of Cephes' expf. 2^n is applied in two
+// halves, so that results below the normal range round once and those above become infinite.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Exp(D d, V x) {
   const hn::RebindToSigned<D> di;

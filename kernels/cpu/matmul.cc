@@ -11,8 +11,8 @@
 HWY_BEFORE_NAMESPACE();
 namespace clamor::kernels::HWY_NAMESPACE {
 
-// One panel, one block of K, all rows. The weights come from memory for the first row block and from the first-level
-// cache for the others.
+// One panel, one block of K, all rows. The weights come from memory for the first row block and from the
+// first-level cache for the others.
 void PanelTimesRows(const MatMulJob& job, int64_t panel, int64_t k_begin, int64_t k_end) {
   const PackedMatrix& w = job.w;
   const bool bf16 = w.stored() == DType::kBF16;
@@ -22,8 +22,8 @@ void PanelTimesRows(const MatMulJob& job, int64_t panel, int64_t k_begin, int64_
   const int64_t columns = std::min<int64_t>(16, w.n() - panel * 16);
   const auto& tiles = bf16 ? kTiles<WeightsBF16, 1> : kTiles<WeightsF32, 1>;
   const char* weights = static_cast<const char*>(w.data()) + panel * panel_bytes + k_begin * bytes_per_k;
-  // With one row block the panels are one stream: run ahead of it by enough to cover DRAM. Else the row blocks share the
-  // fetching of the next panel.
+  // With one row block the panels are one stream: run ahead of it by enough to cover DRAM. Else the row
+  // blocks share the fetching of the next panel.
   constexpr int64_t kStreamAhead = 8192;
   const int64_t ahead = job.blocks.count == 1 ? kStreamAhead : panel_bytes;
   const int64_t share = (k_end - k_begin) * bytes_per_k / job.blocks.count;
@@ -61,12 +61,14 @@ void PanelTimesRows(const MatMulJob& job, int64_t panel, int64_t k_begin, int64_
     tile.y = padded;
     tile.y_stride = 16;
     tiles[rows - 1](tile);
-    for (int64_t r = 0; r < rows; ++r) std::memcpy(y + r * job.y_stride, padded + r * 16, columns * sizeof(float));
+    for (int64_t r = 0; r < rows; ++r)
+      std::memcpy(y + r * job.y_stride, padded + r * 16, columns * sizeof(float));
   }
 }
 
 void MatMulPanels(const MatMulJob& job, int64_t begin, int64_t end) {
-  // Several row blocks: a block of K of all their rows should stay in the second-level cache while the panels go by.
+  // Several row blocks: a block of K of all their rows should stay in the second-level cache while the panels
+  // go by.
   constexpr int64_t kBlock = 512;
   const int64_t k = job.w.k();
   const int64_t step = job.blocks.count == 1 ? k : kBlock;
@@ -83,7 +85,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace clamor::kernels {
 
-constinit const decltype(kMaxTileRows) kMaxTileRows = {{N_SCALAR::kTileRows, N_AVX2::kTileRows, N_AVX3::kTileRows}};
+constinit const decltype(kMaxTileRows) kMaxTileRows = {
+    {N_SCALAR::kTileRows, N_AVX2::kTileRows, N_AVX3::kTileRows}};
 constinit const decltype(kMatMulPanels) kMatMulPanels = {
     {N_SCALAR::MatMulPanels, N_AVX2::MatMulPanels, N_AVX3::MatMulPanels}};
 

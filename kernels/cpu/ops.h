@@ -1,5 +1,5 @@
-// What the Highway files offer to the operators: each function once per CPU target, all with the same bits. They check
-// nothing and know no threads; the operators one folder up split the work.
+// What the Highway files offer to the operators: each function once per CPU target, all with the same bits.
+// They check nothing and know no threads; the operators one folder up split the work.
 #pragma once
 
 #include <cstddef>
@@ -61,18 +61,21 @@ struct AttentionJob {
 extern const PerTarget<void (*)(const AttentionJob& job, const AttentionTask& task)> kAttend;
 
 // Elementwise, for one row or range; the public headers say what they compute.
-extern const PerTarget<void (*)(const float* x, int64_t n, const float* weight, float eps, float* y)> kRmsNorm;
+extern const PerTarget<void (*)(const float* x, int64_t n, const float* weight, float eps, float* y)>
+    kRmsNorm;
 extern const PerTarget<void (*)(float* x, const float* y, int64_t n)> kAdd;
 extern const PerTarget<void (*)(const float* gate, const float* up, int64_t n, float* out)> kSiluGate;
 extern const PerTarget<float (*)(float x)> kExp;
 
 // cos and sin of position * frequencies[0..half).
-extern const PerTarget<void (*)(double position, const double* frequencies, int half, float* cos, float* sin)> kCosSin;
+extern const PerTarget<void (*)(double position, const double* frequencies, int half, float* cos, float* sin)>
+    kCosSin;
 // Rotates one head.
 extern const PerTarget<void (*)(float* x, const float* cos, const float* sin, int half)> kRotate;
 
 // One row; log_sum_exp may be null.
-extern const PerTarget<void (*)(const float* logits, int64_t n, int k, int32_t* ids, float* values, float* log_sum_exp)>
+extern const PerTarget<void (*)(const float* logits, int64_t n, int k, int32_t* ids, float* values,
+                                float* log_sum_exp)>
     kTopK;
 
 }  // namespace clamor::kernels

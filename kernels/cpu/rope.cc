@@ -10,9 +10,10 @@
 HWY_BEFORE_NAMESPACE();
 namespace clamor::kernels::HWY_NAMESPACE {
 
-// Cosine and sine of x by reduction to r = x - n * pi/2, |r| <= pi/4, and the kernel polynomials of fdlibm. pi/2 is
-// held in two doubles; the first fma is exact (its result is a multiple of 2^-52 below 1), the second one errs by less
-// than 2^-54, so the whole is within 3e-16 of the true value for |x| up to 1e6 and far beyond.
+// Cosine and sine of x by reduction to r = x - n * pi/2, |r| <= pi/4, and the kernel polynomials of fdlibm.
+// pi/2 is held in two doubles; the first fma is exact (its result is a multiple of 2^-52 below 1), the second
+// one errs by less than 2^-54, so the whole is within 3e-16 of the true value for |x| up to 1e6 and far
+// beyond.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE void CosSin(D d, V x, V& cos, V& sin) {
   const hn::RebindToUnsigned<D> du;

@@ -1,4 +1,5 @@
-// Memory that a thread keeps for its next call: a step allocates nothing once the largest shapes have been seen.
+// Memory that a thread keeps for its next call: a step allocates nothing once the largest shapes have been
+// seen.
 #pragma once
 
 #include <cstddef>

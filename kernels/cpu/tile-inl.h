@@ -20,32 +20,33 @@
 HWY_BEFORE_NAMESPACE();
 namespace clamor::kernels::HWY_NAMESPACE {
 
-// Sums, the weights and one broadcast must fit the registers: 32 zmm; 16 ymm, two for each F16. The scalar target has
-// no such limit and needs none.
+// Sums, the weights and one broadcast must fit the registers: 32 zmm; 16 ymm, two for each F16. The scalar
+// target has no such limit and needs none.
 #if HWY_TARGET == HWY_AVX3
 inline constexpr int kTileRows = 24;
 #else
 inline constexpr int kTileRows = 6;
 #endif
 
-// y[r, 0..16) = (accumulate ? y[r, 0..16) : 0) + sum over i of x[i][r] * w[i, 0..16), one fma chain in i order; then
-// + bias[0..16).
+// y[r, 0..16) = (accumulate ? y[r, 0..16) : 0) + sum over i of x[i][r] * w[i, 0..16), one fma chain in i
+// order; then the bias is added.
 struct Tile {
-  const float* x;    // [k][rows], or [rows][16] with k <= 16: see kXRow
-  const void* w;     // fp32: row i at i * w_stride floats. bf16: [k/2][16][2], an odd last k alone in its pair
+  const float* x;  // [k][rows], or [rows][16] with k <= 16: see kXRow
+  const void* w;   // fp32: row i at i * w_stride floats. bf16: [k/2][16][2], an odd last k alone in its pair
   int64_t w_stride;  // fp32 only
   int64_t k;
   float* y;
   size_t y_stride;
   const float* bias;  // [16] or null
   bool accumulate;
-  const void* prefetch;   // fetched while multiplying: this address and so on, by prefetch_step bytes for each 64 bytes
-  int64_t prefetch_step;  // of weights
+  const void* prefetch;   // what to fetch meanwhile: this address, and for each 64 bytes of weights
+  int64_t prefetch_step;  // one this many bytes further
 };
 using TileFn = void (*)(const Tile& tile);
 
-// The distance between the rows of x in floats, at compile time because one address register must serve all of them: 1
-// for x packed step by step, 16 for rows that lie one after the other. The distance between steps follows.
+// The distance between the rows of x in floats, at compile time because one address register must serve all
+// of them: 1 for x packed step by step, 16 for rows that lie one after the other. The distance between steps
+// follows.
 template <int kXRow, int kRows>
 inline constexpr int kXStep = kXRow == 1 ? kRows : 1;
 

@@ -1,10 +1,10 @@
-// Attention as two products by the tile of MatMul: a page of keys is a panel of sixteen columns and head_dim steps; a
-// page of values is sixteen steps of head_dim columns. Between them lie the scores, later the weights, of each sixteen
-// logical positions as one [queries][16] tile: what the first product writes and the second one reads. So the softmax
-// neither knows nor cares where the keys were.
+// Attention as two products by the tile of MatMul: a page of keys is a panel of sixteen columns and head_dim
+// steps; a page of values is sixteen steps of head_dim columns. Between them lie the scores, later the
+// weights, of each sixteen logical positions as one [queries][16] tile: what the first product writes and the
+// second one reads. So the softmax neither knows nor cares where the keys were.
 //
-// Positions go by blocks of sixteen. A block whose visible keys all lie in one page is used in place; one that holds extra
-// slots is first gathered into a tile that looks like a page.
+// Positions go by blocks of sixteen. A block whose visible keys all lie in one page is used in place; one
+// that holds extra slots is first gathered into a tile that looks like a page.
 
 #include <algorithm>
 #include <cstring>
@@ -141,7 +141,8 @@ class Attention {
                                         .prefetch_step = 64});
   }
 
-  // Every block that any row uses in place, for all rows: what a row does not see of them is overwritten or ignored.
+  // Every block that any row uses in place, for all rows: what a row does not see of them is overwritten or
+  // ignored.
   void ScorePages() const {
     const int32_t* pages = Row(0).pages;
     for (int b = first_block_; b < paged_end_; ++b) {
@@ -187,10 +188,13 @@ class Attention {
   }
 
   // Adds weights * values of `count` keys to the sums of some queries. weights: [queries][16].
-  void AddValues(const float* values, int64_t stride, int count, const float* weights, int queries, float* sums,
-                 const float* next_values) const {
-    if (stride % 16 != 0) {  // head_dim is 8 more than a multiple of 16: a tile would run into the next key's value
-      for (int i = 0; i < count; ++i) std::memcpy(value_tile_ + i * padded_dim_, values + i * stride, stride * 4);
+  void AddValues(const float* values, int64_t stride, int count, const float* weights, int queries,
+                 float* sums, const float* next_values) const {
+    if (stride % 16 != 0) {
+      // head_dim is 8 more than a multiple of 16: the last tile would run into the next key's value.
+      for (int i = 0; i < count; ++i) {
+        std::memcpy(value_tile_ + i * padded_dim_, values + i * stride, stride * sizeof(float));
+      }
       values = value_tile_;
       stride = padded_dim_;
     }
@@ -220,11 +224,12 @@ class Attention {
         stride = head_dim_;
       } else {
         for (int p = begin; p < end; ++p) {
-          std::memcpy(value_tile_ + (p - begin) * padded_dim_, Values(SlotOf(row, p)), head_dim_ * sizeof(float));
+          std::memcpy(value_tile_ + (p - begin) * padded_dim_, Values(SlotOf(row, p)),
+                      head_dim_ * sizeof(float));
         }
       }
-      AddValues(values, stride, end - begin, Tile16(b, r) + begin % kPageSize, heads_, sums_ + r * heads_ * padded_dim_,
-                values);
+      AddValues(values, stride, end - begin, Tile16(b, r) + begin % kPageSize, heads_,
+                sums_ + r * heads_ * padded_dim_, values);
     }
   }
 
@@ -249,17 +254,17 @@ class Attention {
   const AttentionJob& job_;
   const AttentionTask& task_;
   const int rows_, heads_, queries_, head_dim_, padded_dim_;
-  int first_block_;      // the first that any row sees
-  int paged_end_ = 0;    // the end of those that any row uses in place
-  int shared_begin_ = 0;  // [shared_begin_, shared_end_): whole pages that every row sees; equal if there are none
+  int first_block_;       // the first that any row sees
+  int paged_end_ = 0;     // the end of those that any row uses in place
+  int shared_begin_ = 0;  // with shared_end_: the whole pages that every row sees; equal if there are none
   int shared_end_;
-  float* tiles_;         // [blocks][queries][16]: scores, then weights
-  float* key_tile_;      // [head_dim][16]
-  float* value_tile_;    // [16][padded_dim]
-  float* sums_;          // [queries][padded_dim], of weight * value
-  float* all_q_;         // [head_dim][queries]
-  float* row_q_;         // [rows][head_dim][heads]
-  float* totals_;        // [queries], of weights
+  float* tiles_;       // [blocks][queries][16]: scores, then weights
+  float* key_tile_;    // [head_dim][16]
+  float* value_tile_;  // [16][padded_dim]
+  float* sums_;        // [queries][padded_dim], of weight * value
+  float* all_q_;       // [head_dim][queries]
+  float* row_q_;       // [rows][head_dim][heads]
+  float* totals_;      // [queries], of weights
 };
 
 void Attend(const AttentionJob& job, const AttentionTask& task) {

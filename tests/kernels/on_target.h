@@ -1,5 +1,5 @@
-// What the kernel tests share: a fixture that runs each test on every CPU target of this machine, reproducible random
-// floats, and comparison by bits.
+// What the kernel tests share: a fixture that runs each test on every CPU target of this machine,
+// reproducible random floats, and comparison by bits.
 #pragma once
 
 #include <bit>
@@ -12,6 +12,13 @@
 #include "kernels/cpu_target.h"
 
 namespace clamor::kernels {
+
+// Sanitizers and unoptimised twins are slow: there the larger loops take every kStride-th step only.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(NDEBUG)
+inline constexpr int kStride = 3;
+#else
+inline constexpr int kStride = 1;
+#endif
 
 class OnTarget : public testing::TestWithParam<CpuTarget> {
  protected:
@@ -31,23 +38,23 @@ class OnTarget : public testing::TestWithParam<CpuTarget> {
   std::mt19937 random_{1};
 };
 
-#define CLAMOR_ON_EVERY_TARGET(suite)                                                    \
-  INSTANTIATE_TEST_SUITE_P(Targets, suite, testing::ValuesIn(SupportedCpuTargets()),     \
-                           [](const testing::TestParamInfo<CpuTarget>& info) {           \
-                             return std::string(CpuTargetName(info.param));              \
-                           })
+#define CLAMOR_ON_EVERY_TARGET(suite)                           \
+  INSTANTIATE_TEST_SUITE_P(                                     \
+      Targets, suite, testing::ValuesIn(SupportedCpuTargets()), \
+      [](const testing::TestParamInfo<CpuTarget>& info) { return std::string(CpuTargetName(info.param)); })
 
 // -0.0 differs from 0.0; any NaN equals any NaN.
 inline testing::AssertionResult SameBits(const float* expected, const float* actual, size_t n) {
   for (size_t i = 0; i < n; ++i) {
     if (std::bit_cast<uint32_t>(expected[i]) == std::bit_cast<uint32_t>(actual[i])) continue;
     if (expected[i] != expected[i] && actual[i] != actual[i]) continue;
-    return testing::AssertionFailure() << "element " << i << " of " << n << " is " << actual[i] << ", expected "
-                                       << expected[i];
+    return testing::AssertionFailure()
+           << "element " << i << " of " << n << " is " << actual[i] << ", expected " << expected[i];
   }
   return testing::AssertionSuccess();
 }
-inline testing::AssertionResult SameBits(const std::vector<float>& expected, const std::vector<float>& actual) {
+inline testing::AssertionResult SameBits(const std::vector<float>& expected,
+                                         const std::vector<float>& actual) {
   if (expected.size() != actual.size()) return testing::AssertionFailure() << "sizes differ";
   return SameBits(expected.data(), actual.data(), expected.size());
 }

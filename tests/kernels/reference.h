@@ -1,5 +1,5 @@
-// The dull twins of kernels/: one loop per definition, in scalar std::fma, sharing nothing with what they check. The
-// headers of kernels/ promise exactly these bits.
+// The dull twins of kernels/: one loop per definition, in scalar std::fma, sharing nothing with what they
+// check. The headers of kernels/ promise exactly these bits.
 #pragma once
 
 #include <algorithm>
@@ -42,8 +42,8 @@ inline float RoundToBF16(float v) {
 }
 
 // w: [n, k]; bias: [n] or empty; result: [rows, n].
-inline std::vector<float> MatMul(const float* x, size_t x_stride, int64_t rows, const std::vector<float>& w, int64_t n,
-                                 int64_t k, const std::vector<float>& bias) {
+inline std::vector<float> MatMul(const float* x, size_t x_stride, int64_t rows, const std::vector<float>& w,
+                                 int64_t n, int64_t k, const std::vector<float>& bias) {
   std::vector<float> y(rows * n);
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < n; ++c) {
@@ -71,7 +71,8 @@ struct Key {
 };
 inline std::vector<Key> VisibleKeys(const AttentionRow& row, int32_t window) {
   std::vector<Key> keys;
-  for (int32_t p = 0; p < row.prefix; ++p) keys.push_back({p, row.pages[p / kPageSize] * kPageSize + p % kPageSize});
+  for (int32_t p = 0; p < row.prefix; ++p)
+    keys.push_back({p, row.pages[p / kPageSize] * kPageSize + p % kPageSize});
   for (int32_t e = 0; e < row.extra_count; ++e) keys.push_back({row.prefix + e, row.extra[e]});
   if (window > 0 && keys.size() > static_cast<size_t>(window)) keys.erase(keys.begin(), keys.end() - window);
   return keys;
@@ -85,7 +86,8 @@ inline void Attention(const float* q, const AttentionRow& row, int kv_head, floa
   std::vector<float> scores;
   float maximum = -kInfinity;
   for (const Key& key : keys) {
-    const float* tile = layer.keys + (int64_t{key.slot / kPageSize} * layer.kv_heads + kv_head) * dim * kPageSize;
+    const float* tile =
+        layer.keys + (int64_t{key.slot / kPageSize} * layer.kv_heads + kv_head) * dim * kPageSize;
     float score = 0.0f;
     for (int d = 0; d < dim; ++d) score = std::fma(q[d], tile[d * kPageSize + key.slot % kPageSize], score);
     scores.push_back(score * scale);
@@ -97,7 +99,8 @@ inline void Attention(const float* q, const AttentionRow& row, int kv_head, floa
     const float weight = Exp(scores[i] - maximum);
     total.Add(keys[i].position, weight);
     const int32_t slot = keys[i].slot;
-    const float* tile = layer.values + (int64_t{slot / kPageSize} * layer.kv_heads + kv_head) * dim * kPageSize;
+    const float* tile =
+        layer.values + (int64_t{slot / kPageSize} * layer.kv_heads + kv_head) * dim * kPageSize;
     for (int d = 0; d < dim; ++d) sums[d] = std::fma(weight, tile[slot % kPageSize * dim + d], sums[d]);
   }
   for (int d = 0; d < dim; ++d) out[d] = sums[d] / total.Fold();

@@ -19,8 +19,8 @@ class RopeTest : public OnTarget {
   }
 };
 
-// Rounding once to fp32 hides errors of the double sine except next to a tie, so nearly every entry must be equal to
-// the rounded libm value, and none may be further than one float away.
+// Rounding once to fp32 hides errors of the double sine except next to a tie, so nearly every entry must be
+// equal to the rounded libm value, and none may be further than one float away.
 TEST_P(RopeTest, TableMatchesLibm) {
   for (int half : {4, 12, 32, 33}) {
     const std::vector<double> f = Frequencies(half, 1e6);
@@ -29,8 +29,8 @@ TEST_P(RopeTest, TableMatchesLibm) {
     for (int64_t p = 0; p < table.positions(); ++p) {
       for (int i = 0; i < half; ++i) {
         const double angle = static_cast<double>(p) * f[i];
-        for (const auto& [actual, exact] : {std::pair(table.cos(p)[i], std::cos(angle)),
-                                            std::pair(table.sin(p)[i], std::sin(angle))}) {
+        for (const auto& [actual, exact] :
+             {std::pair(table.cos(p)[i], std::cos(angle)), std::pair(table.sin(p)[i], std::sin(angle))}) {
           const float expected = static_cast<float>(exact);
           different += actual != expected;
           ASSERT_LE(std::abs(double{actual} - exact), 6.1e-8) << p << " " << i;
@@ -43,7 +43,8 @@ TEST_P(RopeTest, TableMatchesLibm) {
 
 TEST_P(RopeTest, LargeAnglesStayAccurate) {
   // Frequencies above 1 reach |x| = 1e6 with few positions.
-  const std::vector<double> f = {900.1234567, 333.3333333, 1000.0, 1.5707963267948966, 0.7853981633974483, 22.0 / 7};
+  const std::vector<double> f = {900.1234567,        333.3333333,        1000.0,
+                                 1.5707963267948966, 0.7853981633974483, 22.0 / 7};
   const RopeTable table(f, 1001);
   for (int64_t p = 0; p < table.positions(); ++p) {
     for (size_t i = 0; i < f.size(); ++i) {

@@ -48,8 +48,8 @@ TEST(ThreadPoolTest, ParallelForCoversTheRangeOnceInMultiplesOfTheGrain) {
   }
 }
 
-// Plain variables written in one region and read by other threads in the next: under TSan this is the proof that a
-// region's end happens before the next one's start.
+// Plain variables written in one region and read by other threads in the next: under TSan this is the proof
+// that a region's end happens before the next one's start.
 TEST(ThreadPoolTest, ManyShortRegionsWithAndWithoutParking) {
   for (int threads : {2, 3, 9}) {  // 9: more than the cores of a small machine
     ThreadPool pool(threads);
