@@ -60,10 +60,9 @@ void TopKRow(const float* logits, int64_t n, int k, int32_t* ids, float* values,
   for (; i + kGroup <= n; i += kGroup) {
     const F16 bar = Set16(values[k - 1]);
     const float* p = logits + i;
-    if (!(AnyGreater(Load16(p), bar) | AnyGreater(Load16(p + 16), bar) | AnyGreater(Load16(p + 32), bar) |
-          AnyGreater(Load16(p + 48), bar))) {
-      continue;
-    }
+    F16 best_here = bar;
+    for (int64_t j = 0; j < kGroup; j += 16) best_here = MaxOf(best_here, Load16(p + j));
+    if (!AnyGreater(best_here, bar)) continue;
     for (int64_t j = 0; j < kGroup; j += 16) {
       if (!AnyGreater(Load16(p + j), Set16(values[k - 1]))) continue;
       for (int64_t lane = j; lane < j + 16; ++lane) best.Offer(static_cast<int32_t>(i + lane), p[lane]);
