@@ -8,7 +8,7 @@ import client
 from client import Client, QUESTIONS, Stream, health, refusal_of
 from cluster import ClusterTest, main, wait_until
 
-LONG = dict(max_tokens=400, ignore_eos=True, nodes=0)
+LONG = dict(max_tokens=700, ignore_eos=True, nodes=0)
 
 
 class HealthWatch:
@@ -82,13 +82,14 @@ class DrainTest(ClusterTest):
         self.drain(self.cluster.retrieval, lambda: None)
 
     def test_the_grace_time_ends(self):
-        hasty = self.cluster.add("clamor-gateway", "--workers", self.cluster.worker.address, "--grace", "0.3")
-        stream = Stream(Client(hasty.wait_ready()).start(QUESTIONS[0], **LONG))
+        hasty = self.cluster.add("clamor-gateway", "--workers", self.cluster.worker.address, "--grace", "0.05")
+        stream = Stream(Client(hasty.wait_ready()).start(QUESTIONS[0], **{**LONG, "max_tokens": 800}))
         wait_until(lambda: stream.tokens > 5, "the stream has begun")
         signalled = time.monotonic()
         hasty.terminate()
+        self.assertIn(refusal_of(stream.answer).code, (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE))
         self.assertEqual(hasty.wait_exit(30), 0)
-        self.assertLess(time.monotonic() - signalled, 5)
+        self.assertLess(time.monotonic() - signalled, 2)
 
 
 if __name__ == "__main__":
