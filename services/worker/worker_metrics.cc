@@ -48,7 +48,7 @@ void SpeedupEstimate::Add(const StepReport& report) {
   const bool with_drafts = std::accumulate(report.drafted.begin(), report.drafted.end(), 0) > 0;
   const size_t size = std::min<size_t>(std::ilogb(report.forwards), plain_.size() - 1);
   (with_drafts ? drafted_ : plain_)[size].Add(seconds / report.emitted_tokens);
-  if (plain_[size].known && drafted_[size].known) ratio_ = plain_[size].value / drafted_[size].value;
+  if (plain_[size].samples > 0 && drafted_[size].samples > 0) ratio_ = plain_[size].value / drafted_[size].value;
 }
 
 WorkerMetrics::WorkerMetrics(prometheus::Registry& registry, const std::string& model, const std::string& version)

@@ -4,7 +4,9 @@
 // Tested by tests/services/worker/worker_service_test.cc.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <string>
 
 #include "prometheus/counter.h"
@@ -27,10 +29,10 @@ class SpeedupEstimate {
  private:
   struct Mean {
     double value = 0;
-    bool known = false;
+    int samples = 0;  // up to a hundred
     void Add(double sample) {
-      value = known ? value + 0.01 * (sample - value) : sample;
-      known = true;
+      samples = std::min(samples + 1, 100);
+      value += (sample - value) / samples;
     }
   };
   std::array<Mean, 12> plain_, drafted_;  // by log2 of the sequences that decoded

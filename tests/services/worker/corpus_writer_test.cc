@@ -99,8 +99,8 @@ TEST(CorpusWriterTest, ARefusedDocumentDoesNotTakeOthersWithIt) {
 }
 
 TEST(CorpusWriterTest, EndsWhileACallHangs) {
-  FakeRetrieval server;
   absl::Notification go_on;
+  FakeRetrieval server;
   server.SetAppend([&](const v1::AppendRequest&, v1::AppendResponse*) {
     go_on.WaitForNotificationWithTimeout(absl::Seconds(20));
     return grpc::Status::OK;

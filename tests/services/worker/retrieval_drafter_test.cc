@@ -92,9 +92,9 @@ TEST(RetrievalDrafterTest, OnlyTheNewestQuestionOfASequenceIsSent) {
 }
 
 TEST(RetrievalDrafterTest, AnswersOfForgottenSequencesAreLostEvenIfTheNumberComesAgain) {
-  FakeRetrieval server;
   absl::Notification go_on;
   std::atomic<int> calls = 0;
+  FakeRetrieval server;
   server.SetLookup([&](const v1::LookupRequest& request, v1::LookupResponse* response) {
     if (++calls == 1) go_on.WaitForNotification();
     return FakeRetrieval::Successors(request, response);
@@ -163,8 +163,8 @@ TEST(RetrievalDrafterTest, LiesAreRefused) {
 }
 
 TEST(RetrievalDrafterTest, ASlowServiceTimesOutAndNeverHoldsUpTheEngine) {
-  FakeRetrieval server;
   absl::Notification go_on;
+  FakeRetrieval server;
   server.SetLookup([&](const v1::LookupRequest& request, v1::LookupResponse* response) {
     go_on.WaitForNotificationWithTimeout(absl::Seconds(5));
     return FakeRetrieval::Successors(request, response);
@@ -220,9 +220,9 @@ TEST(RetrievalDrafterTest, RequestsThatWantNothingFromTheStoreAskNothing) {
 }
 
 TEST(RetrievalDrafterTest, EndsWithCallsUnderWay) {
-  FakeRetrieval server;
   absl::Notification go_on;
   std::atomic<int> calls = 0;
+  FakeRetrieval server;
   server.SetLookup([&](const v1::LookupRequest&, v1::LookupResponse*) {
     ++calls;
     go_on.WaitForNotificationWithTimeout(absl::Seconds(20));

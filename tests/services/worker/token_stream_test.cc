@@ -101,7 +101,7 @@ Finished MakeFinished(FinishReason reason) {
   return finished;
 }
 
-std::string ReasonOf(const grpc::Status& status) { return std::string(ReasonOf(FromGrpc(status))); }
+std::string ReasonIn(const grpc::Status& status) { return std::string(ReasonOf(FromGrpc(status))); }
 
 TEST(TokenStreamTest, SendsStartedDeltasAndOneFinished) {
   StreamHost host({});
@@ -193,7 +193,7 @@ TEST(TokenStreamTest, ARefusalIsAStatusAlone) {
   EXPECT_FALSE(reader->Read(&response));
   const grpc::Status status = reader->Finish();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
-  EXPECT_EQ(ReasonOf(status), "QUEUE_FULL");
+  EXPECT_EQ(ReasonIn(status), "QUEUE_FULL");
 }
 
 TEST(TokenStreamTest, AClientThatCancelsEndsTheRequest) {
@@ -230,7 +230,7 @@ TEST(TokenStreamTest, ASlowReaderIsCutOffAndTold) {
   while (reader->Read(&response)) EXPECT_TRUE(response.has_started()) << "nothing of the rest";
   const grpc::Status status = reader->Finish();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::CANCELLED);
-  EXPECT_EQ(ReasonOf(status), "SLOW_CONSUMER");
+  EXPECT_EQ(ReasonIn(status), "SLOW_CONSUMER");
 }
 
 TEST(TokenStreamTest, TextCountsAgainstASlowReaderToo) {
@@ -246,7 +246,7 @@ TEST(TokenStreamTest, TextCountsAgainstASlowReaderToo) {
   Response response;
   while (reader->Read(&response)) {
   }
-  EXPECT_EQ(ReasonOf(reader->Finish()), "SLOW_CONSUMER");
+  EXPECT_EQ(ReasonIn(reader->Finish()), "SLOW_CONSUMER");
 }
 
 TEST(TokenStreamTest, AReaderThatNeverReadsIsResetInTheEnd) {
@@ -278,7 +278,7 @@ TEST(TokenStreamTest, EarlyEndsHaveTheirReasons) {
     EXPECT_FALSE(reader->Read(&response));
     const grpc::Status status = reader->Finish();
     EXPECT_EQ(status.error_code(), c.code);
-    EXPECT_EQ(ReasonOf(status), c.name);
+    EXPECT_EQ(ReasonIn(status), c.name);
   }
 }
 
