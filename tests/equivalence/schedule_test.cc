@@ -72,15 +72,14 @@ TEST_P(Schedules, AnswersAreThoseGivenAlone) {
     uint64_t handle;
     RecordingSink sink;
   };
-  for (int round = 0; round < (kSanitized ? 2 : 8); ++round) {
+  for (int round = 0; round < (kSanitized ? 2 : 6); ++round) {
     ScriptedSource store(
         [&](std::span<const int32_t>, int64_t position) -> std::optional<ContinuationSource::Answer> {
           if (Below(3) == 0) return std::nullopt;
           return HostileAnswer(position, model_.config().vocab_size, random_);
         },
         /*delay=*/Below(3));
-    EngineOptions options{.threads = 1 + Below(2),
-                          .kv_tokens = 600 + Below(2000),
+    EngineOptions options{.kv_tokens = 600 + Below(2000),
                           .max_sequences = 1 + Below(8),
                           .prefill_chunk = 1 + Below(200),
                           .default_nodes = Below(2) ? SpeculationOptions::kAuto : Below(30)};
