@@ -13,17 +13,25 @@ namespace clamor {
 void AddServerFlags(CLI::App& app, ServerOptions& options) {
   const std::string group = "Server";
   app.add_option("--listen", options.listen, "HOST:PORT of gRPC; port 0 takes a free one")
-      ->capture_default_str()->group(group);
+      ->capture_default_str()
+      ->group(group);
   app.add_option("--http", options.http, "HOST:PORT of /metrics, /healthz and /readyz")
-      ->capture_default_str()->group(group);
-  app.add_option("--port-file", options.port_file, "File that gets the bound addresses, as grpc=HOST:PORT and http=HOST:PORT")
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--port-file", options.port_file,
+                 "File that gets the bound addresses, as grpc=HOST:PORT and http=HOST:PORT")
       ->group(group);
   app.add_option("--grace", options.grace_seconds, "Seconds that running requests get after SIGTERM")
-      ->capture_default_str()->check(CLI::Range(0.0, 86400.0))->group(group);
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 86400.0))
+      ->group(group);
   app.add_option("--max-streams", options.max_concurrent_streams, "Calls at once on one connection")
-      ->capture_default_str()->check(CLI::Range(1, 1 << 20))->group(group);
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 20))
+      ->group(group);
   const char* config = std::getenv("CLAMOR_CONFIG");
-  app.set_config("--config", config == nullptr ? "" : config, "File of flags, one `flag=value` a line", config != nullptr)
+  app.set_config("--config", config == nullptr ? "" : config, "File of flags, one `flag=value` a line",
+                 config != nullptr)
       ->group(group);
   app.allow_config_extras(CLI::config_extras_mode::error);
   app.set_version_flag("--version", absl::StrCat(options.name, " ", CLAMOR_VERSION));
@@ -33,7 +41,8 @@ std::optional<int> ParseFlags(CLI::App& app, int argc, char** argv) {
   for (CLI::Option* option : app.get_options()) {
     std::string name = option->get_name();  // "--port-file"
     if (name == "--help" || name == "--version" || name == "--config") continue;
-    option->envname(absl::StrCat("CLAMOR_", absl::AsciiStrToUpper(absl::StrReplaceAll(name.substr(2), {{"-", "_"}}))));
+    option->envname(
+        absl::StrCat("CLAMOR_", absl::AsciiStrToUpper(absl::StrReplaceAll(name.substr(2), {{"-", "_"}}))));
   }
   try {
     app.parse(argc, argv);

@@ -1,5 +1,7 @@
-// Flags of the servers: from the command line, else from the file of --config (lines `flag=value`), else from the
-// environment as CLAMOR_<FLAG> (CLAMOR_PORT_FILE for --port-file).
+// Flags of the servers: from the command line, else from the file of --config (lines `flag=value`), else from
+// the environment as CLAMOR_<FLAG> (CLAMOR_PORT_FILE for --port-file).
+//
+// Tested by tests/services/flags_test.cc.
 #pragma once
 
 #include <optional>
@@ -12,8 +14,8 @@ namespace clamor {
 // Adds the flags that all servers share. `app` and `options` must live until ParseFlags has returned.
 void AddServerFlags(CLI::App& app, ServerOptions& options);
 
-// Parses all flags of `app`. An exit status if the program has nothing more to do: 0 after --help and --version, 2 after
-// one line on stderr that names the wrong flag.
+// Parses all flags of `app`. An exit status if the program has nothing more to do: 0 after --help and
+// --version, 2 after one line on stderr that names the wrong flag.
 std::optional<int> ParseFlags(CLI::App& app, int argc, char** argv);
 
 }  // namespace clamor

@@ -20,6 +20,8 @@ void StartLogging(const std::string& server) {
   });
 }
 
-std::string Quoted(std::string_view value) { return absl::StrCat("\"", absl::CEscape({value.data(), value.size()}), "\""); }
+std::string Quoted(std::string_view value) {
+  return absl::StrCat("\"", absl::CEscape({value.data(), value.size()}), "\"");
+}
 
 }  // namespace clamor

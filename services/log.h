@@ -1,5 +1,5 @@
-// Structured logs on stderr: one line an event, `time=... level=info server=NAME event=started grpc=...`. Never the text
-// of prompts or answers.
+// Structured logs on stderr: one line an event, `time=... level=info server=NAME event=started grpc=...`.
+// Never the text of prompts or answers.
 #pragma once
 
 #include <string>

@@ -23,7 +23,8 @@ using asio::ip::tcp;
 constexpr std::chrono::seconds kTimeout(5);
 constexpr int kMaxConnections = 64;
 
-http::response<http::string_body> Answer(const http::request<http::empty_body>& request, const MetricsHttp::Sources& sources) {
+http::response<http::string_body> Answer(const http::request<http::empty_body>& request,
+                                         const MetricsHttp::Sources& sources) {
   http::response<http::string_body> response(http::status::ok, request.version());
   response.set(http::field::content_type, "text/plain; charset=utf-8");
   response.keep_alive(false);
@@ -57,9 +58,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   void Run() {
     stream_.expires_after(kTimeout);
-    http::async_read(stream_, buffer_, request_, [self = shared_from_this()](beast::error_code error, size_t) {
-      if (!error) self->Write();
-    });
+    http::async_read(stream_, buffer_, request_,
+                     [self = shared_from_this()](beast::error_code error, size_t) {
+                       if (!error) self->Write();
+                     });
   }
 
  private:
@@ -87,7 +89,8 @@ struct MetricsHttp::Rep {
   void Accept() {
     acceptor.async_accept([this](beast::error_code error, tcp::socket socket) {
       if (error == asio::error::operation_aborted) return;
-      if (!error && open < kMaxConnections) std::make_shared<Connection>(std::move(socket), sources, &open)->Run();
+      if (!error && open < kMaxConnections)
+        std::make_shared<Connection>(std::move(socket), sources, &open)->Run();
       Accept();
     });
   }

@@ -16,12 +16,14 @@ namespace clamor {
 class MetricsHttp {
  public:
   struct Sources {
-    prometheus::Registry* registry;       // must outlive this
-    std::function<void()> before_scrape;  // brings gauges up to date; may be empty; called from the port's thread
-    std::function<bool()> ready;          // likewise
+    prometheus::Registry* registry;  // must outlive this
+    std::function<void()>
+        before_scrape;            // brings gauges up to date; may be empty; called from the port's thread
+    std::function<bool()> ready;  // likewise
   };
 
-  // Listens on `address`, HOST:PORT with a numeric host (empty: all) and port (0: a free one). UNAVAILABLE names it.
+  // Listens on `address`, HOST:PORT with a numeric host (empty: all) and port (0: a free one). UNAVAILABLE
+  // names it.
   static absl::StatusOr<std::unique_ptr<MetricsHttp>> Start(const std::string& address, Sources sources);
   // Closes what is open.
   ~MetricsHttp();

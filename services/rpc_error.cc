@@ -17,9 +17,11 @@ constexpr absl::string_view kTypePrefix = "type.googleapis.com/";
 
 const ErrorReason kReasons[] = {
     {"INVALID_FIELD", absl::StatusCode::kInvalidArgument, 400, "invalid_request_error", "invalid_value"},
-    {"CONTEXT_TOO_LONG", absl::StatusCode::kInvalidArgument, 400, "invalid_request_error", "context_length_exceeded"},
+    {"CONTEXT_TOO_LONG", absl::StatusCode::kInvalidArgument, 400, "invalid_request_error",
+     "context_length_exceeded"},
     {"MODEL_NOT_FOUND", absl::StatusCode::kNotFound, 404, "invalid_request_error", "model_not_found"},
-    {"QUEUE_FULL", absl::StatusCode::kResourceExhausted, 429, "rate_limit_error", "queue_full", absl::Seconds(1)},
+    {"QUEUE_FULL", absl::StatusCode::kResourceExhausted, 429, "rate_limit_error", "queue_full",
+     absl::Seconds(1)},
     {"STORE_FULL", absl::StatusCode::kResourceExhausted, 429, "insufficient_quota", "store_full"},
     {"NO_WORKER", absl::StatusCode::kUnavailable, 503, "server_error", "no_worker"},
     {"DRAINING", absl::StatusCode::kUnavailable, 503, "server_error", "draining"},
@@ -39,15 +41,15 @@ absl::string_view BracketedReason(absl::string_view message) {
   return well_formed ? reason : absl::string_view{};
 }
 
-// The field (or the key of metadata, hence the dash) that a message of an invalid field begins with; empty if it begins
-// with something else.
+// The field (or the key of metadata, hence the dash) that a message of an invalid field begins with; empty if
+// it begins with something else.
 absl::string_view LeadingField(absl::string_view message) {
   size_t end = std::min(message.find_first_of(" :"), message.size());
   absl::string_view field = message.substr(0, end);
-  bool well_formed = !field.empty() && absl::ascii_islower(field[0]) &&
-                     std::all_of(field.begin(), field.end(), [](char c) {
-                       return absl::ascii_isalnum(c) || c == '_' || c == '-' || c == '.' || c == '[' || c == ']';
-                     });
+  bool well_formed =
+      !field.empty() && absl::ascii_islower(field[0]) && std::all_of(field.begin(), field.end(), [](char c) {
+        return absl::ascii_isalnum(c) || c == '_' || c == '-' || c == '.' || c == '[' || c == ']';
+      });
   return well_formed ? field : absl::string_view{};
 }
 
@@ -60,7 +62,8 @@ std::string TypeUrl(const google::protobuf::Message& message) {
 std::span<const ErrorReason> ErrorReasons() { return kReasons; }
 
 const ErrorReason* FindErrorReason(absl::string_view name) {
-  auto it = std::find_if(std::begin(kReasons), std::end(kReasons), [&](const ErrorReason& r) { return r.name == name; });
+  auto it = std::find_if(std::begin(kReasons), std::end(kReasons),
+                         [&](const ErrorReason& r) { return r.name == name; });
   return it == std::end(kReasons) ? nullptr : it;
 }
 
@@ -132,7 +135,8 @@ absl::Status FromGrpc(const grpc::Status& status) {
   std::string reason;
   for (const auto& any : details.details()) {
     google::rpc::ErrorInfo info;
-    if (any.Is<google::rpc::ErrorInfo>() && any.UnpackTo(&info) && info.domain() == kDomain) reason = info.reason();
+    if (any.Is<google::rpc::ErrorInfo>() && any.UnpackTo(&info) && info.domain() == kDomain)
+      reason = info.reason();
   }
   std::string message = status.error_message();
   if (!reason.empty()) message = absl::StrCat("[", reason, "] ", message);

@@ -37,7 +37,8 @@ std::string HostOf(const std::string& address) {
   return host.empty() ? "0.0.0.0" : host;
 }
 
-absl::Status WritePortFile(const std::string& path, const std::string& grpc_address, const std::string& http_address) {
+absl::Status WritePortFile(const std::string& path, const std::string& grpc_address,
+                           const std::string& http_address) {
   const std::string partial = absl::StrCat(path, ".partial");
   std::ofstream out(partial, std::ios::trunc);
   out << "grpc=" << grpc_address << "\nhttp=" << http_address << "\n";
@@ -83,7 +84,8 @@ class Server::CallCounter {
   class Factory final : public grpc::experimental::ServerInterceptorFactoryInterface {
    public:
     explicit Factory(CallCounter* counter) : counter_(counter) {}
-    grpc::experimental::Interceptor* CreateServerInterceptor(grpc::experimental::ServerRpcInfo* info) override {
+    grpc::experimental::Interceptor* CreateServerInterceptor(
+        grpc::experimental::ServerRpcInfo* info) override {
       return absl::StartsWith(info->method(), "/clamor.") ? new Ticket(counter_) : nullptr;
     }
 
@@ -108,7 +110,8 @@ Server::~Server() {
   close(wake_fd_);
 }
 
-absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, std::span<const ServicePart> services,
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options,
+                                                      std::span<const ServicePart> services,
                                                       prometheus::Registry* registry,
                                                       std::function<void()> before_scrape) {
   std::unique_ptr<Server> server(new Server(options));
@@ -117,10 +120,12 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   grpc::ServerBuilder builder;
   int grpc_port = 0;
   const std::string grpc_host = HostOf(options.listen);
-  const std::string listen = absl::StartsWith(options.listen, ":") ? absl::StrCat(grpc_host, options.listen) : options.listen;
+  const std::string listen =
+      absl::StartsWith(options.listen, ":") ? absl::StrCat(grpc_host, options.listen) : options.listen;
   builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &grpc_port);
   builder.SetMaxReceiveMessageSize(options.max_message_bytes);
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a second server on this port is a mistake, not a replica
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT,
+                             0);  // a second server on this port is a mistake, not a replica
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_concurrent_streams);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
@@ -140,9 +145,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   }
   server->SetReady(false);
   CLAMOR_ASSIGN_OR_RETURN(
-      server->http_, MetricsHttp::Start(options.http, {.registry = registry,
-                                                       .before_scrape = std::move(before_scrape),
-                                                       .ready = [s = server.get()] { return s->ready_ && !s->draining_; }}));
+      server->http_,
+      MetricsHttp::Start(options.http, {.registry = registry,
+                                        .before_scrape = std::move(before_scrape),
+                                        .ready = [s = server.get()] { return s->ready_ && !s->draining_; }}));
   server->grpc_address_ = absl::StrCat(grpc_host, ":", grpc_port);
   server->http_address_ = absl::StrCat(HostOf(options.http), ":", server->http_->port());
   if (!options.port_file.empty()) {
@@ -169,7 +175,8 @@ void Server::Stop() {
 }
 
 bool Server::PollSignal(double timeout_seconds) {
-  pollfd fds[] = {{.fd = signal_fd_, .events = POLLIN, .revents = 0}, {.fd = wake_fd_, .events = POLLIN, .revents = 0}};
+  pollfd fds[] = {{.fd = signal_fd_, .events = POLLIN, .revents = 0},
+                  {.fd = wake_fd_, .events = POLLIN, .revents = 0}};
   poll(fds, 2, timeout_seconds < 0 ? -1 : static_cast<int>(timeout_seconds * 1000) + 1);
   eventfd_t wakes;
   eventfd_read(wake_fd_, &wakes);

@@ -1,5 +1,5 @@
-// What the three servers share: a gRPC port with health, reflection and limits, an HTTP port with metrics, and an orderly
-// end. A main is then: BlockTerminationSignals, flags, parts, Server::Start, Run.
+// What the three servers share: a gRPC port with health, reflection and limits, an HTTP port with metrics,
+// and an orderly end. A main is then: BlockTerminationSignals, flags, parts, Server::Start, Run.
 //
 // Threads: SetReady and Stop may be called from any thread.
 // Tested by tests/services/server_test.cc.
@@ -22,13 +22,13 @@
 namespace clamor {
 
 struct ServerOptions {
-  std::string name;              // of the binary
-  std::string listen;            // HOST:PORT of gRPC
-  std::string http;              // HOST:PORT of metrics
-  std::string port_file;         // gets the bound addresses; empty: none
-  double grace_seconds = 30;     // for running calls after SIGTERM
-  int max_concurrent_streams = 1024;           // per connection
-  int max_message_bytes = 16 << 20;            // received
+  std::string name;                   // of the binary
+  std::string listen;                 // HOST:PORT of gRPC
+  std::string http;                   // HOST:PORT of metrics
+  std::string port_file;              // gets the bound addresses; empty: none
+  double grace_seconds = 30;          // for running calls after SIGTERM
+  int max_concurrent_streams = 1024;  // per connection
+  int max_message_bytes = 16 << 20;   // received
 };
 
 // One gRPC service. `name` is its full name, for health; `service` must outlive the server.
@@ -42,9 +42,10 @@ void BlockTerminationSignals();
 
 class Server {
  public:
-  // Binds both ports, writes the port file and answers from now on, not ready yet. UNAVAILABLE names the flag and the
-  // address that cannot be bound; other codes name the port file.
-  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options, std::span<const ServicePart> services,
+  // Binds both ports, writes the port file and answers from now on, not ready yet. UNAVAILABLE names the flag
+  // and the address that cannot be bound; other codes name the port file.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options,
+                                                       std::span<const ServicePart> services,
                                                        prometheus::Registry* registry,
                                                        std::function<void()> before_scrape = nullptr);
   ~Server();
@@ -52,14 +53,14 @@ class Server {
   // What /readyz and grpc.health.v1 (for "" and every service) say. Ignored once draining.
   void SetReady(bool ready);
 
-  // Serves until SIGTERM, SIGINT or Stop; then: not ready, `on_drain` (from which the services refuse new work), running
-  // calls get the grace time, the rest is cancelled. A second signal ends the grace time. Health watches and reflection
-  // do not hold it up.
+  // Serves until SIGTERM, SIGINT or Stop; then: not ready, `on_drain` (from which the services refuse new
+  // work), running calls get the grace time, the rest is cancelled. A second signal ends the grace time.
+  // Health watches and reflection do not hold it up.
   void Run(const std::function<void()>& on_drain);
   void Stop();
 
-  // Cancels what runs, waits until it is gone and closes both ports: after it no service and no hook is called again. Run
-  // ends with it, the destructor begins with it.
+  // Cancels what runs, waits until it is gone and closes both ports: after it no service and no hook is
+  // called again. Run ends with it, the destructor begins with it.
   void Close();
 
   const std::string& grpc_address() const { return grpc_address_; }  // HOST:PORT as bound

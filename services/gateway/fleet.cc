@@ -35,8 +35,8 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Fleet::FindModel(const std::s
     any = true;
     if (!name.empty() && worker.model->info().name() != name) continue;
     if (found != nullptr && found->info().name() != worker.model->info().name()) {
-      return InvalidField("model", absl::StrCat("is empty, must name one of several: ", found->info().name(), ", ",
-                                                worker.model->info().name()));
+      return InvalidField("model", absl::StrCat("is empty, must name one of several: ", found->info().name(),
+                                                ", ", worker.model->info().name()));
     }
     // Of several workers of one model one that is ready speaks for it, since it may have been replaced.
     if (found == nullptr || worker.state == v1::WORKER_STATE_READY) found = std::move(worker.model);

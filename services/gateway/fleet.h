@@ -1,6 +1,7 @@
 // All workers of a gateway.
 //
-// Threads: all methods, any thread. Tested by tests/services/gateway/gateway_test.cc.
+// Threads: all methods, any thread.
+// Tested by tests/services/gateway/streaming_test.cc.
 #pragma once
 
 #include <atomic>
@@ -23,12 +24,12 @@ class Fleet {
   // REQUIRES: no lease is left.
   ~Fleet();
 
-  // Begins to keep contact with every worker; once. `on_ready` hears whether any is ready, now and whenever that changes,
-  // on any thread, until the destructor returns.
+  // Begins to keep contact with every worker; once. `on_ready` hears whether any is ready, now and whenever
+  // that changes, on any thread, until the destructor returns.
   void Connect(std::function<void(bool)> on_ready);
 
-  // The model of that name; empty: the only one. NOT_FOUND "[MODEL_NOT_FOUND]"; UNAVAILABLE "[NO_WORKER]" if no worker was
-  // ever reached; INVALID_ARGUMENT if `name` is empty and there are several.
+  // The model of that name; empty: the only one. NOT_FOUND "[MODEL_NOT_FOUND]"; UNAVAILABLE "[NO_WORKER]" if
+  // no worker was ever reached; INVALID_ARGUMENT if `name` is empty and there are several.
   absl::StatusOr<std::shared_ptr<const ServedModel>> FindModel(const std::string& name) const;
 
   // A worker for one request. UNAVAILABLE "[NO_WORKER]" if none of the model is ready.

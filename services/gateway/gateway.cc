@@ -14,7 +14,8 @@ absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const ServerOptions& opt
   const ServicePart parts[] = {{v1::GenerationService::service_full_name(), gateway->generation_.get()},
                                {v1::ModelService::service_full_name(), gateway->models_.get()}};
   auto before_scrape = [g = gateway.get()] { g->metrics_.UpdateWorkers(g->fleet_->Snapshots()); };
-  CLAMOR_ASSIGN_OR_RETURN(gateway->server_, Server::Start(options, parts, &gateway->registry_, before_scrape));
+  CLAMOR_ASSIGN_OR_RETURN(gateway->server_,
+                          Server::Start(options, parts, &gateway->registry_, before_scrape));
   gateway->fleet_->Connect([server = gateway->server_.get()](bool ready) { server->SetReady(ready); });
   return gateway;
 }

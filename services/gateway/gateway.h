@@ -1,4 +1,6 @@
 // A whole gateway in one object: what main runs, and what tests run in their own process.
+//
+// Tested by tests/services/gateway/streaming_test.cc and failure_test.cc.
 #pragma once
 
 #include <functional>
@@ -30,8 +32,8 @@ class Gateway {
 
  private:
   Gateway() = default;
-  // The fleet reports to the server and the server's calls hold leases of the fleet: the destructor closes the server,
-  // then the fleet goes, then the server.
+  // The fleet reports to the server and the server's calls hold leases of the fleet: the destructor closes
+  // the server, then the fleet goes, then the server.
   prometheus::Registry registry_;
   GatewayMetrics metrics_{&registry_};
   std::unique_ptr<Server> server_;

@@ -29,19 +29,22 @@ uint64_t Random64() {
 
 absl::StatusOr<std::vector<int32_t>> EncodeText(const ServedModel& model, const std::string& field,
                                                 const std::string& text, bool add_specials) {
-  auto ids = model.tokenizer().Encode(text, {.add_specials = add_specials, .specials = Tokenizer::Specials::kParse});
+  auto ids =
+      model.tokenizer().Encode(text, {.add_specials = add_specials, .specials = Tokenizer::Specials::kParse});
   if (!ids.ok()) return InvalidField(field, absl::StrCat("cannot be encoded: ", ids.status().message()));
   return ids;
 }
 
-// The prompt of each kind of request: GenerateRequest and StreamGenerateRequest, ChatRequest and StreamChatRequest.
+// The prompt of each kind of request: GenerateRequest and StreamGenerateRequest, ChatRequest and
+// StreamChatRequest.
 template <class Request>
 absl::StatusOr<std::vector<int32_t>> EncodePrompt(const ServedModel& model, const Request& request) {
   std::vector<int32_t> ids;
   if constexpr (requires { request.messages(); }) {
     CLAMOR_ASSIGN_OR_RETURN(ids, model.EncodeChat(request.messages()));
   } else if (request.has_token_ids()) {
-    CLAMOR_ASSIGN_OR_RETURN(ids, CheckIds("token_ids.ids", request.token_ids().ids(), model.info().vocab_size()));
+    CLAMOR_ASSIGN_OR_RETURN(ids,
+                            CheckIds("token_ids.ids", request.token_ids().ids(), model.info().vocab_size()));
   } else {
     CLAMOR_ASSIGN_OR_RETURN(ids, EncodeText(model, "text", request.text(), /*add_specials=*/true));
   }
@@ -77,7 +80,8 @@ absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const grpc::CallbackS
   CLAMOR_RETURN_IF_ERROR(CheckPrompt(request));
 
   CLAMOR_ASSIGN_OR_RETURN(auto model, fleet_->FindModel(request.model()));
-  CLAMOR_ASSIGN_OR_RETURN(WorkerLease lease, fleet_->Acquire(model->info().name()));  // before the work of encoding
+  CLAMOR_ASSIGN_OR_RETURN(WorkerLease lease,
+                          fleet_->Acquire(model->info().name()));  // before the work of encoding
   CLAMOR_ASSIGN_OR_RETURN(std::vector<int32_t> ids, EncodePrompt(*model, request));
   CLAMOR_RETURN_IF_ERROR(CheckContext(ids.size(), request.options(), model->info()));
 
@@ -86,8 +90,11 @@ absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const grpc::CallbackS
   *prepared.mutable_options() = request.options();
   v1::SamplingParameters& sampling = *prepared.mutable_options()->mutable_sampling();
   if (!sampling.has_seed()) sampling.set_seed(Random64());
-  const absl::Time deadline = std::min(absl::FromChrono(context.deadline()), absl::Now() + limits_.max_request_time);
-  return PreparedGeneration{.lease = std::move(lease), .request = std::move(prepared), .deadline = deadline,
+  const absl::Time deadline =
+      std::min(absl::FromChrono(context.deadline()), absl::Now() + limits_.max_request_time);
+  return PreparedGeneration{.lease = std::move(lease),
+                            .request = std::move(prepared),
+                            .deadline = deadline,
                             .model = model->info().name()};
 }
 
@@ -107,13 +114,15 @@ grpc::ServerWriteReactor<Response>* GatewayService::RelayStream(const char* meth
                                                                 const Request& request) {
   RequestRecord record(metrics_, method);
   auto prepared = Prepare(context, request);
-  if (prepared.ok()) return new StreamRelay<Response>(*std::move(prepared), record, limits_.max_pending_bytes);
+  if (prepared.ok())
+    return new StreamRelay<Response>(*std::move(prepared), record, limits_.max_pending_bytes);
   record.End(prepared.status(), "-", "-");
   return new Refused<grpc::ServerWriteReactor<Response>>(prepared.status());
 }
 
 grpc::ServerUnaryReactor* GatewayService::Generate(grpc::CallbackServerContext* context,
-                                                   const v1::GenerateRequest* request, v1::GenerateResponse* response) {
+                                                   const v1::GenerateRequest* request,
+                                                   v1::GenerateResponse* response) {
   return RelayUnary("Generate", context, *request, response);
 }
 
@@ -122,18 +131,19 @@ grpc::ServerWriteReactor<v1::StreamGenerateResponse>* GatewayService::StreamGene
   return RelayStream<v1::StreamGenerateResponse>("StreamGenerate", *context, *request);
 }
 
-grpc::ServerUnaryReactor* GatewayService::Chat(grpc::CallbackServerContext* context, const v1::ChatRequest* request,
-                                               v1::ChatResponse* response) {
+grpc::ServerUnaryReactor* GatewayService::Chat(grpc::CallbackServerContext* context,
+                                               const v1::ChatRequest* request, v1::ChatResponse* response) {
   return RelayUnary("Chat", context, *request, response);
 }
 
-grpc::ServerWriteReactor<v1::StreamChatResponse>* GatewayService::StreamChat(grpc::CallbackServerContext* context,
-                                                                             const v1::StreamChatRequest* request) {
+grpc::ServerWriteReactor<v1::StreamChatResponse>* GatewayService::StreamChat(
+    grpc::CallbackServerContext* context, const v1::StreamChatRequest* request) {
   return RelayStream<v1::StreamChatResponse>("StreamChat", *context, *request);
 }
 
 grpc::ServerUnaryReactor* GatewayService::Tokenize(grpc::CallbackServerContext* context,
-                                                   const v1::TokenizeRequest* request, v1::TokenizeResponse* response) {
+                                                   const v1::TokenizeRequest* request,
+                                                   v1::TokenizeResponse* response) {
   RequestRecord record(metrics_, "Tokenize");
   absl::Status status = Tokenize(*request, response);
   record.End(status, "-", "-");
@@ -171,12 +181,14 @@ absl::Status GatewayService::Tokenize(const v1::TokenizeRequest& request, v1::To
   return absl::OkStatus();
 }
 
-absl::Status GatewayService::Detokenize(const v1::DetokenizeRequest& request, v1::DetokenizeResponse* response) {
+absl::Status GatewayService::Detokenize(const v1::DetokenizeRequest& request,
+                                        v1::DetokenizeResponse* response) {
   CLAMOR_RETURN_IF_ERROR(CheckModelName(request.model()));
   CLAMOR_ASSIGN_OR_RETURN(auto model, fleet_->FindModel(request.model()));
   const auto vocab_size = static_cast<uint32_t>(model->tokenizer().vocab_size());
   CLAMOR_ASSIGN_OR_RETURN(std::vector<int32_t> ids, CheckIds("token_ids", request.token_ids(), vocab_size));
-  CLAMOR_ASSIGN_OR_RETURN(*response->mutable_text(), model->tokenizer().Decode(ids, request.skip_special_tokens()));
+  CLAMOR_ASSIGN_OR_RETURN(*response->mutable_text(),
+                          model->tokenizer().Decode(ids, request.skip_special_tokens()));
   return absl::OkStatus();
 }
 

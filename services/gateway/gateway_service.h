@@ -1,6 +1,8 @@
-// GenerationService for clients: checks a request, turns text into ids, picks a worker, relays. Read Prepare first.
+// GenerationService for clients: checks a request, turns text into ids, picks a worker, relays. Read Prepare
+// first.
 //
-// Threads: gRPC calls from many. Tested by tests/services/gateway/gateway_test.cc.
+// Threads: gRPC calls from many.
+// Tested by tests/services/gateway/streaming_test.cc.
 #pragma once
 
 #include <atomic>
@@ -18,8 +20,9 @@
 namespace clamor {
 
 struct GatewayLimits {
-  absl::Duration max_request_time = absl::Hours(1);  // for clients without a deadline, and those with a later one
-  size_t max_pending_bytes = 1 << 20;                // of a stream whose client reads too slowly
+  absl::Duration max_request_time =
+      absl::Hours(1);                  // for clients without a deadline, and those with a later one
+  size_t max_pending_bytes = 1 << 20;  // of a stream whose client reads too slowly
 };
 
 class GatewayService final : public v1::GenerationService::CallbackService {
@@ -32,26 +35,29 @@ class GatewayService final : public v1::GenerationService::CallbackService {
 
   grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context, const v1::GenerateRequest* request,
                                      v1::GenerateResponse* response) override;
-  grpc::ServerWriteReactor<v1::StreamGenerateResponse>* StreamGenerate(grpc::CallbackServerContext* context,
-                                                                       const v1::StreamGenerateRequest* request) override;
+  grpc::ServerWriteReactor<v1::StreamGenerateResponse>* StreamGenerate(
+      grpc::CallbackServerContext* context, const v1::StreamGenerateRequest* request) override;
   grpc::ServerUnaryReactor* Chat(grpc::CallbackServerContext* context, const v1::ChatRequest* request,
                                  v1::ChatResponse* response) override;
   grpc::ServerWriteReactor<v1::StreamChatResponse>* StreamChat(grpc::CallbackServerContext* context,
                                                                const v1::StreamChatRequest* request) override;
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context, const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override;
-  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context, const v1::DetokenizeRequest* request,
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
+                                       const v1::DetokenizeRequest* request,
                                        v1::DetokenizeResponse* response) override;
 
  private:
   // Everything that can refuse a request before a worker hears of it.
   template <class Request>
-  absl::StatusOr<PreparedGeneration> Prepare(const grpc::CallbackServerContext& context, const Request& request);
+  absl::StatusOr<PreparedGeneration> Prepare(const grpc::CallbackServerContext& context,
+                                             const Request& request);
   template <class Request, class Response>
-  grpc::ServerUnaryReactor* RelayUnary(const char* method, grpc::CallbackServerContext* context, const Request& request,
-                                       Response* response);
+  grpc::ServerUnaryReactor* RelayUnary(const char* method, grpc::CallbackServerContext* context,
+                                       const Request& request, Response* response);
   template <class Response, class Request>
-  grpc::ServerWriteReactor<Response>* RelayStream(const char* method, const grpc::CallbackServerContext& context,
+  grpc::ServerWriteReactor<Response>* RelayStream(const char* method,
+                                                  const grpc::CallbackServerContext& context,
                                                   const Request& request);
   absl::Status Tokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response);
   absl::Status Detokenize(const v1::DetokenizeRequest& request, v1::DetokenizeResponse* response);

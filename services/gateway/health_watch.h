@@ -1,4 +1,6 @@
 // Follows grpc.health.v1 of one server for as long as the object lives.
+//
+// Tested by tests/services/gateway/failure_test.cc.
 #pragma once
 
 #include <functional>
@@ -14,8 +16,8 @@ namespace clamor {
 
 class HealthWatch final : private grpc::ClientReadReactor<grpc::health::v1::HealthCheckResponse> {
  public:
-  // `on_serving` hears every change, one at a time, on gRPC's threads; `on_lost` comes once, last, if the watch ends by
-  // itself (the connection broke). Neither is called after the destructor has returned.
+  // `on_serving` hears every change, one at a time, on gRPC's threads; `on_lost` comes once, last, if the
+  // watch ends by itself (the connection broke). Neither is called after the destructor has returned.
   HealthWatch(const std::shared_ptr<grpc::Channel>& channel, const std::string& service,
               std::function<void(bool)> on_serving, std::function<void()> on_lost);
   ~HealthWatch() override;

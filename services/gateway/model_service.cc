@@ -18,7 +18,8 @@ grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const abs
 
 }  // namespace
 
-grpc::ServerUnaryReactor* ModelService::ListModels(grpc::CallbackServerContext* context, const v1::ListModelsRequest*,
+grpc::ServerUnaryReactor* ModelService::ListModels(grpc::CallbackServerContext* context,
+                                                   const v1::ListModelsRequest*,
                                                    v1::ListModelsResponse* response) {
   std::map<std::string, std::shared_ptr<const ServedModel>> models;
   for (const WorkerSnapshot& worker : fleet_->Snapshots()) {
@@ -37,7 +38,8 @@ grpc::ServerUnaryReactor* ModelService::GetModelInfo(grpc::CallbackServerContext
   return Finish(context, model.status());
 }
 
-grpc::ServerUnaryReactor* ModelService::GetStatus(grpc::CallbackServerContext* context, const v1::GetStatusRequest*,
+grpc::ServerUnaryReactor* ModelService::GetStatus(grpc::CallbackServerContext* context,
+                                                  const v1::GetStatusRequest*,
                                                   v1::GetStatusResponse* response) {
   uint32_t streams = 0;
   for (const WorkerSnapshot& worker : fleet_->Snapshots()) {

@@ -1,6 +1,5 @@
-// Events of one generation that wait until the client has taken the one before: deltas that wait together become one.
-// Not thread-safe.
-//
+// Events of one generation that wait until the client has taken the one before: deltas that wait together
+// become one. Not thread-safe.
 // Tested by tests/services/gateway/pending_events_test.cc.
 #pragma once
 
@@ -27,7 +26,8 @@ class PendingEvents {
   }
   void Add(v1::Finished finished) { finished_ = std::move(finished); }
 
-  // Moves the oldest event into `response`, a message with the oneof of StreamGenerateResponse. False if none waits.
+  // Moves the oldest event into `response`, a message with the oneof of StreamGenerateResponse. False if none
+  // waits.
   template <class Response>
   bool Pop(Response* response) {
     if (started_) {

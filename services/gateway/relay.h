@@ -1,8 +1,9 @@
-// Joins a client's call with a worker's: events go one way, cancellation both ways. Each class is one RPC in flight; it
-// owns itself and ends with the RPC.
+// Joins a client's call with a worker's: events go one way, cancellation both ways. Each class is one RPC in
+// flight; it owns itself and ends with the RPC.
 //
-// No metadata is sent before the worker has started: until then the RPC can only fail, which clients may retry.
-// Tested by tests/services/gateway/gateway_test.cc.
+// No metadata is sent before the worker has started: until then the RPC can only fail, which clients may
+// retry.
+// Tested by tests/services/gateway/streaming_test.cc and failure_test.cc.
 #pragma once
 
 #include <cstddef>
@@ -32,8 +33,8 @@ struct PreparedGeneration {
 // What a client that has gone away or given up gets, if anything still reaches it.
 absl::Status ClientCancelled();
 
-// Streams to the client. One write is in flight at a time; what comes meanwhile is merged into the next. A client that
-// lets more than `max_pending_bytes` pile up is cut off with SLOW_CONSUMER.
+// Streams to the client. One write is in flight at a time; what comes meanwhile is merged into the next. A
+// client that lets more than `max_pending_bytes` pile up is cut off with SLOW_CONSUMER.
 template <class Response>
 class StreamRelay final : public grpc::ServerWriteReactor<Response>, private GenerationListener {
  public:
@@ -60,7 +61,8 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
     pending_.Add(std::move(delta));
     WriteNext();
     if (pending_.bytes() > max_pending_bytes_) {
-      call_.Cancel(Refusal("SLOW_CONSUMER", absl::StrCat("the client let over ", max_pending_bytes_, " bytes wait")));
+      call_.Cancel(
+          Refusal("SLOW_CONSUMER", absl::StrCat("the client let over ", max_pending_bytes_, " bytes wait")));
     }
   }
 

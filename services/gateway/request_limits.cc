@@ -23,7 +23,8 @@ constexpr std::array<std::string_view, 4> kRoles = {"system", "user", "assistant
 
 absl::Status CheckSampling(const v1::SamplingParameters& sampling) {
   auto reject = [](const char* field, float value, const char* range) {
-    return InvalidField(absl::StrCat("options.sampling.", field), absl::StrCat("is ", value, ", must be ", range));
+    return InvalidField(absl::StrCat("options.sampling.", field),
+                        absl::StrCat("is ", value, ", must be ", range));
   };
   // Written so that NaN fails.
   if (!(sampling.temperature() >= 0 && sampling.temperature() <= kMaxTemperature)) {
@@ -35,7 +36,8 @@ absl::Status CheckSampling(const v1::SamplingParameters& sampling) {
   if (!(sampling.min_p() >= 0 && sampling.min_p() <= 1)) return reject("min_p", sampling.min_p(), "0 to 1");
   constexpr uint32_t kMaxTopK = std::numeric_limits<int32_t>::max();
   if (sampling.top_k() > kMaxTopK) {
-    return InvalidField("options.sampling.top_k", absl::StrCat("is ", sampling.top_k(), ", must be at most ", kMaxTopK));
+    return InvalidField("options.sampling.top_k",
+                        absl::StrCat("is ", sampling.top_k(), ", must be at most ", kMaxTopK));
   }
   return absl::OkStatus();
 }
@@ -54,11 +56,13 @@ absl::Status CheckModelName(const std::string& name) {
 absl::Status CheckOptions(const v1::GenerationOptions& options) {
   constexpr uint32_t kMaxTokens = std::numeric_limits<int32_t>::max();
   if (options.has_max_tokens() && (options.max_tokens() == 0 || options.max_tokens() > kMaxTokens)) {
-    return InvalidField("options.max_tokens", absl::StrCat("is ", options.max_tokens(), ", must be 1 to ", kMaxTokens));
+    return InvalidField("options.max_tokens",
+                        absl::StrCat("is ", options.max_tokens(), ", must be 1 to ", kMaxTokens));
   }
   CLAMOR_RETURN_IF_ERROR(CheckSampling(options.sampling()));
   if (options.stop_size() > kMaxStops) {
-    return InvalidField("options.stop", absl::StrCat("has ", options.stop_size(), " strings, limit ", kMaxStops));
+    return InvalidField("options.stop",
+                        absl::StrCat("has ", options.stop_size(), " strings, limit ", kMaxStops));
   }
   for (int i = 0; i < options.stop_size(); ++i) {
     const size_t bytes = options.stop(i).size();
@@ -74,12 +78,15 @@ absl::Status CheckOptions(const v1::GenerationOptions& options) {
   }
   CLAMOR_RETURN_IF_ERROR(
       CheckEnum("options.speculation.tree", v1::DraftTree_IsValid(speculation.tree()), speculation.tree()));
-  return CheckEnum("options.draft_scope", v1::DraftScope_IsValid(options.draft_scope()), options.draft_scope());
+  return CheckEnum("options.draft_scope", v1::DraftScope_IsValid(options.draft_scope()),
+                   options.draft_scope());
 }
 
-absl::Status CheckMessages(const std::string& path, const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages) {
+absl::Status CheckMessages(const std::string& path,
+                           const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages) {
   if (messages.empty() || messages.size() > kMaxMessages) {
-    return InvalidField(path, absl::StrCat("has ", messages.size(), " messages, must have 1 to ", kMaxMessages));
+    return InvalidField(path,
+                        absl::StrCat("has ", messages.size(), " messages, must have 1 to ", kMaxMessages));
   }
   for (int i = 0; i < messages.size(); ++i) {
     if (std::find(kRoles.begin(), kRoles.end(), messages[i].role()) == kRoles.end()) {
@@ -89,7 +96,8 @@ absl::Status CheckMessages(const std::string& path, const google::protobuf::Repe
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<int32_t>> CheckIds(const std::string& path, const google::protobuf::RepeatedField<uint32_t>& ids,
+absl::StatusOr<std::vector<int32_t>> CheckIds(const std::string& path,
+                                              const google::protobuf::RepeatedField<uint32_t>& ids,
                                               uint32_t vocab_size) {
   auto wrong = std::find_if(ids.begin(), ids.end(), [&](uint32_t id) { return id >= vocab_size; });
   if (wrong != ids.end()) {
@@ -99,11 +107,13 @@ absl::StatusOr<std::vector<int32_t>> CheckIds(const std::string& path, const goo
   return std::vector<int32_t>(ids.begin(), ids.end());
 }
 
-absl::Status CheckContext(size_t prompt_tokens, const v1::GenerationOptions& options, const v1::ModelInfo& model) {
+absl::Status CheckContext(size_t prompt_tokens, const v1::GenerationOptions& options,
+                          const v1::ModelInfo& model) {
   const uint64_t answer = options.has_max_tokens() ? options.max_tokens() : 1;
   if (prompt_tokens + answer <= model.max_context_tokens()) return absl::OkStatus();
-  return Refusal("CONTEXT_TOO_LONG", absl::StrCat("prompt of ", prompt_tokens, " tokens and max_tokens of ", answer,
-                                                  " exceed the context of ", model.max_context_tokens()));
+  return Refusal("CONTEXT_TOO_LONG",
+                 absl::StrCat("prompt of ", prompt_tokens, " tokens and max_tokens of ", answer,
+                              " exceed the context of ", model.max_context_tokens()));
 }
 
 absl::StatusOr<std::string> TenantOf(const grpc::CallbackServerContext& context) {

@@ -17,7 +17,7 @@ prometheus::Histogram& AddHistogram(prometheus::Registry* registry, const char* 
   return BuildHistogram().Name(name).Help(help).Register(*registry).Add({}, buckets);
 }
 
-const prometheus::Histogram::BucketBoundaries kRequestSeconds = {0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1,  2,
+const prometheus::Histogram::BucketBoundaries kRequestSeconds = {0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1,   2,
                                                                  5,    10,    20,   30,  60,   120, 300, 600};
 const prometheus::Histogram::BucketBoundaries kTokenSeconds = {0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05,
                                                                0.075, 0.1,   0.2,   0.5,  1,    2,    5};
@@ -31,20 +31,28 @@ std::string ReasonLabel(absl::string_view reason) {
 }  // namespace
 
 GatewayMetrics::GatewayMetrics(prometheus::Registry* registry)
-    : requests(BuildCounter().Name("clamor_gateway_requests_total").Help("Requests that ended").Register(*registry)),
+    : requests(BuildCounter()
+                   .Name("clamor_gateway_requests_total")
+                   .Help("Requests that ended")
+                   .Register(*registry)),
       rejections(BuildCounter()
                      .Name("clamor_gateway_rejections_total")
                      .Help("Requests that were refused before a worker began")
                      .Register(*registry)),
-      worker_up(BuildGauge().Name("clamor_gateway_worker_up").Help("1 if the worker is ready").Register(*registry)),
+      worker_up(
+          BuildGauge().Name("clamor_gateway_worker_up").Help("1 if the worker is ready").Register(*registry)),
       time_to_first_token(AddHistogram(registry, "clamor_gateway_time_to_first_token_seconds",
                                        "From a request's arrival to its first tokens", kRequestSeconds)),
       inter_token(AddHistogram(registry, "clamor_gateway_inter_token_seconds",
-                               "Between two arrivals of tokens, for each token of the later one", kTokenSeconds)),
+                               "Between two arrivals of tokens, for each token of the later one",
+                               kTokenSeconds)),
       request_seconds(AddHistogram(registry, "clamor_gateway_request_seconds",
                                    "From a generation's arrival to its end", kRequestSeconds)),
-      streams_open(
-          BuildGauge().Name("clamor_gateway_streams_open").Help("Generations under way").Register(*registry).Add({})) {}
+      streams_open(BuildGauge()
+                       .Name("clamor_gateway_streams_open")
+                       .Help("Generations under way")
+                       .Register(*registry)
+                       .Add({})) {}
 
 void GatewayMetrics::UpdateWorkers(std::span<const WorkerSnapshot> workers) {
   for (const WorkerSnapshot& worker : workers) {
@@ -75,18 +83,18 @@ void RequestRecord::Tokens(int64_t tokens) {
 void RequestRecord::End(const absl::Status& status, const std::string& id, const std::string& tenant) {
   const double seconds = absl::ToDoubleSeconds(absl::Now() - arrival_);
   const std::string reason = ReasonLabel(ReasonOf(status));
-  const char* outcome = status.ok()                     ? "ok"
-                        : absl::IsCancelled(status)     ? "cancelled"
-                        : admitted_                     ? "failed"
-                                                        : "refused";
+  const char* outcome = status.ok()                 ? "ok"
+                        : absl::IsCancelled(status) ? "cancelled"
+                        : admitted_                 ? "failed"
+                                                    : "refused";
   metrics_->requests.Add({{"method", method_}, {"outcome", outcome}, {"reason", reason}}).Increment();
   if (!status.ok() && !admitted_) metrics_->rejections.Add({{"reason", reason}}).Increment();
   if (admitted_) {
     metrics_->streams_open.Decrement();
     metrics_->request_seconds.Observe(seconds);
   }
-  spdlog::info("event=request method={} id={} tenant={} outcome={} reason={} tokens={} seconds={:.3f}", method_, id, tenant,
-               outcome, reason, tokens_, seconds);
+  spdlog::info("event=request method={} id={} tenant={} outcome={} reason={} tokens={} seconds={:.3f}",
+               method_, id, tenant, outcome, reason, tokens_, seconds);
 }
 
 }  // namespace clamor

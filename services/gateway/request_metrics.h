@@ -1,6 +1,5 @@
 // Counts, times and logs every request of a gateway.
-//
-// Tested by tests/services/gateway/gateway_test.cc.
+// Tested by tests/services/gateway/streaming_test.cc.
 #pragma once
 
 #include <cstdint>
@@ -38,8 +37,8 @@ class RequestRecord {
   // `metrics` must outlive this; `method` is a literal.
   RequestRecord(GatewayMetrics* metrics, const char* method);
 
-  void Admitted();               // a worker has started it
-  void Tokens(int64_t tokens);   // came from the worker
+  void Admitted();              // a worker has started it
+  void Tokens(int64_t tokens);  // came from the worker
   // Once, last. `id` and `tenant` are for the log.
   void End(const absl::Status& status, const std::string& id, const std::string& tenant);
 

@@ -11,12 +11,15 @@ double RelativeLoad(const WorkerSnapshot& worker) {
   return static_cast<double>(from_others + worker.streams) / std::max(1u, worker.load.max_running());
 }
 
-std::optional<size_t> Route(std::span<const WorkerSnapshot> workers, const std::string& model, uint64_t turn) {
+std::optional<size_t> Route(std::span<const WorkerSnapshot> workers, const std::string& model,
+                            uint64_t turn) {
   std::vector<size_t> best;
   double least = 0;
   for (size_t i = 0; i < workers.size(); ++i) {
     const WorkerSnapshot& worker = workers[i];
-    if (worker.state != v1::WORKER_STATE_READY || worker.model == nullptr || worker.model->info().name() != model) continue;
+    if (worker.state != v1::WORKER_STATE_READY || worker.model == nullptr ||
+        worker.model->info().name() != model)
+      continue;
     const double load = RelativeLoad(worker);
     if (best.empty() || load < least) {
       best.clear();

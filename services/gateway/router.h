@@ -1,5 +1,4 @@
 // Chooses the worker of a request: a pure function of what is known of the workers.
-//
 // Tested by tests/services/gateway/router_test.cc.
 #pragma once
 
@@ -16,8 +15,8 @@ namespace clamor {
 // Requests per slot that `worker` has: those that others sent, as of the last poll, and ours as of now.
 double RelativeLoad(const WorkerSnapshot& worker);
 
-// The index of the ready worker of `model` with the least load; among equals `turn` takes them in rotation. None if no
-// worker of the model is ready.
+// The index of the ready worker of `model` with the least load; among equals `turn` takes them in rotation.
+// None if no worker of the model is ready.
 std::optional<size_t> Route(std::span<const WorkerSnapshot> workers, const std::string& model, uint64_t turn);
 
 }  // namespace clamor

@@ -29,12 +29,15 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> ServedModel::Load(const v1::M
 absl::StatusOr<std::vector<int32_t>> ServedModel::EncodeChat(
     const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages) const {
   if (chat_template_ == nullptr) {
-    return InvalidField("messages", absl::StrCat("need a chat template, and model ", info_.name(), " has none"));
+    return InvalidField("messages",
+                        absl::StrCat("need a chat template, and model ", info_.name(), " has none"));
   }
   std::vector<ChatMessage> turns;
-  for (const v1::ChatMessage& message : messages) turns.push_back({.role = message.role(), .content = message.content()});
+  for (const v1::ChatMessage& message : messages)
+    turns.push_back({.role = message.role(), .content = message.content()});
   auto ids = chat_template_->Encode(turns);
-  if (!ids.ok()) return InvalidField("messages", absl::StrCat("cannot be rendered: ", ids.status().message()));
+  if (!ids.ok())
+    return InvalidField("messages", absl::StrCat("cannot be rendered: ", ids.status().message()));
   return ids;
 }
 

@@ -1,4 +1,6 @@
 // A model as the gateway knows it: what its worker told, and its tokenizer. Immutable; any thread.
+//
+// Tested by tests/services/gateway/streaming_test.cc.
 #pragma once
 
 #include <cstdint>
@@ -18,13 +20,15 @@ namespace clamor {
 class ServedModel {
  public:
   // INVALID_ARGUMENT names the file that is not understood, or both fingerprints if they differ.
-  static absl::StatusOr<std::shared_ptr<const ServedModel>> Load(const v1::ModelInfo& info, const TokenizerFiles& files);
+  static absl::StatusOr<std::shared_ptr<const ServedModel>> Load(const v1::ModelInfo& info,
+                                                                 const TokenizerFiles& files);
 
   const v1::ModelInfo& info() const { return info_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
 
   // INVALID_ARGUMENT if the model has no chat template, or with what the template objects to.
-  absl::StatusOr<std::vector<int32_t>> EncodeChat(const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages) const;
+  absl::StatusOr<std::vector<int32_t>> EncodeChat(
+      const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages) const;
 
  private:
   ServedModel() = default;

@@ -26,7 +26,8 @@ std::string Sha256Hex(const std::string& bytes) {
 
 }  // namespace
 
-absl::StatusOr<TokenizerFiles> FetchTokenizer(v1::WorkerService::StubInterface& worker, grpc::ClientContext* context) {
+absl::StatusOr<TokenizerFiles> FetchTokenizer(v1::WorkerService::StubInterface& worker,
+                                              grpc::ClientContext* context) {
   struct Promise {
     uint64_t size;
     std::string sha256;
@@ -40,8 +41,9 @@ absl::StatusOr<TokenizerFiles> FetchTokenizer(v1::WorkerService::StubInterface& 
     promised[piece.name()] = {piece.size(), piece.sha256()};
     if (piece.size() > kMaxFileBytes || content.size() + piece.content().size() > piece.size() ||
         promised.size() > kMaxFiles) {
-      status = absl::ResourceExhaustedError(absl::StrCat(piece.name(), " has over ", content.size(), " bytes, said ",
-                                                         piece.size(), ", limit ", kMaxFileBytes));
+      status = absl::ResourceExhaustedError(absl::StrCat(piece.name(), " has over ", content.size(),
+                                                         " bytes, said ", piece.size(), ", limit ",
+                                                         kMaxFileBytes));
       context->TryCancel();
     } else {
       content += piece.content();
@@ -53,8 +55,9 @@ absl::StatusOr<TokenizerFiles> FetchTokenizer(v1::WorkerService::StubInterface& 
   for (const auto& [name, promise] : promised) {
     const std::string& content = files.contents[name];
     if (content.size() != promise.size || Sha256Hex(content) != promise.sha256) {
-      return absl::DataLossError(absl::StrCat(name, " came as ", content.size(), " bytes of SHA-256 ", Sha256Hex(content),
-                                              ", said ", promise.size, " bytes of ", promise.sha256));
+      return absl::DataLossError(absl::StrCat(name, " came as ", content.size(), " bytes of SHA-256 ",
+                                              Sha256Hex(content), ", said ", promise.size, " bytes of ",
+                                              promise.sha256));
     }
   }
   return files;

@@ -1,4 +1,6 @@
 // Gets a worker's tokenizer over the network.
+//
+// Tested by tests/services/gateway/worker_channel_test.cc.
 #pragma once
 
 #include "absl/status/statusor.h"
@@ -8,8 +10,9 @@
 
 namespace clamor {
 
-// Reads the stream of GetTokenizer to its end. DATA_LOSS names a file whose size or SHA-256 is not what was said,
-// RESOURCE_EXHAUSTED one over 256 MiB.
-absl::StatusOr<TokenizerFiles> FetchTokenizer(v1::WorkerService::StubInterface& worker, grpc::ClientContext* context);
+// Reads the stream of GetTokenizer to its end. DATA_LOSS names a file whose size or SHA-256 is not what was
+// said, RESOURCE_EXHAUSTED one over 256 MiB.
+absl::StatusOr<TokenizerFiles> FetchTokenizer(v1::WorkerService::StubInterface& worker,
+                                              grpc::ClientContext* context);
 
 }  // namespace clamor

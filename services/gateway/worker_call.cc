@@ -54,8 +54,9 @@ absl::Status WorkerCall::Accept() {
     case Response::kDelta: {
       v1::Delta& delta = *response_.mutable_delta();
       if (delta.first_token_index() != next_token_index_) {
-        return absl::InternalError(absl::StrCat("worker ", lease_.worker().address(), " sent tokens from index ",
-                                                delta.first_token_index(), ", expected ", next_token_index_));
+        return absl::InternalError(absl::StrCat("worker ", lease_.worker().address(),
+                                                " sent tokens from index ", delta.first_token_index(),
+                                                ", expected ", next_token_index_));
       }
       next_token_index_ += static_cast<uint64_t>(delta.token_ids_size());
       listener_->OnDelta(std::move(delta));
@@ -75,13 +76,15 @@ absl::Status WorkerCall::EndStatus(const grpc::Status& status) {
   }
   if (status.ok() && finished_) return absl::OkStatus();
   if (status.ok()) {
-    return absl::InternalError(absl::StrCat("worker ", lease_.worker().address(), " ended a stream without Finished"));
+    return absl::InternalError(
+        absl::StrCat("worker ", lease_.worker().address(), " ended a stream without Finished"));
   }
   absl::Status error = FromGrpc(status);
   // Without a reason these are gRPC's own: the connection broke, or the worker stopped and cut its streams.
   if ((absl::IsUnavailable(error) || absl::IsCancelled(error)) && ReasonOf(error).empty()) {
     lease_.worker().ReportLost();
-    return Refusal("NO_WORKER", absl::StrCat("worker ", lease_.worker().address(), " went away: ", MessageOf(error)));
+    return Refusal("NO_WORKER",
+                   absl::StrCat("worker ", lease_.worker().address(), " went away: ", MessageOf(error)));
   }
   return error;
 }

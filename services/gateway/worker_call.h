@@ -1,11 +1,12 @@
 // One generation on one worker, as callbacks.
 //
-// Checks what a worker must keep to (Started, Deltas without gaps, Finished) and turns every way to end into one status:
+// Checks what a worker must keep to (Started, Deltas without gaps, Finished) and turns every way to end into
+// one status:
 //   the worker's own        passed on with its reason
 //   the worker went away    UNAVAILABLE "[NO_WORKER]", and the worker is reported lost
 //   Cancel(why)             `why`
 //   nonsense                INTERNAL
-// Tested by tests/services/gateway/gateway_test.cc.
+// Tested by tests/services/gateway/streaming_test.cc and failure_test.cc.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +41,8 @@ class WorkerCall final : private grpc::ClientReadReactor<v1::WorkerServiceStream
   ~WorkerCall() override = default;
 
   void Start();  // once
-  // Ends the call with `why`; the first one counts. Any thread, until OnEnded returns; nothing happens if it has ended.
+  // Ends the call with `why`; the first one counts. Any thread, until OnEnded returns; nothing happens if it
+  // has ended.
   void Cancel(absl::Status why);
 
   const v1::WorkerServiceStreamGenerateRequest& request() const { return request_; }

@@ -26,7 +26,8 @@ std::shared_ptr<grpc::Channel> NewChannel(const std::string& address) {
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1'000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);  // a machine that vanished without a word is noticed, too
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS,
+                   10'000);  // a machine that vanished without a word is noticed, too
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
@@ -36,7 +37,9 @@ std::shared_ptr<grpc::Channel> NewChannel(const std::string& address) {
 }  // namespace
 
 WorkerChannel::WorkerChannel(std::string address)
-    : address_(std::move(address)), channel_(NewChannel(address_)), stub_(v1::WorkerService::NewStub(channel_)) {
+    : address_(std::move(address)),
+      channel_(NewChannel(address_)),
+      stub_(v1::WorkerService::NewStub(channel_)) {
   snapshot_.address = address_;
 }
 
@@ -68,10 +71,10 @@ void WorkerChannel::Update(const std::function<void()>& change) {
   {
     absl::MutexLock lock(&mu_);
     change();
-    const v1::WorkerState state = lost_                      ? v1::WORKER_STATE_DOWN
+    const v1::WorkerState state = lost_                       ? v1::WORKER_STATE_DOWN
                                   : snapshot_.load.draining() ? v1::WORKER_STATE_DRAINING
-                                  : serving_                 ? v1::WORKER_STATE_READY
-                                                             : v1::WORKER_STATE_DOWN;
+                                  : serving_                  ? v1::WORKER_STATE_READY
+                                                              : v1::WORKER_STATE_DOWN;
     if (std::exchange(snapshot_.state, state) == state) return;
     spdlog::info("event=worker_state worker={} state={}", address_, v1::WorkerState_Name(state));
   }
@@ -142,7 +145,8 @@ absl::Status WorkerChannel::PollLoad() {
 }
 
 // One blocking call of the contact thread, cut short by the destructor.
-grpc::Status WorkerChannel::Call(absl::Duration timeout, const std::function<grpc::Status(grpc::ClientContext*)>& call) {
+grpc::Status WorkerChannel::Call(absl::Duration timeout,
+                                 const std::function<grpc::Status(grpc::ClientContext*)>& call) {
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
   {

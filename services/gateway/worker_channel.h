@@ -1,14 +1,16 @@
 // The gateway's line to one worker: keeps it connected, knows its model, health and load.
 //
-// A thread asks for the model and the tokenizer, watches health and polls the load; when the worker is lost it tries again,
-// waiting 0.1 s to 1 s between tries, until it is back.
-// Threads: all methods, any thread. Tested by tests/services/gateway/worker_channel_test.cc.
+// A thread asks for the model and the tokenizer, watches health and polls the load; when the worker is lost
+// it tries again, waiting 0.1 s to 1 s between tries, until it is back.
+// Threads: all methods, any thread.
+// Tested by tests/services/gateway/worker_channel_test.cc.
 #pragma once
 
 #include <functional>
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -38,8 +40,8 @@ class WorkerChannel {
   // REQUIRES: no lease is left.
   ~WorkerChannel();
 
-  // Begins to keep contact; once. `on_change` is called when the state has changed, on any thread, with no lock held,
-  // until the destructor returns.
+  // Begins to keep contact; once. `on_change` is called when the state has changed, on any thread, with no
+  // lock held, until the destructor returns.
   void Connect(std::function<void()> on_change);
 
   WorkerSnapshot Snapshot() const;
@@ -52,8 +54,8 @@ class WorkerChannel {
  private:
   friend class WorkerLease;
   void KeepContact();
-  absl::Status Meet();                       // model and tokenizer
-  void FollowUntilLost();                    // health and load
+  absl::Status Meet();     // model and tokenizer
+  void FollowUntilLost();  // health and load
   absl::Status PollLoad();
   grpc::Status Call(absl::Duration timeout, const std::function<grpc::Status(grpc::ClientContext*)>& call);
   void Update(const std::function<void()>& change) ABSL_LOCKS_EXCLUDED(mu_);
@@ -68,7 +70,8 @@ class WorkerChannel {
   bool serving_ ABSL_GUARDED_BY(mu_) = false;  // as health says
   bool lost_ ABSL_GUARDED_BY(mu_) = true;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
-  grpc::ClientContext* in_call_ ABSL_GUARDED_BY(mu_) = nullptr;  // of the contact thread, for the destructor to cancel
+  grpc::ClientContext* in_call_ ABSL_GUARDED_BY(mu_) =
+      nullptr;  // of the contact thread, for the destructor to cancel
 
   std::thread contact_;  // last: runs KeepContact over all of the above
 };

@@ -28,7 +28,8 @@ absl::Status CheckName(absl::string_view field, const std::string& name, size_t 
 }
 
 absl::Status CheckTokens(absl::string_view field, const google::protobuf::RepeatedField<uint32_t>& tokens) {
-  auto wrong = std::find_if(tokens.begin(), tokens.end(), [](uint32_t token) { return token >= retrieval::kTokenLimit; });
+  auto wrong = std::find_if(tokens.begin(), tokens.end(),
+                            [](uint32_t token) { return token >= retrieval::kTokenLimit; });
   if (wrong == tokens.end()) return absl::OkStatus();
   return InvalidField(absl::StrCat(field, "[", wrong - tokens.begin(), "]"),
                       absl::StrCat("is ", *wrong, ", must be below ", retrieval::kTokenLimit));
@@ -60,18 +61,22 @@ absl::StatusOr<Lookup> ToLookup(const std::string& path, const v1::LookupQuery& 
   CLAMOR_RETURN_IF_ERROR(CheckTokens(absl::StrCat(path, ".context"), query.context()));
   lookup.context = {query.context().data(), static_cast<size_t>(query.context_size())};
   retrieval::DraftOptions& options = lookup.options;
-  auto take = [&](const char* name, bool given, uint32_t value, uint32_t high, int32_t* option) -> absl::Status {
+  auto take = [&](const char* name, bool given, uint32_t value, uint32_t high,
+                  int32_t* option) -> absl::Status {
     if (!given) return absl::OkStatus();
     CLAMOR_RETURN_IF_ERROR(CheckRange(absl::StrCat(path, ".", name), value, 1, high));
     *option = static_cast<int32_t>(value);
     return absl::OkStatus();
   };
-  CLAMOR_RETURN_IF_ERROR(take("max_match", query.has_max_match(), query.max_match(), 256, &options.max_match));
+  CLAMOR_RETURN_IF_ERROR(
+      take("max_match", query.has_max_match(), query.max_match(), 256, &options.max_match));
   options.min_match = std::min(options.min_match, options.max_match);
   CLAMOR_RETURN_IF_ERROR(
       take("min_match", query.has_min_match(), query.min_match(), options.max_match, &options.min_match));
-  CLAMOR_RETURN_IF_ERROR(take("max_nodes", query.has_max_nodes(), query.max_nodes(), 1024, &options.max_nodes));
-  CLAMOR_RETURN_IF_ERROR(take("max_depth", query.has_max_depth(), query.max_depth(), 256, &options.max_depth));
+  CLAMOR_RETURN_IF_ERROR(
+      take("max_nodes", query.has_max_nodes(), query.max_nodes(), 1024, &options.max_nodes));
+  CLAMOR_RETURN_IF_ERROR(
+      take("max_depth", query.has_max_depth(), query.max_depth(), 256, &options.max_depth));
   return lookup;
 }
 
@@ -81,7 +86,8 @@ absl::Status CheckCount(absl::string_view field, int count, int limit) {
 }
 
 absl::Status CheckDocumentId(const std::string& field, const std::string& id) {
-  return CheckName(field, id, 256, [](char c) { return c != '\0'; }, "non-zero bytes");
+  return CheckName(
+      field, id, 256, [](char c) { return c != '\0'; }, "non-zero bytes");
 }
 
 absl::StatusOr<std::vector<retrieval::Namespace>> CheckDocuments(const v1::AppendRequest& request) {
@@ -90,18 +96,21 @@ absl::StatusOr<std::vector<retrieval::Namespace>> CheckDocuments(const v1::Appen
   uint64_t tokens = 0;
   for (int i = 0; i < request.documents_size(); ++i) {
     const std::string path = absl::StrCat("documents[", i, "]");
-    CLAMOR_ASSIGN_OR_RETURN(auto ns, ToNamespace(absl::StrCat(path, ".namespace"), request.documents(i).namespace_()));
+    CLAMOR_ASSIGN_OR_RETURN(auto ns,
+                            ToNamespace(absl::StrCat(path, ".namespace"), request.documents(i).namespace_()));
     CLAMOR_RETURN_IF_ERROR(CheckDocument(path, request.documents(i)));
     namespaces.push_back(std::move(ns));
     tokens += static_cast<uint64_t>(request.documents(i).tokens_size());
   }
   if (tokens <= retrieval::kMaxBatchTokens) return namespaces;
-  return InvalidField("documents", absl::StrCat("have ", tokens, " tokens, limit ", retrieval::kMaxBatchTokens));
+  return InvalidField("documents",
+                      absl::StrCat("have ", tokens, " tokens, limit ", retrieval::kMaxBatchTokens));
 }
 
 absl::Status CheckCheckpointName(const std::string& name) {
-  return CheckName("name", name, 128, [](char c) { return absl::ascii_isalnum(c) || c == '_' || c == '-'; },
-                   "A-Z a-z 0-9 _ -");
+  return CheckName(
+      "name", name, 128, [](char c) { return absl::ascii_isalnum(c) || c == '_' || c == '-'; },
+      "A-Z a-z 0-9 _ -");
 }
 
 }  // namespace clamor

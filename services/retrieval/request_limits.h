@@ -1,6 +1,5 @@
-// What a request to the retrieval service may ask: its messages become the store's own types here, checked once.
-// INVALID_ARGUMENT names the field by its path in the request.
-//
+// What a request to the retrieval service may ask: its messages become the store's own types here, checked
+// once. INVALID_ARGUMENT names the field by its path in the request.
 // Tested by tests/services/retrieval/retrieval_service_test.cc.
 #pragma once
 

@@ -18,7 +18,8 @@ namespace {
 
 const prometheus::Histogram::BucketBoundaries kLookupSeconds = {0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002,
                                                                 0.005,   0.01,   0.02,   0.05,   0.1,   1};
-const prometheus::Histogram::BucketBoundaries kMatchLengths = {0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256};
+const prometheus::Histogram::BucketBoundaries kMatchLengths = {0,  1,  2,  3,  4,  6,   8,
+                                                               12, 16, 24, 32, 64, 128, 256};
 
 prometheus::Histogram& AddHistogram(prometheus::Registry* registry, const char* name, const char* help,
                                     const prometheus::Histogram::BucketBoundaries& buckets) {
@@ -60,16 +61,19 @@ absl::Status Draining() { return Refusal("DRAINING", "this server is about to st
 
 }  // namespace
 
-RetrievalService::RetrievalService(retrieval::SuffixStore* store, Options options, prometheus::Registry* registry)
+RetrievalService::RetrievalService(retrieval::SuffixStore* store, Options options,
+                                   prometheus::Registry* registry)
     : store_(store),
       options_(std::move(options)),
-      lookup_seconds_(AddHistogram(registry, "clamor_retrieval_lookup_seconds", "Time of one query", kLookupSeconds)),
-      match_length_(AddHistogram(registry, "clamor_retrieval_lookup_match_length", "Tokens of a context that matched",
-                                 kMatchLengths)),
+      lookup_seconds_(
+          AddHistogram(registry, "clamor_retrieval_lookup_seconds", "Time of one query", kLookupSeconds)),
+      match_length_(AddHistogram(registry, "clamor_retrieval_lookup_match_length",
+                                 "Tokens of a context that matched", kMatchLengths)),
       stored_tokens_(AddGauge(registry, "clamor_retrieval_stored_tokens", "Tokens in the store")),
       stored_bytes_(AddGauge(registry, "clamor_retrieval_stored_bytes", "Bytes of the store on disk")),
       segments_(AddGauge(registry, "clamor_retrieval_segments", "Index segments")),
-      disk_free_bytes_(AddGauge(registry, "clamor_retrieval_disk_free_bytes", "Free bytes of the store's disk")),
+      disk_free_bytes_(
+          AddGauge(registry, "clamor_retrieval_disk_free_bytes", "Free bytes of the store's disk")),
       appends_stored_(AddAppends(registry, "stored")),
       appends_unchanged_(AddAppends(registry, "unchanged")),
       appends_refused_(AddAppends(registry, "refused")) {}
@@ -154,7 +158,8 @@ grpc::Status RetrievalService::Checkpoint(grpc::ServerContext*, const v1::Checkp
     return ToGrpc(absl::InternalError(absl::StrCat(options_.checkpoint_path, ": ", error.message())));
   }
   if (std::filesystem::exists(folder, error)) {
-    return ToGrpc(absl::AlreadyExistsError(absl::StrCat("name: there is a checkpoint \"", request->name(), "\"")));
+    return ToGrpc(
+        absl::AlreadyExistsError(absl::StrCat("name: there is a checkpoint \"", request->name(), "\"")));
   }
   if (absl::Status status = store_->Checkpoint(folder.string()); !status.ok()) return ToGrpc(status);
   spdlog::info("event=checkpoint path={}", Quoted(folder.string()));

@@ -1,7 +1,8 @@
 // RetrievalService over a SuffixStore: checks, converts and counts; the store does the work.
 //
 // Synchronous on purpose: every call may wait for the disk.
-// Threads: gRPC calls from many. Tested by tests/services/retrieval/retrieval_service_test.cc.
+// Threads: gRPC calls from many.
+// Tested by tests/services/retrieval/retrieval_service_test.cc.
 #pragma once
 
 #include <atomic>
@@ -25,8 +26,10 @@ class RetrievalService final : public v1::RetrievalService::Service {
   // `store` and `registry` must outlive the service.
   RetrievalService(retrieval::SuffixStore* store, Options options, prometheus::Registry* registry);
 
-  grpc::Status Lookup(grpc::ServerContext*, const v1::LookupRequest* request, v1::LookupResponse* response) override;
-  grpc::Status Append(grpc::ServerContext*, const v1::AppendRequest* request, v1::AppendResponse* response) override;
+  grpc::Status Lookup(grpc::ServerContext*, const v1::LookupRequest* request,
+                      v1::LookupResponse* response) override;
+  grpc::Status Append(grpc::ServerContext*, const v1::AppendRequest* request,
+                      v1::AppendResponse* response) override;
   grpc::Status DeleteDocument(grpc::ServerContext*, const v1::DeleteDocumentRequest* request,
                               v1::DeleteDocumentResponse* response) override;
   grpc::Status DeleteTenant(grpc::ServerContext*, const v1::DeleteTenantRequest* request,

@@ -87,7 +87,8 @@ TEST(FlagsTest, HelpAndVersionEndWell) {
   for (const char* flag : {"--help", "--version"}) {
     CaptureStdout();
     EXPECT_EQ(Parse({flag}).exit_status, 0);
-    EXPECT_THAT(GetCapturedStdout(), HasSubstr(flag == std::string("--help") ? "--port-file" : "clamor-test "));
+    EXPECT_THAT(GetCapturedStdout(),
+                HasSubstr(flag == std::string("--help") ? "--port-file" : "clamor-test "));
   }
 }
 

@@ -30,7 +30,8 @@ inline HttpReply HttpGet(const std::string& address, const std::string& path) {
     std::string text;
     if (write(fd, request.data(), request.size()) == static_cast<ssize_t>(request.size())) {
       char buffer[4096];
-      for (ssize_t n; (n = read(fd, buffer, sizeof(buffer))) > 0;) text.append(buffer, static_cast<size_t>(n));
+      for (ssize_t n; (n = read(fd, buffer, sizeof(buffer))) > 0;)
+        text.append(buffer, static_cast<size_t>(n));
     }
     if (text.size() > 12) reply.status = std::atoi(text.c_str() + 9);
     const size_t end = text.find("\r\n\r\n");

@@ -56,11 +56,13 @@ TEST(RpcErrorTest, InvalidFieldNamesTheField) {
   ASSERT_TRUE(bad_request.has_value());
   ASSERT_EQ(bad_request->field_violations_size(), 1);
   EXPECT_EQ(bad_request->field_violations(0).field(), "options.stop[2]");
-  EXPECT_EQ(bad_request->field_violations(0).description(), "options.stop[2] has 0 bytes, must have 1 to 256");
+  EXPECT_EQ(bad_request->field_violations(0).description(),
+            "options.stop[2] has 0 bytes, must have 1 to 256");
 }
 
 TEST(RpcErrorTest, InvalidMetadataIsNamedByItsKey) {
-  const auto bad_request = Detail<google::rpc::BadRequest>(ToGrpc(InvalidField("x-clamor-tenant", "has 0 characters")));
+  const auto bad_request =
+      Detail<google::rpc::BadRequest>(ToGrpc(InvalidField("x-clamor-tenant", "has 0 characters")));
   ASSERT_TRUE(bad_request.has_value());
   EXPECT_EQ(bad_request->field_violations(0).field(), "x-clamor-tenant");
 }

@@ -25,15 +25,16 @@ namespace {
 using grpc::health::v1::Health;
 using grpc::health::v1::HealthCheckRequest;
 using grpc::health::v1::HealthCheckResponse;
-using ::testing::HasSubstr;
 using testing::AwaitPortFile;
 using testing::ChildProcess;
+using ::testing::HasSubstr;
 using testing::HttpGet;
 
 // GetStats waits for `release` or its own cancellation.
 class SlowService final : public v1::RetrievalService::Service {
  public:
-  grpc::Status GetStats(grpc::ServerContext* context, const v1::GetStatsRequest*, v1::GetStatsResponse*) override {
+  grpc::Status GetStats(grpc::ServerContext* context, const v1::GetStatsRequest*,
+                        v1::GetStatsResponse*) override {
     entered.Notify();
     while (!release.WaitForNotificationWithTimeout(absl::Milliseconds(5))) {
       if (context->IsCancelled()) return grpc::Status::CANCELLED;
@@ -47,7 +48,9 @@ class ServerTest : public ::testing::Test {
  protected:
   void Start(double grace_seconds = 10) {
     const ServicePart parts[] = {{v1::RetrievalService::service_full_name(), &service_}};
-    auto server = Server::Start({.name = "clamor-test", .listen = "127.0.0.1:0", .http = "127.0.0.1:0",
+    auto server = Server::Start({.name = "clamor-test",
+                                 .listen = "127.0.0.1:0",
+                                 .http = "127.0.0.1:0",
                                  .grace_seconds = grace_seconds},
                                 parts, &registry_, [this] { ++scrapes_; });
     ASSERT_TRUE(server.ok()) << server.status();
@@ -115,7 +118,8 @@ TEST_F(ServerTest, HealthOfAnUnknownService) {
   HealthCheckRequest request;
   request.set_service("clamor.v1.NoSuchService");
   HealthCheckResponse response;
-  EXPECT_EQ(Health::NewStub(channel_)->Check(&check_context, request, &response).error_code(), grpc::NOT_FOUND);
+  EXPECT_EQ(Health::NewStub(channel_)->Check(&check_context, request, &response).error_code(),
+            grpc::NOT_FOUND);
   auto watch = Health::NewStub(channel_)->Watch(&watch_context, request);
   ASSERT_TRUE(watch->Read(&response));
   EXPECT_EQ(response.status(), HealthCheckResponse::SERVICE_UNKNOWN);
@@ -131,8 +135,8 @@ TEST_F(ServerTest, ReflectionListsOurServices) {
   grpc::GenericStub stub(channel_);
   absl::Notification done;
   grpc::Status status;
-  stub.UnaryCall(&context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", {}, &request, &response,
-                 [&](grpc::Status s) {
+  stub.UnaryCall(&context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", {}, &request,
+                 &response, [&](grpc::Status s) {
                    status = std::move(s);
                    done.Notify();
                  });
@@ -145,7 +149,12 @@ TEST_F(ServerTest, ReflectionListsOurServices) {
 
 TEST_F(ServerTest, MetricsAndLiveness) {
   Start();
-  prometheus::BuildCounter().Name("clamor_test_total").Help("x").Register(registry_).Add({{"reason", "A"}}).Increment(3);
+  prometheus::BuildCounter()
+      .Name("clamor_test_total")
+      .Help("x")
+      .Register(registry_)
+      .Add({{"reason", "A"}})
+      .Increment(3);
   EXPECT_EQ(HttpGet(server_->http_address(), "/healthz").status, 200);
   const auto metrics = HttpGet(server_->http_address(), "/metrics");
   EXPECT_EQ(metrics.status, 200);
@@ -187,13 +196,16 @@ TEST_F(ServerTest, GraceTimeEnds) {
 TEST_F(ServerTest, PortsThatAreTakenAreNamed) {
   Start();
   const ServicePart parts[] = {{v1::RetrievalService::service_full_name(), &service_}};
-  auto grpc_taken = Server::Start({.name = "b", .listen = server_->grpc_address(), .http = "127.0.0.1:0"}, parts, &registry_);
+  auto grpc_taken = Server::Start({.name = "b", .listen = server_->grpc_address(), .http = "127.0.0.1:0"},
+                                  parts, &registry_);
   EXPECT_THAT(std::string(grpc_taken.status().message()), HasSubstr("--listen"));
   EXPECT_THAT(std::string(grpc_taken.status().message()), HasSubstr(server_->grpc_address()));
-  auto http_taken = Server::Start({.name = "b", .listen = "127.0.0.1:0", .http = server_->http_address()}, parts, &registry_);
+  auto http_taken = Server::Start({.name = "b", .listen = "127.0.0.1:0", .http = server_->http_address()},
+                                  parts, &registry_);
   EXPECT_THAT(std::string(http_taken.status().message()), HasSubstr("--http"));
   auto no_folder = Server::Start(
-      {.name = "b", .listen = "127.0.0.1:0", .http = "127.0.0.1:0", .port_file = "/does/not/exist"}, parts, &registry_);
+      {.name = "b", .listen = "127.0.0.1:0", .http = "127.0.0.1:0", .port_file = "/does/not/exist"}, parts,
+      &registry_);
   EXPECT_THAT(std::string(no_folder.status().message()), HasSubstr("/does/not/exist"));
 }
 
@@ -209,12 +221,13 @@ TEST(ServerBinaryTest, StartsAnswersAndEndsOnSigterm) {
   std::filesystem::remove_all(folder);
   std::filesystem::create_directories(folder);
   const std::string port_file = folder / "ports";
-  ChildProcess server({CLAMOR_RETRIEVAL, "--store", folder / "store", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0",
-                       "--port-file", port_file});
+  ChildProcess server({CLAMOR_RETRIEVAL, "--store", folder / "store", "--listen", "127.0.0.1:0", "--http",
+                       "127.0.0.1:0", "--port-file", port_file});
   auto ports = AwaitPortFile(port_file);
   ASSERT_EQ(ports.size(), 2u);
   const absl::Time deadline = absl::Now() + absl::Seconds(10);
-  while (HttpGet(ports["http"], "/readyz").status != 200 && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(10));
+  while (HttpGet(ports["http"], "/readyz").status != 200 && absl::Now() < deadline)
+    absl::SleepFor(absl::Milliseconds(10));
   EXPECT_EQ(HttpGet(ports["http"], "/readyz").status, 200);
   std::istringstream metrics(HttpGet(ports["http"], "/metrics").body);
   int samples = 0;

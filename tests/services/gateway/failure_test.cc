@@ -1,4 +1,5 @@
-// What goes wrong: clients that leave or do not read, workers that refuse, talk nonsense, vanish and come back.
+// What goes wrong: clients that leave or do not read, workers that refuse, talk nonsense, vanish and come
+// back.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -103,7 +104,8 @@ TEST_F(FailureTest, GatewaysOwnDeadlineHasAReason) {
 
 TEST_F(FailureTest, RefusalOfTheWorkerIsPassedOn) {
   StartWithWorker();
-  worker_->SetScript([](auto&, const auto&, auto&) { return ToGrpc(Refusal("QUEUE_FULL", "256 wait, limit 256")); });
+  worker_->SetScript(
+      [](auto&, const auto&, auto&) { return ToGrpc(Refusal("QUEUE_FULL", "256 wait, limit 256")); });
   grpc::ClientContext context;
   auto reader = stub_->StreamGenerate(&context, IdsRequest({1}, 1));
   v1::StreamGenerateResponse response;
@@ -134,7 +136,8 @@ TEST_F(FailureTest, NonsenseOfTheWorkerIsInternal) {
         return FakeWorker::WriteStarted(w, r), FakeWorker::WriteDelta(w, 1, 1, "x"), grpc::Status::OK;
       },
       [](auto&, const auto& r, auto& w) {
-        return FakeWorker::WriteStarted(w, r), FakeWorker::WriteFinished(w), FakeWorker::WriteFinished(w), grpc::Status::OK;
+        return FakeWorker::WriteStarted(w, r), FakeWorker::WriteFinished(w), FakeWorker::WriteFinished(w),
+               grpc::Status::OK;
       },
       [](auto&, const auto& r, auto& w) {
         return FakeWorker::WriteStarted(w, r), w.Write({}), grpc::Status::OK;

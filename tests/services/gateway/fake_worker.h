@@ -117,7 +117,8 @@ class FakeWorker final : public v1::WorkerService::Service {
     ++streams_;
     return script(*context, *request, *writer);
   }
-  grpc::Status GetLoad(grpc::ServerContext*, const v1::GetLoadRequest*, v1::GetLoadResponse* response) override {
+  grpc::Status GetLoad(grpc::ServerContext*, const v1::GetLoadRequest*,
+                       v1::GetLoadResponse* response) override {
     absl::MutexLock lock(&mu_);
     *response->mutable_load() = load_;
     return grpc::Status::OK;

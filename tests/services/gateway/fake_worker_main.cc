@@ -1,4 +1,5 @@
-// A fake worker as a process of its own, to be killed: fake_worker PORT. Streams without end, a token every 5 ms.
+// A fake worker as a process of its own, to be killed: fake_worker PORT. Streams without end, a token every 5
+// ms.
 #include <unistd.h>
 
 #include <cstdlib>

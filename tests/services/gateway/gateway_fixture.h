@@ -34,7 +34,8 @@ bool Eventually(Condition condition) {
 class GatewayTest : public ::testing::Test {
  protected:
   void StartGateway(const std::vector<std::string>& workers, GatewayLimits limits = {}) {
-    auto gateway = Gateway::Start({.name = "clamor-gateway", .listen = "127.0.0.1:0", .http = "127.0.0.1:0"}, workers, limits);
+    auto gateway = Gateway::Start({.name = "clamor-gateway", .listen = "127.0.0.1:0", .http = "127.0.0.1:0"},
+                                  workers, limits);
     ASSERT_TRUE(gateway.ok()) << gateway.status();
     gateway_ = *std::move(gateway);
     channel_ = grpc::CreateChannel(gateway_->server().grpc_address(), grpc::InsecureChannelCredentials());
@@ -71,7 +72,8 @@ class GatewayTest : public ::testing::Test {
         answer.continuous &= answer.starts == 1 && answer.finishes == 0 &&
                              response.delta().first_token_index() == answer.ids.size() &&
                              response.delta().sources_size() == response.delta().token_ids_size();
-        answer.ids.insert(answer.ids.end(), response.delta().token_ids().begin(), response.delta().token_ids().end());
+        answer.ids.insert(answer.ids.end(), response.delta().token_ids().begin(),
+                          response.delta().token_ids().end());
         answer.text += response.delta().text();
       } else {
         ++answer.finishes;

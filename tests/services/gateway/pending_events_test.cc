@@ -58,7 +58,8 @@ TEST(PendingEventsTest, MergingLosesNothing) {
       if (random() % 2 == 0 && events.Pop(&response)) {
         ASSERT_EQ(response.delta().first_token_index(), got.size());
         got.insert(got.end(), response.delta().token_ids().begin(), response.delta().token_ids().end());
-        got_sources.insert(got_sources.end(), response.delta().sources().begin(), response.delta().sources().end());
+        got_sources.insert(got_sources.end(), response.delta().sources().begin(),
+                           response.delta().sources().end());
         got_text += response.delta().text();
         ASSERT_EQ(events.bytes(), 0u);
         ASSERT_EQ(got, added);

@@ -1,4 +1,5 @@
-// Every field of a request, at its limits and beyond, through a whole gateway: status, reason and named field.
+// Every field of a request, at its limits and beyond, through a whole gateway: status, reason and named
+// field.
 #include "services/gateway/request_limits.h"
 
 #include <gmock/gmock.h>
@@ -23,7 +24,8 @@ std::string BadField(const grpc::Status& status) {
   details.ParseFromString(status.error_details());
   for (const auto& any : details.details()) {
     google::rpc::BadRequest bad_request;
-    if (any.UnpackTo(&bad_request) && bad_request.field_violations_size() == 1) return bad_request.field_violations(0).field();
+    if (any.UnpackTo(&bad_request) && bad_request.field_violations_size() == 1)
+      return bad_request.field_violations(0).field();
   }
   return "(none)";
 }
@@ -57,7 +59,8 @@ TEST_F(RequestLimitsTest, GenerateNamesEveryWrongField) {
       {"prompt", [](auto& r) { r.clear_prompt(); }},
       {"prompt", [](auto& r) { r.set_text(""); }},
       {"prompt", [](auto& r) { r.mutable_token_ids(); }},
-      {"token_ids.ids[1]", [&](auto& r) { r.mutable_token_ids()->add_ids(0), r.mutable_token_ids()->add_ids(vocab); }},
+      {"token_ids.ids[1]",
+       [&](auto& r) { r.mutable_token_ids()->add_ids(0), r.mutable_token_ids()->add_ids(vocab); }},
       {"token_ids.ids[0]", [](auto& r) { r.mutable_token_ids()->add_ids(0xffffffff); }},
       {"options.max_tokens", [](auto& r) { r.mutable_options()->set_max_tokens(0); }},
       {"options.max_tokens", [](auto& r) { r.mutable_options()->set_max_tokens(0xffffffff); }},
@@ -71,13 +74,18 @@ TEST_F(RequestLimitsTest, GenerateNamesEveryWrongField) {
       {"options.sampling.min_p", [&](auto& r) { sampling(r)->set_min_p(-1); }},
       {"options.sampling.min_p", [&](auto& r) { sampling(r)->set_min_p(std::nanf("")); }},
       {"options.sampling.top_k", [&](auto& r) { sampling(r)->set_top_k(0x80000000u); }},
-      {"options.stop", [](auto& r) { for (int i = 0; i < 17; ++i) r.mutable_options()->add_stop("s"); }},
-      {"options.stop[1]", [](auto& r) { r.mutable_options()->add_stop("s"), r.mutable_options()->add_stop(""); }},
+      {"options.stop",
+       [](auto& r) {
+         for (int i = 0; i < 17; ++i) r.mutable_options()->add_stop("s");
+       }},
+      {"options.stop[1]",
+       [](auto& r) { r.mutable_options()->add_stop("s"), r.mutable_options()->add_stop(""); }},
       {"options.stop[0]", [](auto& r) { r.mutable_options()->add_stop(std::string(257, 's')); }},
       {"options.speculation.nodes", [&](auto& r) { speculation(r)->set_nodes(-2); }},
       {"options.speculation.nodes", [&](auto& r) { speculation(r)->set_nodes(129); }},
       {"options.speculation.tree", [&](auto& r) { speculation(r)->set_tree(static_cast<v1::DraftTree>(9)); }},
-      {"options.draft_scope", [](auto& r) { r.mutable_options()->set_draft_scope(static_cast<v1::DraftScope>(9)); }},
+      {"options.draft_scope",
+       [](auto& r) { r.mutable_options()->set_draft_scope(static_cast<v1::DraftScope>(9)); }},
   };
   for (const Case& wrong : cases) {
     SCOPED_TRACE(wrong.field);
@@ -119,7 +127,10 @@ TEST_F(RequestLimitsTest, ChatNamesEveryWrongField) {
   };
   const Case cases[] = {
       {"messages", [](auto& r) { r.clear_messages(); }},
-      {"messages", [](auto& r) { for (int i = 0; i < 1024; ++i) *r.add_messages() = r.messages(0); }},
+      {"messages",
+       [](auto& r) {
+         for (int i = 0; i < 1024; ++i) *r.add_messages() = r.messages(0);
+       }},
       {"messages[1].role", [](auto& r) { r.add_messages()->set_role("oracle"); }},
       {"messages[1].role", [](auto& r) { r.add_messages(); }},
       {"options.max_tokens", [](auto& r) { r.mutable_options()->set_max_tokens(0); }},

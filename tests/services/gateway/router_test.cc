@@ -42,7 +42,8 @@ TEST_F(RouterTest, LoadCountsOwnStreamsOnceAndAtOnce) {
 }
 
 TEST_F(RouterTest, TakesTheLeastLoadedReadyWorkerOfTheModel) {
-  std::vector<WorkerSnapshot> workers = {Worker(a_, 3, 0, 0), Worker(a_, 1, 0, 0), Worker(b_, 0, 0, 0), Worker(a_, 2, 0, 0)};
+  std::vector<WorkerSnapshot> workers = {Worker(a_, 3, 0, 0), Worker(a_, 1, 0, 0), Worker(b_, 0, 0, 0),
+                                         Worker(a_, 2, 0, 0)};
   EXPECT_EQ(Route(workers, "a", 0), 1u);
   EXPECT_EQ(Route(workers, "b", 0), 2u);
   EXPECT_EQ(Route(workers, "c", 0), std::nullopt);

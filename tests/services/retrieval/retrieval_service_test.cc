@@ -42,11 +42,12 @@ class RetrievalServiceTest : public ::testing::Test {
     store_ = *std::move(store);
     registry_ = std::make_unique<prometheus::Registry>();
     service_ = std::make_unique<RetrievalService>(
-        store_.get(), RetrievalService::Options{.store_path = folder_ / "store", .checkpoint_path = folder_ / "copies"},
+        store_.get(),
+        RetrievalService::Options{.store_path = folder_ / "store", .checkpoint_path = folder_ / "copies"},
         registry_.get());
     const ServicePart parts[] = {{v1::RetrievalService::service_full_name(), service_.get()}};
-    auto server = Server::Start({.name = "clamor-retrieval", .listen = "127.0.0.1:0", .http = "127.0.0.1:0"}, parts,
-                                registry_.get(), [this] { service_->UpdateGauges(); });
+    auto server = Server::Start({.name = "clamor-retrieval", .listen = "127.0.0.1:0", .http = "127.0.0.1:0"},
+                                parts, registry_.get(), [this] { service_->UpdateGauges(); });
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
     stub_ = v1::RetrievalService::NewStub(
@@ -286,14 +287,16 @@ TEST_F(RetrievalServiceTest, EveryWrongFieldIsNamed) {
   expect(Append("a", "1", {}), "documents[0].tokens");
   expect(Append("a", "1", {1, 0xffffffff}), "documents[0].tokens[1]");
   v1::AppendRequest too_much;
-  for (int i = 0; i < 5; ++i) AddDocument(&too_much, "a", std::to_string(i), std::vector<uint32_t>(1 << 20, 1));
+  for (int i = 0; i < 5; ++i)
+    AddDocument(&too_much, "a", std::to_string(i), std::vector<uint32_t>(1 << 20, 1));
   expect(Append(too_much), "documents");
   v1::AppendRequest second_wrong;
   AddDocument(&second_wrong, "a", "1", {1, 2, 3});
   AddDocument(&second_wrong, "a", "2", {});
   expect(Append(second_wrong), "documents[1].tokens");
   EXPECT_EQ(Stats("").documents(), 0u) << "a wrong request stores nothing";
-  for (const std::string& name : {std::string(), std::string("../up"), std::string("a.b"), std::string(129, 'a')}) {
+  for (const std::string& name :
+       {std::string(), std::string("../up"), std::string("a.b"), std::string(129, 'a')}) {
     grpc::ClientContext context;
     v1::CheckpointRequest request;
     request.set_name(name);
@@ -318,7 +321,8 @@ TEST_F(RetrievalServiceTest, ReadersAndWritersAtOnce) {
         AddQuery(&lookup, tenant, {100 * t, i});
         v1::LookupResponse found;
         wrong += !stub_->Lookup(&lookup_context, lookup, &found).ok();
-        wrong += found.tries_size() != 1 || found.tries(0).match_length() != 2 || found.tries(0).tokens(0) != 7;
+        wrong +=
+            found.tries_size() != 1 || found.tries(0).match_length() != 2 || found.tries(0).tokens(0) != 7;
       }
     });
   }
