@@ -1,6 +1,8 @@
 #include "retrieval/draft.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <functional>
 #include <tuple>
 
 #include "absl/strings/str_cat.h"
@@ -31,16 +33,22 @@ Trie Draft(const Parts& parts, std::span<const uint32_t> context, const DraftOpt
   Trie trie;
   if (length < static_cast<uint32_t>(options.min_match)) return trie;
 
+  // From the part with the newest document on: once there are enough, documents older than all of them cannot count.
+  std::vector<const Part*> newest_first;
+  for (const Part& part : parts) newest_first.push_back(&part);
+  std::ranges::sort(newest_first, std::greater(), [](const Part* part) { return part->segment->documents().back().number; });
   const size_t limit = options.max_occurrences;
+  uint64_t oldest = 0;
   std::vector<Segment::Occurrence> occurrences;
-  for (const Part& part : parts) {
-    part.segment->FindOccurrences(context.last(length), limit, options.max_depth, part.dead.get(), occurrences);
-  }
-  if (occurrences.size() > limit) {
-    std::ranges::nth_element(occurrences, occurrences.begin() + limit, [](const auto& a, const auto& b) {
+  for (const Part* part : newest_first) {
+    part->segment->FindOccurrences(context.last(length), limit, options.max_depth, oldest, part->dead.get(), occurrences);
+    if (occurrences.size() < limit) continue;
+    const auto last = occurrences.begin() + static_cast<std::ptrdiff_t>(limit) - 1;
+    std::ranges::nth_element(occurrences, last, [](const auto& a, const auto& b) {
       return std::tuple(a.number, a.position) > std::tuple(b.number, b.position);
     });
     occurrences.resize(limit);
+    oldest = occurrences.back().number;
   }
   std::vector<std::span<const uint32_t>> continuations;
   for (const Segment::Occurrence& occurrence : occurrences) continuations.push_back(occurrence.continuation);

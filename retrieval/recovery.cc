@@ -44,9 +44,7 @@ absl::StatusOr<SegmentFiles> OpenSegmentFiles(const std::string& folder) {
       continue;
     }
     CLAMOR_RETURN_IF_ERROR(segment.status());
-    if (!(*segment)->documents().empty()) {
-      files.next_document = std::max(files.next_document, (*segment)->documents().back().number + 1);
-    }
+    files.next_document = std::max(files.next_document, (*segment)->documents().back().number + 1);
     files.by_prefix[std::string((*segment)->prefix())].push_back(*std::move(segment));
   }
   return files;

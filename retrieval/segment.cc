@@ -205,6 +205,7 @@ absl::Status Segment::CheckTable() const {
     return absl::DataLossError(
         absl::StrCat("table has checksum ", sum, ", its header says ", HeaderOf(storage_).table_checksum));
   }
+  if (documents_.empty()) return absl::DataLossError("segment has 0 documents");
   uint64_t start = 1, order = 0, previous = 0;
   for (const Document& document : documents_) {
     if (document.start != start || document.size == 0 || (start > 1 && document.number <= previous)) {
@@ -316,8 +317,10 @@ uint32_t Segment::LongestMatch(std::span<const uint32_t> context, uint32_t at_le
   return at_least;
 }
 
-void Segment::FindOccurrences(std::span<const uint32_t> suffix, size_t limit, size_t depth, const DeadSet* dead,
-                              std::vector<Occurrence>& out) const {
+void Segment::FindOccurrences(std::span<const uint32_t> suffix, size_t limit, size_t depth, uint64_t oldest,
+                              const DeadSet* dead, std::vector<Occurrence>& out) const {
+  const auto first = std::ranges::lower_bound(documents_, oldest, {}, &Document::number);
+  if (first == documents_.end()) return;
   auto edge = [&](int below) {
     const auto at = std::ranges::partition_point(
         order_, [&](uint32_t entry) { return CompareContext(Bounded(entry), suffix) < below; });
@@ -328,28 +331,30 @@ void Segment::FindOccurrences(std::span<const uint32_t> suffix, size_t limit, si
   // A higher position is a newer place: keep the `limit` highest, the lowest of them on top. A common suffix has many more
   // places than that; the peaks pass over blocks that hold none of the highest.
   std::vector<uint32_t> newest;
+  uint32_t floor = first->start;  // what is not above it is too old
   for (size_t i = begin; i < end; ++i) {
-    const bool full = newest.size() == limit;
-    if (full && i % kPeakSpan == 0 && i + kPeakSpan <= end && peaks_[i / kPeakSpan] <= newest.front()) {
+    if (i % kPeakSpan == 0 && i + kPeakSpan <= end && peaks_[i / kPeakSpan] <= floor) {
       i += kPeakSpan - 1;
       continue;
     }
     const uint32_t position = Bounded(order_[i]);
-    if (full && position <= newest.front()) continue;
-    if (LiveDocumentAt(position, dead) == nullptr) continue;
-    if (full) {
+    if (position <= floor) continue;
+    if (dead != nullptr && LiveDocumentAt(position, dead) == nullptr) continue;
+    if (newest.size() == limit) {
       std::ranges::pop_heap(newest, std::greater());
       newest.pop_back();
     }
     newest.push_back(position);
     std::ranges::push_heap(newest, std::greater());
+    if (newest.size() == limit) floor = newest.front();
   }
   for (const uint32_t position : newest) {
-    const Document& document = *LiveDocumentAt(position, nullptr);
-    const size_t rest = document.start + document.size - position;
+    const Document* document = LiveDocumentAt(position, nullptr);
+    if (document == nullptr) continue;  // a damaged entry
+    const size_t rest = document->start + document->size - position;
     const auto following = text_.subspan(position, std::min(rest, depth));
     const auto stop = std::ranges::find_if(following, [](uint32_t token) { return token >= kTokenLimit; });
-    out.push_back({document.number, position - document.start, {following.begin(), stop}});
+    out.push_back({document->number, position - document->start, {following.begin(), stop}});
   }
 }
 

@@ -58,10 +58,11 @@ class Segment {
     std::span<const uint32_t> continuation;  // borrowed from the segment
   };
 
-  // A segment of `documents`, which come by rising number; on the heap, or in a new file unless `path` is empty.
+  // A segment of `documents`, of which there is at least one and which come by rising number; on the heap, or in a new
+  // file unless `path` is empty.
   static absl::StatusOr<std::shared_ptr<const Segment>> Build(std::string_view prefix,
                                                               std::span<const Source> documents, std::string path);
-  // A segment of all live documents of `inputs`, which share none. CANCELLED soon after `cancelled` becomes true.
+  // A segment of all live documents of `inputs`, at least one, none of them twice. CANCELLED soon after `cancelled` becomes true.
   static absl::StatusOr<std::shared_ptr<const Segment>> Merge(std::string_view prefix, std::span<const Input> inputs,
                                                               std::string path, const std::atomic<bool>& cancelled);
   // DATA_LOSS unless header and table make sense.
@@ -79,9 +80,9 @@ class Segment {
   uint32_t LongestMatch(std::span<const uint32_t> context, uint32_t at_least, const DeadSet* dead) const;
 
   // Appends to `out` the newest `limit` live places before which `suffix` stands, in no order, each with up to `depth`
-  // tokens that follow.
-  void FindOccurrences(std::span<const uint32_t> suffix, size_t limit, size_t depth, const DeadSet* dead,
-                       std::vector<Occurrence>& out) const;
+  // tokens that follow. Leaves out documents with numbers below `oldest`.
+  void FindOccurrences(std::span<const uint32_t> suffix, size_t limit, size_t depth, uint64_t oldest,
+                       const DeadSet* dead, std::vector<Occurrence>& out) const;
 
   // Recounts everything: checksums, sorting, every place listed once.
   absl::Status CheckIntegrity() const;

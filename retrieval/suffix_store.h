@@ -47,7 +47,7 @@ struct StoreOptions {
   std::string path;                               // folder, created if missing
   uint64_t max_tokens_per_tenant = 256ull << 20;  // Append over it: RESOURCE_EXHAUSTED
   uint32_t max_document_tokens = 1u << 20;        // longer: INVALID_ARGUMENT
-  uint32_t hot_tokens = 4u << 20;                 // indexed on the heap, over all tenants, before they go into files
+  uint32_t hot_tokens = 2u << 20;                 // indexed on the heap, over all tenants, before they go into files
 };
 
 class SuffixStore {

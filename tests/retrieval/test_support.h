@@ -41,7 +41,7 @@ class TempFolder {
   std::string path_;
 };
 
-inline std::unique_ptr<SuffixStore> OpenStore(const std::string& path, uint32_t hot_tokens = 4u << 20) {
+inline std::unique_ptr<SuffixStore> OpenStore(const std::string& path, uint32_t hot_tokens = 2u << 20) {
   auto store = SuffixStore::Open({.path = path, .hot_tokens = hot_tokens});
   EXPECT_TRUE(store.ok()) << store.status();
   return store.ok() ? *std::move(store) : nullptr;
