@@ -1,0 +1,215 @@
+// Who gets into the engine and who leaves it: everything that other threads may call, and the step's two ends.
+#include <algorithm>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "kernels/status_macros.h"
+#include "services/worker/engine.h"
+#include "services/worker/engine_rep.h"
+#include "services/worker/step_cost_probe.h"
+
+namespace clamor {
+namespace {
+
+absl::Status CheckRange(const char* field, int64_t value, int64_t least, int64_t most) {
+  if (value >= least && value <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, ", must be in [", least, ", ", most, "]"));
+}
+
+}  // namespace
+
+absl::Status EngineOptions::Validate() const {
+  CLAMOR_RETURN_IF_ERROR(CheckRange("threads", threads, 1, 1024));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("kv_tokens", kv_tokens, 2 * SpeculationOptions::kMaxNodes, int64_t{1} << 30));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("max_sequences", max_sequences, 1, 1024));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("max_waiting", max_waiting, 0, 1 << 20));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("prefill_chunk", prefill_chunk, 1, 1 << 16));
+  return CheckRange("default_nodes", default_nodes, SpeculationOptions::kAuto, SpeculationOptions::kMaxNodes);
+}
+
+// Ends what was cancelled or is out of time.
+void Engine::Rep::Retire() {
+  absl::flat_hash_map<uint64_t, FinishReason> reasons;
+  std::vector<std::unique_ptr<Sequence>> gone;  // from the queue
+  const absl::Time now = absl::Now();
+  const auto reason_of = [&](const Sequence& s) -> const FinishReason* {
+    static constexpr FinishReason kLate = FinishReason::kDeadline;
+    const auto it = reasons.find(s.handle);
+    return it != reasons.end() ? &it->second : now > s.request.deadline ? &kLate : nullptr;
+  };
+  {
+    absl::MutexLock lock(&mu);
+    reasons.swap(cancelled);
+    for (auto& s : waiting) {
+      if (reason_of(*s) != nullptr) gone.push_back(std::move(s));
+    }
+    std::erase(waiting, nullptr);
+  }
+  for (auto& s : gone) Finish(*s, *reason_of(*s));
+  for (auto& s : running) {
+    const FinishReason* reason = reason_of(*s);
+    if (reason == nullptr) continue;
+    Finish(*s, *reason);
+    s.reset();
+  }
+  std::erase(running, nullptr);
+}
+
+// First come, first served, while there is a place and room for the whole answer.
+void Engine::Rep::Admit() {
+  while (static_cast<int32_t>(running.size()) < options.max_sequences) {
+    std::unique_ptr<Sequence> s;
+    {
+      absl::MutexLock lock(&mu);
+      if (waiting.empty()) return;
+      std::optional<KvLease> pages = cache.Lease(TokensNeeded(*waiting.front()));
+      if (!pages) return;
+      s = std::move(waiting.front());
+      waiting.pop_front();
+      s->pages = *std::move(pages);
+    }
+    if (Start(*s)) running.push_back(std::move(s));
+  }
+}
+
+// False if what was emitted elsewhere was the whole answer: the one who sent it died before saying so.
+bool Engine::Rep::Start(Sequence& s) {
+  s.admitted = absl::Now();
+  s.stats.queue_seconds = absl::ToDoubleSeconds(s.admitted - s.queued);
+  s.tokens = s.request.prompt_ids;
+  s.tokens.reserve(s.prompt_tokens() + s.max_tokens);
+  s.sink->OnStarted();
+  std::string already_sent;
+  std::optional<FinishReason> end;
+  for (const int32_t id : s.request.emitted_ids) {
+    if (!end) end = Append(s, id, already_sent);
+  }
+  if (end) {
+    Finish(s, *end);
+    return false;
+  }
+  if (s.request.speculation.nodes != 0) {
+    s.drafter = MakeDrafter(s);
+    s.drafter->Extend(s.tokens);
+  }
+  AskStore(s);
+  return true;
+}
+
+// Tells the sink; the pages go with the sequence.
+void Engine::Rep::Finish(Sequence& s, FinishReason reason) {
+  if (source != nullptr && s.drafter != nullptr) source->Forget(s.handle);
+  const absl::Time now = absl::Now();
+  if (s.admitted != absl::Time()) {
+    const absl::Time decoding = std::min(s.first_step_done, now);
+    s.stats.prefill_seconds = absl::ToDoubleSeconds(decoding - s.admitted);
+    s.stats.decode_seconds = absl::ToDoubleSeconds(now - decoding);
+  }
+  const int64_t before = s.prompt_tokens() + static_cast<int64_t>(s.request.emitted_ids.size());
+  s.sink->OnFinished({.reason = reason,
+                      .matched_stop = s.text.matched_stop(),
+                      .usage = {.prompt_tokens = static_cast<int32_t>(s.prompt_tokens()),
+                                .completion_tokens = static_cast<int32_t>(
+                                    std::max<int64_t>(0, static_cast<int64_t>(s.tokens.size()) - before))},
+                      .stats = s.stats});
+}
+
+void Engine::Rep::PublishLoad(bool stepped) {
+  absl::MutexLock lock(&mu);
+  load.running = static_cast<int32_t>(running.size());
+  load.kv_pages_used = cache.pages_used();
+  load.kv_pages_total = cache.pages_total();
+  if (!stepped) return;
+  ++load.steps;
+  load.last_step = absl::Now();
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Transformer* model, const Tokenizer* tokenizer,
+                                                       ContinuationSource* source, StepObserver* observer,
+                                                       const EngineOptions& options) {
+  CLAMOR_RETURN_IF_ERROR(options.Validate());
+  auto rep = std::make_unique<Rep>(model, tokenizer, source, observer, options);
+  if (options.default_nodes == SpeculationOptions::kAuto) {
+    rep->cost.Set(ProbeStepCost(*model, rep->cache, rep->activations, rep->pool));
+  }
+  rep->PublishLoad(false);
+  return std::unique_ptr<Engine>(new Engine(std::move(rep)));
+}
+
+Engine::Engine(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
+Engine::~Engine() = default;
+
+absl::StatusOr<uint64_t> Engine::Submit(Request request, TokenSink* sink) {
+  const int32_t context = rep_->model->max_positions();
+  CLAMOR_RETURN_IF_ERROR(request.Validate(rep_->model->config().vocab_size, context));
+  auto s = std::make_unique<Sequence>(0, std::move(request), sink, rep_->tokenizer);
+  const int64_t capacity = rep_->cache.pages_total() * kernels::kPageSize;
+  const int64_t room = std::min<int64_t>(context, capacity - SpeculationOptions::kMaxNodes) - s->prompt_tokens();
+  const int64_t least = std::max<int64_t>(1, static_cast<int64_t>(s->request.emitted_ids.size()));
+  s->max_tokens = static_cast<int32_t>(s->request.max_tokens > 0 ? s->request.max_tokens : std::max(room, least));
+  if (s->max_tokens > room) {
+    return absl::InvalidArgumentError(absl::StrCat("[CONTEXT_TOO_LONG] prompt of ", s->prompt_tokens(), " tokens and max_tokens ",
+                                                   s->max_tokens, " exceed the ", room + s->prompt_tokens(),
+                                                   " tokens that this worker's key/value cache holds for one request"));
+  }
+  s->queued = absl::Now();
+  absl::MutexLock lock(&rep_->mu);
+  if (rep_->draining) return absl::UnavailableError("[DRAINING] this worker takes no new requests");
+  if (static_cast<int64_t>(rep_->waiting.size()) >= rep_->options.max_waiting) {
+    return absl::ResourceExhaustedError(absl::StrCat("[QUEUE_FULL] ", rep_->waiting.size(), " requests wait, the limit is ",
+                                                     rep_->options.max_waiting));
+  }
+  s->handle = rep_->next_handle++;
+  const uint64_t handle = s->handle;
+  rep_->waiting.push_back(std::move(s));
+  return handle;
+}
+
+void Engine::Cancel(uint64_t handle, FinishReason reason) {
+  absl::MutexLock lock(&rep_->mu);
+  rep_->cancelled[handle] = reason;
+}
+
+void Engine::Run(const std::atomic<bool>& stop) {
+  while (!stop) {
+    if (rep_->Step()) continue;
+    absl::MutexLock lock(&rep_->mu);
+    const auto wanted = [this, &stop]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(rep_->mu) {
+      return stop || rep_->woken || !rep_->Idle();
+    };
+    rep_->mu.Await(absl::Condition(&wanted));
+    rep_->woken = false;
+  }
+  // Whoever still waits for an answer is told.
+  {
+    absl::MutexLock lock(&rep_->mu);
+    for (const auto& s : rep_->waiting) rep_->cancelled[s->handle] = FinishReason::kCancelled;
+    for (const auto& s : rep_->running) rep_->cancelled[s->handle] = FinishReason::kCancelled;
+  }
+  rep_->Retire();
+  rep_->PublishLoad(false);
+}
+
+void Engine::WakeUp() {
+  absl::MutexLock lock(&rep_->mu);
+  rep_->woken = true;
+}
+
+void Engine::Drain() {
+  absl::MutexLock lock(&rep_->mu);
+  rep_->draining = true;
+}
+
+EngineLoad Engine::Load() const {
+  absl::MutexLock lock(&rep_->mu);
+  EngineLoad load = rep_->load;
+  load.waiting = static_cast<int32_t>(rep_->waiting.size());
+  return load;
+}
+
+const EngineOptions& Engine::options() const { return rep_->options; }
+
+}  // namespace clamor

@@ -1,0 +1,91 @@
+// The engine's state, for engine.cc (the step) and engine_queue.cc (who gets in, who leaves). Nothing else includes it.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/synchronization/mutex.h"
+#include "model/spec/sampler.h"
+#include "services/worker/engine.h"
+#include "services/worker/knowledge_pool.h"
+#include "services/worker/scheduler.h"
+#include "services/worker/sequence.h"
+#include "services/worker/step_cost.h"
+
+namespace clamor {
+
+struct Engine::Rep {
+  Rep(const Transformer* model, const Tokenizer* tokenizer, ContinuationSource* source, StepObserver* observer,
+      const EngineOptions& options)
+      : model(model),
+        tokenizer(tokenizer),
+        source(source),
+        observer(observer),
+        options(options),
+        pool(options.threads),
+        cache(model->config(), KvCache::PagesFor(options.kv_tokens)) {}
+
+  // Constant after construction.
+  const Transformer* const model;
+  const Tokenizer* const tokenizer;
+  ContinuationSource* const source;
+  StepObserver* const observer;
+  const EngineOptions options;
+
+  // The engine thread's own.
+  kernels::ThreadPool pool;
+  KvCache cache;
+  KnowledgePool knowledge;
+  StepCost cost;
+  Sampler sampler;
+  std::vector<std::unique_ptr<Sequence>> running;  // oldest first
+  std::vector<int64_t> unread;
+  std::vector<StepShare> plan;
+  std::vector<float> survivals;
+  Batch batch;
+  Activations activations;
+  std::vector<int32_t> top_ids;
+  std::vector<float> top_values, log_sum_exp;
+
+  // Shared with the threads that submit and cancel.
+  absl::Mutex mu;
+  std::deque<std::unique_ptr<Sequence>> waiting ABSL_GUARDED_BY(mu);
+  absl::flat_hash_map<uint64_t, FinishReason> cancelled ABSL_GUARDED_BY(mu);
+  uint64_t next_handle ABSL_GUARDED_BY(mu) = 1;
+  bool draining ABSL_GUARDED_BY(mu) = false;
+  bool woken ABSL_GUARDED_BY(mu) = false;
+  EngineLoad load ABSL_GUARDED_BY(mu);
+
+  // A step, in order.
+  bool Step();
+  void Retire();
+  void Admit();
+  void Plan();
+  void Draft(StepReport& report);
+  void Forward();
+  void VerifyTrees();
+  void Commit(StepReport& report);
+
+  bool Start(Sequence& s);
+  std::unique_ptr<Drafter> MakeDrafter(Sequence& s);
+  std::optional<FinishReason> Append(Sequence& s, int32_t id, std::string& text);
+  void Budget();
+  NodeLogits LogitsOf(int64_t first_row) const;
+  void ShowLogits(const Sequence& s, int64_t root, int64_t first_row, size_t tokens) const;
+  void CommitSequence(const StepShare& share, int64_t first_row, StepReport& report);
+  void AskStore(Sequence& s);
+  void Finish(Sequence& s, FinishReason reason);
+  void PublishLoad(bool stepped);
+  bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) { return waiting.empty() && cancelled.empty(); }
+  int64_t TokensNeeded(const Sequence& s) const {
+    return s.prompt_tokens() + s.max_tokens + SpeculationOptions::kMaxNodes;
+  }
+};
+
+}  // namespace clamor
