@@ -12,6 +12,7 @@ namespace clamor {
 namespace {
 
 constexpr size_t kMaxContentBytes = 1024;
+constexpr size_t kMaxTotalBytes = 4 << 20;  // of all contents; the tries take some thirty times as much
 
 uint32_t LastChar(std::string_view text) {
   size_t at = text.size() - 1;
@@ -45,10 +46,12 @@ size_t WhitespaceAfter(std::string_view text, size_t at) {
   return at;
 }
 
-absl::StatusOr<AddedTokens::Token> ReadToken(const nlohmann::json& json, const std::string& path, const Bpe& bpe) {
+absl::StatusOr<AddedTokens::Token> ReadToken(const nlohmann::json& json, const std::string& path,
+                                             const Bpe& bpe) {
   const nlohmann::json& id = Field(json, "id");
   if (!IsIntegerIn(id, 0, kMaxTokenId)) {
-    return UnexpectedValue(absl::StrCat(path, ".id"), id, absl::StrCat("an integer in [0, ", kMaxTokenId, "]"));
+    return UnexpectedValue(absl::StrCat(path, ".id"), id,
+                           absl::StrCat("an integer in [0, ", kMaxTokenId, "]"));
   }
   AddedTokens::Token token{};
   token.id = id.get<int32_t>();
@@ -67,7 +70,8 @@ absl::StatusOr<AddedTokens::Token> ReadToken(const nlohmann::json& json, const s
   }
   const std::string* known = bpe.IdToToken(token.id);
   if (known != nullptr && *known != token.content) {
-    return UnexpectedValue(absl::StrCat(path, ".id"), id, absl::StrCat("an id that is not that of ", Shown(*known)));
+    return UnexpectedValue(absl::StrCat(path, ".id"), id,
+                           absl::StrCat("an id that is not that of ", Shown(*known)));
   }
   return token;
 }
@@ -102,28 +106,36 @@ int32_t AddedTokens::Trie::Longest(std::string_view text, size_t* size) const {
   return token;
 }
 
-absl::StatusOr<AddedTokens> AddedTokens::FromJson(const nlohmann::json& json, const std::string& path, const Bpe& bpe,
-                                                  const Normalizer& normalizer) {
+absl::StatusOr<AddedTokens> AddedTokens::FromJson(const nlohmann::json& json, const std::string& path,
+                                                  const Bpe& bpe, const Normalizer& normalizer) {
   AddedTokens added;
   if (json.is_null()) return added;
   if (!json.is_array()) return UnexpectedValue(path, json, "an array");
+  size_t total_bytes = 0;
   for (size_t i = 0; i < json.size(); ++i) {
     const std::string where = absl::StrCat(path, "[", i, "]");
     CLAMOR_ASSIGN_OR_RETURN(Token token, ReadToken(json[i], where, bpe));
     CLAMOR_ASSIGN_OR_RETURN(const bool normalized, BoolField(json[i], "normalized", where, !token.special));
     const auto index = static_cast<uint32_t>(added.tokens_.size());
-    if (!added.by_id_.emplace(token.id, index).second || !added.by_content_.emplace(token.content, index).second) {
+    if (!added.by_id_.emplace(token.id, index).second ||
+        !added.by_content_.emplace(token.content, index).second) {
       return UnexpectedValue(where, json[i], "an id and a content that no other added token has");
     }
     MarkedText spelling(token.content);
     if (normalized) CLAMOR_RETURN_IF_ERROR(normalizer.Apply(&spelling));
+    total_bytes += spelling.size();
+    if (total_bytes > kMaxTotalBytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(where, ": contents of more than ", kMaxTotalBytes, " bytes together"));
+    }
     (normalized ? added.normalized_ : added.raw_).Insert(spelling.text(), static_cast<int32_t>(index));
     added.tokens_.push_back(std::move(token));
   }
   return added;
 }
 
-std::vector<AddedTokens::Segment> AddedTokens::Find(const MarkedText& marked, Stage stage, bool parse_specials) const {
+std::vector<AddedTokens::Segment> AddedTokens::Find(const MarkedText& marked, Stage stage,
+                                                    bool parse_specials) const {
   const Trie& trie = stage == Stage::kRaw ? raw_ : normalized_;
   const std::string_view text = marked.text();
   std::vector<Segment> segments;

@@ -1,9 +1,9 @@
-// Tokens that are found in text before the model sees it: `added_tokens` of tokenizer.json, special ones among them.
+// Tokens that are found in text before the model sees it: `added_tokens` of tokenizer.json, special ones
+// among them.
 //
-// Tokens with `normalized` are searched in normalized text, the others in the text as given. At each place the longest
-// token wins; a special token that the caller does not want there is passed over.
-// Immutable; may be used from any thread.
-// Tested by tests/model/tokenizer/added_tokens_test.cc.
+// Tokens with `normalized` are searched in normalized text, the others in the text as given. At each place
+// the longest token wins; a special token that the caller does not want there is passed over. Immutable; may
+// be used from any thread. Tested by tests/model/tokenizer/added_tokens_test.cc.
 #pragma once
 
 #include <array>
@@ -43,16 +43,16 @@ class AddedTokens {
   };
   enum class Stage { kRaw, kNormalized };
 
-  // The field `added_tokens`. INVALID_ARGUMENT names field and value: ids out of range, taken by another token, or not
-  // that of the same text in the vocabulary of `bpe`.
-  static absl::StatusOr<AddedTokens> FromJson(const nlohmann::json& json, const std::string& path, const Bpe& bpe,
-                                              const Normalizer& normalizer);
+  // The field `added_tokens`. INVALID_ARGUMENT names field and value: ids out of range, taken by another
+  // token, or not that of the same text in the vocabulary of `bpe`.
+  static absl::StatusOr<AddedTokens> FromJson(const nlohmann::json& json, const std::string& path,
+                                              const Bpe& bpe, const Normalizer& normalizer);
 
-  // Cuts `text` into segments that cover it. Special tokens are honoured only where no byte of them is marked, and
-  // nowhere if not `parse_specials`.
+  // Cuts `text` into segments that cover it. Special tokens are honoured only where no byte of them is
+  // marked, and nowhere if not `parse_specials`.
   std::vector<Segment> Find(const MarkedText& text, Stage stage, bool parse_specials) const;
 
-  const Token* ById(int32_t id) const;               // null: no such token
+  const Token* ById(int32_t id) const;                     // null: no such token
   const Token* ByContent(std::string_view content) const;  // null: no such token
   const std::vector<Token>& tokens() const { return tokens_; }
 

@@ -37,7 +37,8 @@ std::optional<std::pair<std::string_view, std::string_view>> Halves(const nlohma
   if (!merge.is_string()) return std::nullopt;
   const std::string_view text = merge.get_ref<const std::string&>();
   const size_t space = text.find(' ');
-  if (space == std::string_view::npos || text.find(' ', space + 1) != std::string_view::npos) return std::nullopt;
+  if (space == std::string_view::npos || text.find(' ', space + 1) != std::string_view::npos)
+    return std::nullopt;
   return std::pair(text.substr(0, space), text.substr(space + 1));
 }
 
@@ -51,7 +52,8 @@ absl::Status RefuseUnknown(const nlohmann::json& json, const std::string& path) 
   }
   for (const char* affix : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     const nlohmann::json& field = Field(json, affix);
-    if (!field.is_null() && field != "") return UnexpectedValue(absl::StrCat(path, ".", affix), field, "null");
+    if (!field.is_null() && field != "")
+      return UnexpectedValue(absl::StrCat(path, ".", affix), field, "null");
   }
   return absl::OkStatus();
 }
@@ -101,7 +103,8 @@ absl::Status Bpe::ReadMerges(const nlohmann::json& json, const std::string& path
     const nlohmann::json& merge = (*merges)[rank];
     const auto where = [&] { return absl::StrCat(path, ".merges[", rank, "]"); };
     const auto halves = Halves(merge);
-    if (!halves.has_value()) return UnexpectedValue(where(), merge, "\"LEFT RIGHT\" or [\"LEFT\", \"RIGHT\"]");
+    if (!halves.has_value())
+      return UnexpectedValue(where(), merge, "\"LEFT RIGHT\" or [\"LEFT\", \"RIGHT\"]");
     joined.assign(halves->first).append(halves->second);
     const auto left = TokenToId(halves->first);
     const auto right = TokenToId(halves->second);
@@ -126,7 +129,8 @@ absl::Status Bpe::ReadFallbacks(const nlohmann::json& json, const std::string& p
   if (const nlohmann::json& unk = Field(json, "unk_token"); !unk.is_null()) {
     CLAMOR_ASSIGN_OR_RETURN(const std::string token, StringField(json, "unk_token", path));
     unk_id_ = TokenToId(token);
-    if (!unk_id_.has_value()) return UnexpectedValue(absl::StrCat(path, ".unk_token"), unk, "a token of the vocabulary");
+    if (!unk_id_.has_value())
+      return UnexpectedValue(absl::StrCat(path, ".unk_token"), unk, "a token of the vocabulary");
   }
   return absl::OkStatus();
 }
@@ -158,8 +162,8 @@ void Bpe::Encode(std::string_view piece, Scratch* scratch, std::vector<int32_t>*
   }
 }
 
-// Unknown characters wait in `unknown` to be fused with those that follow. The tokenizers library lets byte tokens pass
-// them, and so do we.
+// Unknown characters wait in `unknown` to be fused with those that follow. The tokenizers library lets byte
+// tokens pass them, and so do we.
 void Bpe::AddSymbols(std::string_view piece, Scratch* scratch) const {
   scratch->symbols.clear();
   const auto add = [scratch](int32_t id) { scratch->symbols.push_back({id, kNone, kNone}); };
@@ -187,7 +191,8 @@ bool Bpe::AddByteSymbols(std::string_view character, Scratch* scratch) const {
   for (const char c : character) {
     if (byte_ids_[static_cast<unsigned char>(c)] < 0) return false;
   }
-  for (const char c : character) scratch->symbols.push_back({byte_ids_[static_cast<unsigned char>(c)], kNone, kNone});
+  for (const char c : character)
+    scratch->symbols.push_back({byte_ids_[static_cast<unsigned char>(c)], kNone, kNone});
   return true;
 }
 

@@ -15,21 +15,25 @@
 namespace clamor {
 namespace {
 
-constexpr size_t kMaxTemplateBytes = 1 << 20;
+constexpr size_t kMaxTemplateBytes = 256 << 10;
 constexpr size_t kMaxRoleBytes = 64;
 
 // The source of the template that `files` hold.
 absl::StatusOr<std::string> FindSource(const TokenizerFiles& files) {
-  if (const auto jinja = files.contents.find(kChatTemplateJinja); jinja != files.contents.end()) return jinja->second;
+  if (const auto jinja = files.contents.find(kChatTemplateJinja); jinja != files.contents.end())
+    return jinja->second;
   const auto file = files.contents.find(kTokenizerConfigJson);
   if (file == files.contents.end()) {
-    return absl::NotFoundError(absl::StrCat("no chat template: neither ", kChatTemplateJinja, " nor ", kTokenizerConfigJson));
+    return absl::NotFoundError(
+        absl::StrCat("no chat template: neither ", kChatTemplateJinja, " nor ", kTokenizerConfigJson));
   }
-  CLAMOR_ASSIGN_OR_RETURN(const nlohmann::json config, ParseUntrustedJson(kTokenizerConfigJson, file->second));
+  CLAMOR_ASSIGN_OR_RETURN(const nlohmann::json config,
+                          ParseUntrustedJson(kTokenizerConfigJson, file->second));
   const nlohmann::json& field = Field(config, "chat_template");
   if (field.is_string()) return field.get<std::string>();
   const std::string path = absl::StrCat(kTokenizerConfigJson, ": chat_template");
-  if (field.is_null()) return absl::NotFoundError(absl::StrCat(path, ": missing, and no ", kChatTemplateJinja));
+  if (field.is_null())
+    return absl::NotFoundError(absl::StrCat(path, ": missing, and no ", kChatTemplateJinja));
   if (!field.is_array()) return UnexpectedValue(path, field, "a string or a list of named templates");
   for (const nlohmann::json& entry : field) {
     if (Field(entry, "name") == "default") return StringField(entry, "template", path);
@@ -42,14 +46,16 @@ absl::Status CheckMessage(const ChatMessage& message, size_t index) {
   const std::string& role = message.role;
   if (role.empty() || role.size() > kMaxRoleBytes || !std::all_of(role.begin(), role.end(), is_plain)) {
     return absl::InvalidArgumentError(absl::StrCat("message ", index, ": role ", Shown(role),
-                                                   "; expected up to ", kMaxRoleBytes, " letters, digits, '_' and '-'"));
+                                                   "; expected up to ", kMaxRoleBytes,
+                                                   " letters, digits, '_' and '-'"));
   }
   if (message.content.size() > kMaxTextBytes) {
     return absl::InvalidArgumentError(absl::StrCat("message ", index, ": content of ", message.content.size(),
                                                    " bytes, limit is ", kMaxTextBytes));
   }
   if (const auto offset = FindInvalidUtf8(message.content)) {
-    return absl::InvalidArgumentError(absl::StrCat("message ", index, ": content is not valid UTF-8 at byte ", *offset));
+    return absl::InvalidArgumentError(
+        absl::StrCat("message ", index, ": content is not valid UTF-8 at byte ", *offset));
   }
   return absl::OkStatus();
 }
@@ -92,7 +98,8 @@ absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Load(const Tokenizer
                                                                  const Tokenizer* tokenizer) {
   CLAMOR_ASSIGN_OR_RETURN(const std::string source, FindSource(files));
   if (source.size() > kMaxTemplateBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("chat template of ", source.size(), " bytes, limit is ", kMaxTemplateBytes));
+    return absl::InvalidArgumentError(
+        absl::StrCat("chat template of ", source.size(), " bytes, limit is ", kMaxTemplateBytes));
   }
   if (const auto offset = FindInvalidUtf8(source)) {
     return absl::InvalidArgumentError(absl::StrCat("chat template is not valid UTF-8 at byte ", *offset));

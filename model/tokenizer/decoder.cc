@@ -1,5 +1,6 @@
 #include "model/tokenizer/decoder.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdint>
 #include <optional>
@@ -18,6 +19,10 @@ namespace clamor {
 namespace {
 
 using Stage = Decoder::Stage;
+
+// Stages call each other, and replacements may feed replacements.
+constexpr size_t kMaxStages = 64;
+constexpr size_t kMaxGrowth = 64;
 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
@@ -77,8 +82,8 @@ class Replace : public TokenLink {
   std::string content_;
 };
 
-// Tokens like <0xE2> stand for bytes. A run of them that is valid UTF-8 is its characters; any other run is one U+FFFD for
-// each byte, so nothing of a run is certain before it ends.
+// Tokens like <0xE2> stand for bytes. A run of them that is valid UTF-8 is its characters; any other run is
+// one U+FFFD for each byte, so nothing of a run is certain before it ends.
 class ByteFallback : public TokenLink {
  public:
   using TokenLink::TokenLink;
@@ -239,13 +244,36 @@ class JoinWithSpaces : public TokenLink {
   bool first_ = true;
 };
 
+// Makes stages of one kind, all with the same arguments.
+template <typename StageType, typename... Args>
+auto MakerOf(Args... args) {
+  return [args...](std::unique_ptr<Stage> next) {
+    return std::make_unique<StageType>(args..., std::move(next));
+  };
+}
+
+absl::StatusOr<std::string> OneCharacter(const nlohmann::json& json, const char* key,
+                                         const std::string& path) {
+  CLAMOR_ASSIGN_OR_RETURN(std::string text, StringField(json, key, path));
+  if (text.empty() || FirstChar(text).size != text.size()) {
+    return UnexpectedValue(absl::StrCat(path, ".", key), text, "one character");
+  }
+  return text;
+}
+
+absl::StatusOr<int64_t> Count(const nlohmann::json& json, const char* key, const std::string& path) {
+  const nlohmann::json& count = Field(json, key);
+  if (!IsIntegerIn(count, 0, INT32_MAX))
+    return UnexpectedValue(absl::StrCat(path, ".", key), count, "a count");
+  return count.get<int64_t>();
+}
+
 }  // namespace
 
 absl::StatusOr<Decoder> Decoder::FromJson(const nlohmann::json& json, const std::string& path) {
   Decoder decoder;
   if (json.is_null()) {
-    decoder.makers_.push_back(
-        [](std::unique_ptr<Stage> next) { return std::make_unique<JoinWithSpaces>(std::move(next)); });
+    decoder.makers_.push_back(MakerOf<JoinWithSpaces>());
     return decoder;
   }
   CLAMOR_RETURN_IF_ERROR(decoder.Add(json, path));
@@ -253,67 +281,55 @@ absl::StatusOr<Decoder> Decoder::FromJson(const nlohmann::json& json, const std:
 }
 
 absl::Status Decoder::Add(const nlohmann::json& json, const std::string& path) {
-  CLAMOR_ASSIGN_OR_RETURN(const std::string type, StringField(json, "type", path));
-  if (type != "Sequence") {
-    CLAMOR_ASSIGN_OR_RETURN(StageMaker maker, MakerFromJson(type, json, path));
-    makers_.push_back(std::move(maker));
-    return absl::OkStatus();
+  if (makers_.size() == kMaxStages) {
+    return UnexpectedValue(path, json, absl::StrCat("at most ", kMaxStages, " decoders"));
   }
-  CLAMOR_ASSIGN_OR_RETURN(const nlohmann::json* parts, ArrayField(json, "decoders", path));
-  for (size_t i = 0; i < parts->size(); ++i) {
-    CLAMOR_RETURN_IF_ERROR(Add((*parts)[i], absl::StrCat(path, ".decoders[", i, "]")));
+  CLAMOR_ASSIGN_OR_RETURN(const std::string type, StringField(json, "type", path));
+  if (type == "Replace") return AddReplace(json, path);
+  if (type == "Strip") {
+    CLAMOR_ASSIGN_OR_RETURN(const std::string content, OneCharacter(json, "content", path));
+    CLAMOR_ASSIGN_OR_RETURN(const int64_t start, Count(json, "start", path));
+    CLAMOR_ASSIGN_OR_RETURN(const int64_t stop, Count(json, "stop", path));
+    makers_.push_back(MakerOf<Strip>(content, start, stop));
+  } else if (type == "Metaspace") {
+    CLAMOR_ASSIGN_OR_RETURN(const std::string replacement, OneCharacter(json, "replacement", path));
+    CLAMOR_ASSIGN_OR_RETURN(const bool prefix_space, BoolField(json, "add_prefix_space", path, true));
+    CLAMOR_ASSIGN_OR_RETURN(const std::string scheme,
+                            StringField(json, "prepend_scheme", path, prefix_space ? "always" : "never"));
+    makers_.push_back(MakerOf<Metaspace>(replacement, scheme != "never"));
+  } else if (type == "ByteLevel") {
+    makers_.push_back(MakerOf<ByteLevel>());
+  } else if (type == "ByteFallback") {
+    makers_.push_back(MakerOf<ByteFallback>());
+  } else if (type == "Fuse") {
+    makers_.push_back(MakerOf<Fuse>());
+  } else if (type == "Sequence") {
+    CLAMOR_ASSIGN_OR_RETURN(const nlohmann::json* parts, ArrayField(json, "decoders", path));
+    for (size_t i = 0; i < parts->size(); ++i) {
+      CLAMOR_RETURN_IF_ERROR(Add((*parts)[i], absl::StrCat(path, ".decoders[", i, "]")));
+    }
+  } else {
+    return UnexpectedValue(absl::StrCat(path, ".type"), Field(json, "type"),
+                           "ByteLevel, Replace, ByteFallback, Fuse, Strip, Metaspace or Sequence");
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<Decoder::StageMaker> Decoder::MakerFromJson(const std::string& type, const nlohmann::json& json,
-                                                           const std::string& path) {
-  const auto plain = [](auto make) { return StageMaker(make); };
-  if (type == "ByteLevel") {
-    return plain([](std::unique_ptr<Stage> next) { return std::make_unique<ByteLevel>(std::move(next)); });
+absl::Status Decoder::AddReplace(const nlohmann::json& json, const std::string& path) {
+  const nlohmann::json& pattern = Field(Field(json, "pattern"), "String");
+  if (!pattern.is_string() || pattern == "") {
+    return UnexpectedValue(absl::StrCat(path, ".pattern"), Field(json, "pattern"),
+                           "{\"String\": ..}, not empty");
   }
-  if (type == "ByteFallback") {
-    return plain([](std::unique_ptr<Stage> next) { return std::make_unique<ByteFallback>(std::move(next)); });
+  const std::string from = pattern.get<std::string>();
+  CLAMOR_ASSIGN_OR_RETURN(const std::string content, StringField(json, "content", path));
+  growth_ *= (std::max(content.size(), from.size()) + from.size() - 1) / from.size();
+  if (growth_ > kMaxGrowth) {
+    return UnexpectedValue(absl::StrCat(path, ".content"), content,
+                           absl::StrCat("decoders that make text at most ", kMaxGrowth, " times as long"));
   }
-  if (type == "Fuse") {
-    return plain([](std::unique_ptr<Stage> next) { return std::make_unique<Fuse>(std::move(next)); });
-  }
-  if (type == "Replace") {
-    const nlohmann::json& pattern = Field(Field(json, "pattern"), "String");
-    if (!pattern.is_string() || pattern == "") {
-      return UnexpectedValue(absl::StrCat(path, ".pattern"), Field(json, "pattern"), "{\"String\": ..}, not empty");
-    }
-    CLAMOR_ASSIGN_OR_RETURN(const std::string content, StringField(json, "content", path));
-    return StageMaker([from = pattern.get<std::string>(), content](std::unique_ptr<Stage> next) {
-      return std::make_unique<Replace>(from, content, std::move(next));
-    });
-  }
-  if (type == "Strip" || type == "Metaspace") {
-    const char* key = type == "Strip" ? "content" : "replacement";
-    CLAMOR_ASSIGN_OR_RETURN(const std::string content, StringField(json, key, path));
-    if (content.empty() || FirstChar(content).size != content.size()) {
-      return UnexpectedValue(absl::StrCat(path, ".", key), content, "one character");
-    }
-    if (type == "Metaspace") {
-      CLAMOR_ASSIGN_OR_RETURN(const bool prefix_space, BoolField(json, "add_prefix_space", path, true));
-      CLAMOR_ASSIGN_OR_RETURN(const std::string scheme,
-                              StringField(json, "prepend_scheme", path, prefix_space ? "always" : "never"));
-      return StageMaker([content, drop = scheme != "never"](std::unique_ptr<Stage> next) {
-        return std::make_unique<Metaspace>(content, drop, std::move(next));
-      });
-    }
-    for (const char* count : {"start", "stop"}) {
-      if (!IsIntegerIn(Field(json, count), 0, INT32_MAX)) {
-        return UnexpectedValue(absl::StrCat(path, ".", count), Field(json, count), "a count");
-      }
-    }
-    return StageMaker([content, start = json["start"].get<int64_t>(),
-                       stop = json["stop"].get<int64_t>()](std::unique_ptr<Stage> next) {
-      return std::make_unique<Strip>(content, start, stop, std::move(next));
-    });
-  }
-  return UnexpectedValue(absl::StrCat(path, ".type"), Field(json, "type"),
-                         "ByteLevel, Replace, ByteFallback, Fuse, Strip, Metaspace or Sequence");
+  makers_.push_back(MakerOf<Replace>(from, content));
+  return absl::OkStatus();
 }
 
 std::unique_ptr<Stage> Decoder::NewChain(std::string* out) const {

@@ -1,9 +1,10 @@
 // Token texts back to text, as the field `decoder` of tokenizer.json says, one token after the other.
 //
-// The tokenizers library maps a list of tokens to text in one go. Here each decoder is a stage that is pushed parts of
-// tokens and pushes on what no later token can change, so that decoding a whole and decoding a stream are the same code.
-// ByteLevel, Replace (of strings), ByteFallback, Fuse, Strip, Metaspace, Sequence; null joins tokens with spaces.
-// Tested by tests/model/tokenizer/decoder_test.cc against a transcription of the library's.
+// The tokenizers library maps a list of tokens to text in one go. Here each decoder is a stage that is pushed
+// parts of tokens and pushes on what no later token can change, so that decoding a whole and decoding a
+// stream are the same code. ByteLevel, Replace (of strings), ByteFallback, Fuse, Strip, Metaspace, Sequence;
+// null joins tokens with spaces. Tested by tests/model/tokenizer/decoder_test.cc against a transcription of
+// the library's.
 #pragma once
 
 #include <functional>
@@ -31,16 +32,17 @@ class Decoder {
   // INVALID_ARGUMENT names field and value.
   static absl::StatusOr<Decoder> FromJson(const nlohmann::json& json, const std::string& path);
 
-  // The first stage of a new chain, whose last appends to `out`, which must outlive it. The chain owns all it needs.
+  // The first stage of a new chain, whose last appends to `out`, which must outlive it. The chain owns all it
+  // needs.
   std::unique_ptr<Stage> NewChain(std::string* out) const;
 
  private:
   using StageMaker = std::function<std::unique_ptr<Stage>(std::unique_ptr<Stage> next)>;
-  static absl::StatusOr<StageMaker> MakerFromJson(const std::string& type, const nlohmann::json& json,
-                                                  const std::string& path);
   absl::Status Add(const nlohmann::json& json, const std::string& path);
+  absl::Status AddReplace(const nlohmann::json& json, const std::string& path);
 
   std::vector<StageMaker> makers_;  // in the order of the stages
+  size_t growth_ = 1;               // how many times as long replacements may make a text
 };
 
 }  // namespace clamor

@@ -7,7 +7,7 @@ namespace clamor {
 namespace {
 
 constexpr int kMaxDepth = 64;
-constexpr int64_t kMaxValues = 16 << 20;
+constexpr int64_t kMaxValues = 8 << 20;
 constexpr size_t kMaxShownBytes = 80;
 
 // A scan of the bytes, ahead of the parser: it decides how deep and how large the tree can get.
@@ -79,7 +79,8 @@ absl::StatusOr<nlohmann::json> ParseUntrustedJson(const std::string& file, std::
   return absl::InvalidArgumentError(absl::StrCat(file, ": offset ", error.offset, ": not valid JSON"));
 }
 
-absl::Status UnexpectedValue(const std::string& path, const nlohmann::json& value, const std::string& expected) {
+absl::Status UnexpectedValue(const std::string& path, const nlohmann::json& value,
+                             const std::string& expected) {
   return absl::InvalidArgumentError(absl::StrCat(path, ": ", Shown(value), "; expected ", expected));
 }
 
@@ -97,8 +98,8 @@ const nlohmann::json& Field(const nlohmann::json& object, const char* key) {
   return found == object.end() ? absent : *found;
 }
 
-absl::StatusOr<std::string> StringField(const nlohmann::json& object, const char* key, const std::string& path,
-                                        std::optional<std::string> fallback) {
+absl::StatusOr<std::string> StringField(const nlohmann::json& object, const char* key,
+                                        const std::string& path, std::optional<std::string> fallback) {
   const nlohmann::json& field = Field(object, key);
   if (field.is_null() && fallback.has_value()) return *std::move(fallback);
   if (!field.is_string()) return UnexpectedValue(Join(path, key), field, "a string");

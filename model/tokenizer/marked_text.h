@@ -1,8 +1,8 @@
 // Text that remembers which of its bytes a user wrote.
 //
-// Special tokens are honoured in a template's own text and never in what a user typed. So the bytes of a message are
-// marked where they enter, and every step that cuts, joins or rewrites text carries the marks along. Unmarked text, which
-// is all text but that of ChatTemplate::Encode, costs nothing more than a string.
+// Special tokens are honoured in a template's own text and never in what a user typed. So the bytes of a
+// message are marked where they enter, and every step that cuts, joins or rewrites text carries the marks
+// along. Unmarked text, which is all text but that of ChatTemplate::Encode, costs nothing more than a string.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +23,8 @@ class MarkedText {
   bool empty() const { return text_.empty(); }
   // Whether a byte of [begin, end) is marked.
   bool AnyMarked(size_t begin, size_t end) const {
-    return !marks_.empty() && marks_.find('\1', begin) < end;
+    if (marks_.empty()) return false;
+    return std::string_view(marks_).substr(begin, end - begin).find('\1') != std::string_view::npos;
   }
   bool AnyMarked() const { return AnyMarked(0, size()); }
   size_t memory() const { return text_.size() + marks_.size(); }

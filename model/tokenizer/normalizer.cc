@@ -18,6 +18,8 @@ namespace {
 using Step = Normalizer::Step;
 
 constexpr size_t kMaxNormalizedBytes = 256 << 20;
+constexpr size_t kMaxSteps = 64;
+constexpr size_t kMaxInsertedBytes = 1024;
 
 struct Form {
   std::string_view name;
@@ -32,14 +34,15 @@ constexpr Form kForms[] = {
 
 uint16_t CombiningClass(utf8proc_int32_t code) { return utf8proc_get_property(code)->combining_class; }
 
-// A Unicode normalization form. utf8proc's own loop sorts combining marks by insertion, which takes quadratic time on
-// hostile text; here the runs of marks are sorted by std::stable_sort and utf8proc decomposes and composes.
+// A Unicode normalization form. utf8proc's own loop sorts combining marks by insertion, which takes quadratic
+// time on hostile text; here the runs of marks are sorted by std::stable_sort and utf8proc decomposes and
+// composes.
 class UnicodeForm : public Step {
  public:
   explicit UnicodeForm(int options) : options_(static_cast<utf8proc_option_t>(options)) {}
 
-  // An ASCII character begins anew whatever stands before it, so text is cut there: runs of ASCII are copied, and marks
-  // stay with the characters they belong to.
+  // An ASCII character begins anew whatever stands before it, so text is cut there: runs of ASCII are copied,
+  // and marks stay with the characters they belong to.
   absl::Status Apply(MarkedText* text) const override {
     const std::string& in = text->text();
     const auto not_ascii = [](char c) { return static_cast<unsigned char>(c) >= 0x80; };
@@ -66,7 +69,8 @@ class UnicodeForm : public Step {
       utf8proc_int32_t parts[32];
       int boundary = 0;
       const auto options = static_cast<utf8proc_option_t>(options_ | UTF8PROC_DECOMPOSE);
-      const auto n = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(code), parts, 32, options, &boundary);
+      const auto n =
+          utf8proc_decompose_char(static_cast<utf8proc_int32_t>(code), parts, 32, options, &boundary);
       codes.insert(codes.end(), parts, parts + std::clamp<utf8proc_ssize_t>(n, 0, 32));
     });
     SortMarks(&codes);
@@ -80,7 +84,9 @@ class UnicodeForm : public Step {
 
   static void SortMarks(std::vector<utf8proc_int32_t>* codes) {
     const auto is_starter = [](utf8proc_int32_t code) { return CombiningClass(code) == 0; };
-    const auto by_class = [](utf8proc_int32_t a, utf8proc_int32_t b) { return CombiningClass(a) < CombiningClass(b); };
+    const auto by_class = [](utf8proc_int32_t a, utf8proc_int32_t b) {
+      return CombiningClass(a) < CombiningClass(b);
+    };
     auto run = codes->begin();
     while (run != codes->end()) {
       run = std::find_if_not(run, codes->end(), is_starter);
@@ -127,13 +133,15 @@ class Prepend : public Step {
 
 class Replace : public Step {
  public:
-  Replace(Pattern pattern, std::string content) : pattern_(std::move(pattern)), content_(std::move(content)) {}
+  Replace(Pattern pattern, std::string content)
+      : pattern_(std::move(pattern)), content_(std::move(content)) {}
   absl::Status Apply(MarkedText* text) const override {
     std::vector<Pattern::Match> matches;
     CLAMOR_RETURN_IF_ERROR(pattern_.FindAll(text->text(), &matches));
     if (matches.empty()) return absl::OkStatus();
     if (text->size() + matches.size() * content_.size() > kMaxNormalizedBytes) {
-      return absl::ResourceExhaustedError(absl::StrCat("normalized text is over ", kMaxNormalizedBytes, " bytes"));
+      return absl::ResourceExhaustedError(
+          absl::StrCat("normalized text is over ", kMaxNormalizedBytes, " bytes"));
     }
     MarkedText out;
     size_t done = 0;
@@ -176,11 +184,26 @@ class Strip : public Step {
   bool right_;
 };
 
-absl::Status AddSteps(const nlohmann::json& json, const std::string& path, std::vector<std::unique_ptr<Step>>* steps) {
+// The text that a step may put in again and again.
+absl::StatusOr<std::string> InsertedText(const nlohmann::json& json, const char* key,
+                                         const std::string& path) {
+  CLAMOR_ASSIGN_OR_RETURN(std::string text, StringField(json, key, path));
+  if (text.size() > kMaxInsertedBytes) {
+    return UnexpectedValue(absl::StrCat(path, ".", key), text,
+                           absl::StrCat("at most ", kMaxInsertedBytes, " bytes"));
+  }
+  return text;
+}
+
+absl::Status AddSteps(const nlohmann::json& json, const std::string& path,
+                      std::vector<std::unique_ptr<Step>>* steps) {
   if (json.is_null()) return absl::OkStatus();
+  if (steps->size() == kMaxSteps)
+    return UnexpectedValue(path, json, absl::StrCat("at most ", kMaxSteps, " steps"));
   CLAMOR_ASSIGN_OR_RETURN(const std::string type, StringField(json, "type", path));
   for (const Form& form : kForms) {
-    if (type == form.name) return steps->push_back(std::make_unique<UnicodeForm>(form.options)), absl::OkStatus();
+    if (type == form.name)
+      return steps->push_back(std::make_unique<UnicodeForm>(form.options)), absl::OkStatus();
   }
   if (type == "Sequence") {
     CLAMOR_ASSIGN_OR_RETURN(const nlohmann::json* parts, ArrayField(json, "normalizers", path));
@@ -190,11 +213,11 @@ absl::Status AddSteps(const nlohmann::json& json, const std::string& path, std::
   } else if (type == "Lowercase") {
     steps->push_back(std::make_unique<Lowercase>());
   } else if (type == "Prepend") {
-    CLAMOR_ASSIGN_OR_RETURN(std::string prefix, StringField(json, "prepend", path));
+    CLAMOR_ASSIGN_OR_RETURN(std::string prefix, InsertedText(json, "prepend", path));
     steps->push_back(std::make_unique<Prepend>(std::move(prefix)));
   } else if (type == "Replace") {
     CLAMOR_ASSIGN_OR_RETURN(Pattern pattern, Pattern::FromJson(json, path));
-    CLAMOR_ASSIGN_OR_RETURN(std::string content, StringField(json, "content", path));
+    CLAMOR_ASSIGN_OR_RETURN(std::string content, InsertedText(json, "content", path));
     steps->push_back(std::make_unique<Replace>(std::move(pattern), std::move(content)));
   } else if (type == "Strip") {
     CLAMOR_ASSIGN_OR_RETURN(const bool left, BoolField(json, "strip_left", path));

@@ -36,7 +36,7 @@ class Translator {
     while (!rest_.empty()) {
       if (rest_[0] == '\\') {
         CLAMOR_RETURN_IF_ERROR(Escape());
-      } else if (in_class_) {
+      } else if (in_class()) {
         CLAMOR_RETURN_IF_ERROR(InClass());
       } else {
         CLAMOR_RETURN_IF_ERROR(OutsideClass());
@@ -46,6 +46,8 @@ class Translator {
   }
 
  private:
+  bool in_class() const { return class_depth_ > 0; }
+
   void Copy(size_t n) {
     n = std::min(n, rest_.size());
     out_.append(rest_.substr(0, n));
@@ -61,19 +63,25 @@ class Translator {
     const char kind = rest_.size() > 1 ? rest_[1] : '\0';
     const std::string word_class = absl::StrCat("[", kWord, "]");
     switch (kind) {
-      case 's': Replace(2, kSpace); break;
-      case 'S': Replace(2, kNotSpace); break;
-      case 'w': Replace(2, in_class_ ? kWord : word_class); break;
+      case 's':
+        Replace(2, kSpace);
+        break;
+      case 'S':
+        Replace(2, kNotSpace);
+        break;
+      case 'w':
+        Replace(2, in_class() ? kWord : word_class);
+        break;
       case 'W':
-        if (in_class_) return Unsupported("\\W in a character class");
+        if (in_class()) return Unsupported("\\W in a character class");
         Replace(2, absl::StrCat("[^", kWord, "]"));
         break;
       case 'b':
       case 'B': {
-        if (in_class_) return Copy(2), absl::OkStatus();
+        if (in_class()) return Copy(2), absl::OkStatus();
         const bool edge = kind == 'b';
-        Replace(2, absl::StrCat("(?:(?<=", word_class, ")(?", edge ? "!" : "=", word_class, ")|(?<!", word_class, ")(?",
-                                edge ? "=" : "!", word_class, "))"));
+        Replace(2, absl::StrCat("(?:(?<=", word_class, ")(?", edge ? "!" : "=", word_class, ")|(?<!",
+                                word_class, ")(?", edge ? "=" : "!", word_class, "))"));
         break;
       }
       case 'h':
@@ -83,7 +91,8 @@ class Translator {
       case 'P':
         Copy(rest_.substr(2, 1) == "{" ? std::min(rest_.find('}'), rest_.size() - 1) + 1 : 2);
         break;
-      default: Copy(2);
+      default:
+        Copy(2);
     }
     return absl::OkStatus();
   }
@@ -94,22 +103,32 @@ class Translator {
       Copy(end == std::string_view::npos ? rest_.size() : end + 2);
       return absl::OkStatus();
     }
-    if (rest_[0] == '[') return Unsupported("a character class inside another");
     if (rest_.starts_with("&&")) return Unsupported("&& in a character class");
-    if (rest_[0] == ']') in_class_ = false;
+    if (rest_[0] == '[') {  // a class inside another adds its members
+      if (rest_.starts_with("[^") || out_.ends_with('-')) return Unsupported("[^ or -[ in a character class");
+      ++class_depth_;
+      Replace(1, "");
+      return absl::OkStatus();
+    }
+    if (rest_[0] == ']' && --class_depth_ > 0) {
+      Replace(1, "");
+      return absl::OkStatus();
+    }
     Copy(1);
     return absl::OkStatus();
   }
 
   absl::Status OutsideClass() {
     if (rest_[0] == '[') {
-      in_class_ = true;
+      class_depth_ = 1;
       Copy(rest_.starts_with("[^]") ? 3 : rest_.starts_with("[^") || rest_.starts_with("[]") ? 2 : 1);
       return absl::OkStatus();
     }
     if (rest_.starts_with("(*")) return Unsupported("(*");
     if (rest_.starts_with("(?")) {
-      for (size_t i = 2; i < rest_.size() && (absl::ascii_isalpha(static_cast<unsigned char>(rest_[i])) || rest_[i] == '-'); ++i) {
+      for (size_t i = 2;
+           i < rest_.size() && (absl::ascii_isalpha(static_cast<unsigned char>(rest_[i])) || rest_[i] == '-');
+           ++i) {
         if (rest_[i] == 'm' || rest_[i] == 's') return Unsupported("inline option m or s");
       }
     }
@@ -121,7 +140,7 @@ class Translator {
 
   std::string_view rest_;
   std::string out_;
-  bool in_class_ = false;
+  int class_depth_ = 0;  // brackets around this place
 };
 
 std::string Pcre2Message(int code) {
@@ -135,7 +154,8 @@ using MatchContext = std::unique_ptr<pcre2_match_context, decltype(&pcre2_match_
 using MatchData = std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)>;
 
 void FindLiteral(std::string_view text, std::string_view literal, std::vector<Pattern::Match>* matches) {
-  for (size_t at = text.find(literal); at != std::string_view::npos; at = text.find(literal, at + literal.size())) {
+  for (size_t at = text.find(literal); at != std::string_view::npos;
+       at = text.find(literal, at + literal.size())) {
     matches->push_back({at, at + literal.size()});
   }
 }
@@ -152,10 +172,12 @@ absl::StatusOr<Pattern> Pattern::FromJson(const nlohmann::json& owner, const std
     if (literal.empty()) return UnexpectedValue(where, field, "a string that is not empty");
     return FromLiteral(std::move(literal));
   }
-  if (!Field(field, "Regex").is_string()) return UnexpectedValue(where, field, "{\"String\": ..} or {\"Regex\": ..}");
+  if (!Field(field, "Regex").is_string())
+    return UnexpectedValue(where, field, "{\"String\": ..} or {\"Regex\": ..}");
   CLAMOR_ASSIGN_OR_RETURN(const std::string regex, StringField(field, "Regex", where));
   absl::StatusOr<Pattern> pattern = FromRegex(regex);
-  if (!pattern.ok()) return UnexpectedValue(where, Field(field, "Regex"), std::string(pattern.status().message()));
+  if (!pattern.ok())
+    return UnexpectedValue(where, Field(field, "Regex"), std::string(pattern.status().message()));
   return pattern;
 }
 
@@ -178,8 +200,8 @@ absl::StatusOr<Pattern> Pattern::FromRegex(std::string_view regex) {
   int error = 0;
   PCRE2_SIZE offset = 0;
   Pattern pattern;
-  pattern.code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(), kOptions, &error,
-                                    &offset, context.get()));
+  pattern.code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
+                                    kOptions, &error, &offset, context.get()));
   if (pattern.code_ == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat("regular expression: ", Pcre2Message(error)));
   }
@@ -199,7 +221,8 @@ absl::Status Pattern::FindAll(std::string_view text, std::vector<Match>* matches
   const MatchData data(pcre2_match_data_create(1, nullptr), &pcre2_match_data_free);
   const MatchContext context(pcre2_match_context_create(nullptr), &pcre2_match_context_free);
   // Room to walk the text back and forth once for each branch of a sane pattern.
-  pcre2_set_match_limit(context.get(), static_cast<uint32_t>(1'000'000 + 64 * std::min(text.size(), size_t{16} << 20)));
+  pcre2_set_match_limit(context.get(),
+                        static_cast<uint32_t>(1'000'000 + 64 * std::min(text.size(), size_t{16} << 20)));
   const auto subject = reinterpret_cast<PCRE2_SPTR>(text.data());
   size_t from = 0;
   while (from <= text.size()) {

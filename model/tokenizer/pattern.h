@@ -1,6 +1,6 @@
-// What normalizers, pre-tokenizers and decoders search for: a string, or a regular expression in Oniguruma's (Ruby)
-// dialect, which is what `tokenizer.json` is written in. Run by PCRE2; what would mean something else there is
-// translated (\s, \w, \b) or refused (nested classes, \h, inline m and s, possessive intervals).
+// What normalizers, pre-tokenizers and decoders search for: a string, or a regular expression in Oniguruma's
+// (Ruby) dialect, which is what `tokenizer.json` is written in. Run by PCRE2; what would mean something else
+// there is translated (\s, \w, \b, nested classes) or refused (&&, \h, inline m and s, possessive intervals).
 //
 // Immutable; may be used from any thread.
 // Tested by tests/model/tokenizer/pattern_test.cc.
@@ -33,8 +33,8 @@ class Pattern {
 
   bool is_literal() const { return code_ == nullptr; }
 
-  // All matches in valid UTF-8, in order, not overlapping; an empty match right after another match is left out.
-  // RESOURCE_EXHAUSTED if the regular expression backtracks without end.
+  // All matches in valid UTF-8, in order, not overlapping; an empty match right after another match is left
+  // out. RESOURCE_EXHAUSTED if the regular expression backtracks without end.
   absl::Status FindAll(std::string_view text, std::vector<Match>* matches) const;
 
  private:

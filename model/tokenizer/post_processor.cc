@@ -12,15 +12,17 @@ namespace {
 constexpr size_t kMaxAddedIds = 1024;
 
 // The ids of {"SpecialToken": {"id": NAME}}, which `special_tokens` lists under NAME.
-absl::StatusOr<std::vector<int32_t>> IdsOf(const nlohmann::json& special, const nlohmann::json& special_tokens,
-                                           const std::string& path, int32_t vocab_size) {
+absl::StatusOr<std::vector<int32_t>> IdsOf(const nlohmann::json& special,
+                                           const nlohmann::json& special_tokens, const std::string& path,
+                                           int32_t vocab_size) {
   CLAMOR_ASSIGN_OR_RETURN(const std::string name, StringField(special, "id", path));
   const auto entry = special_tokens.is_object() ? special_tokens.find(name) : special_tokens.end();
   if (!special_tokens.is_object() || entry == special_tokens.end()) {
     return UnexpectedValue(absl::StrCat(path, ".id"), name, "a name in special_tokens");
   }
   const nlohmann::json& ids = Field(*entry, "ids");
-  if (!ids.is_array() || ids.size() > kMaxAddedIds) return UnexpectedValue(absl::StrCat(path, ": ids"), ids, "an array");
+  if (!ids.is_array() || ids.size() > kMaxAddedIds)
+    return UnexpectedValue(absl::StrCat(path, ": ids"), ids, "an array");
   std::vector<int32_t> result;
   for (const nlohmann::json& id : ids) {
     if (!IsIntegerIn(id, 0, vocab_size - 1)) {
@@ -51,7 +53,8 @@ absl::Status PostProcessor::Add(const nlohmann::json& json, const std::string& p
     return absl::OkStatus();
   }
   if (type != "TemplateProcessing") {
-    return UnexpectedValue(absl::StrCat(path, ".type"), Field(json, "type"), "TemplateProcessing, ByteLevel or Sequence");
+    return UnexpectedValue(absl::StrCat(path, ".type"), Field(json, "type"),
+                           "TemplateProcessing, ByteLevel or Sequence");
   }
   CLAMOR_ASSIGN_OR_RETURN(const nlohmann::json* parts, ArrayField(json, "single", path));
   std::vector<int32_t> before;
@@ -71,11 +74,13 @@ absl::Status PostProcessor::Add(const nlohmann::json& json, const std::string& p
       return UnexpectedValue(where, (*parts)[i], "special tokens around one Sequence A");
     }
   }
-  if (!seen_text) return UnexpectedValue(absl::StrCat(path, ".single"), *parts, "special tokens around one Sequence A");
+  if (!seen_text)
+    return UnexpectedValue(absl::StrCat(path, ".single"), *parts, "special tokens around one Sequence A");
   prefix.insert(prefix.begin(), before.begin(), before.end());
   suffix.insert(suffix.end(), after.begin(), after.end());
   if (prefix.size() + suffix.size() > kMaxAddedIds) {
-    return UnexpectedValue(absl::StrCat(path, ".single"), *parts, absl::StrCat("at most ", kMaxAddedIds, " ids"));
+    return UnexpectedValue(absl::StrCat(path, ".single"), *parts,
+                           absl::StrCat("at most ", kMaxAddedIds, " ids"));
   }
   return absl::OkStatus();
 }

@@ -1,6 +1,8 @@
-// Last step of encoding: the ids that stand before and after a text, as the field `post_processor` of tokenizer.json says.
+// Last step of encoding: the ids that stand before and after a text, as the field `post_processor` of
+// tokenizer.json says.
 //
-// TemplateProcessing (its `single` form), ByteLevel (which changes no ids), and Sequence of these; null adds nothing.
+// TemplateProcessing (its `single` form), ByteLevel (which changes no ids), and Sequence of these; null adds
+// nothing.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +20,8 @@ struct PostProcessor {
   std::vector<int32_t> suffix;
 
   // INVALID_ARGUMENT names field and value, ids outside [0, vocab_size) among them.
-  static absl::StatusOr<PostProcessor> FromJson(const nlohmann::json& json, const std::string& path, int32_t vocab_size);
+  static absl::StatusOr<PostProcessor> FromJson(const nlohmann::json& json, const std::string& path,
+                                                int32_t vocab_size);
 
  private:
   absl::Status Add(const nlohmann::json& json, const std::string& path, int32_t vocab_size);

@@ -23,6 +23,8 @@ struct Part {
   bool matched;
 };
 
+constexpr size_t kMaxSteps = 64;
+
 enum class Behavior { kIsolated, kRemoved, kMergedWithPrevious, kMergedWithNext, kContiguous };
 
 std::optional<Behavior> BehaviorNamed(std::string_view name) {
@@ -51,23 +53,29 @@ std::vector<Part> PartsOf(const std::vector<Pattern::Match>& matches, size_t siz
 // Whether the second of two neighbours joins the first.
 bool Joins(Behavior behavior, const Part& first, const Part& second) {
   switch (behavior) {
-    case Behavior::kContiguous: return first.matched == second.matched;
-    case Behavior::kMergedWithPrevious: return second.matched && !first.matched;
-    case Behavior::kMergedWithNext: return first.matched && !second.matched;
+    case Behavior::kContiguous:
+      return first.matched == second.matched;
+    case Behavior::kMergedWithPrevious:
+      return second.matched && !first.matched;
+    case Behavior::kMergedWithNext:
+      return first.matched && !second.matched;
     case Behavior::kIsolated:
-    case Behavior::kRemoved: break;
+    case Behavior::kRemoved:
+      break;
   }
   return false;
 }
 
-void AppendParts(const Piece& piece, const std::vector<Part>& parts, Behavior behavior, std::vector<Piece>* out) {
+void AppendParts(const Piece& piece, const std::vector<Part>& parts, Behavior behavior,
+                 std::vector<Piece>* out) {
   for (size_t i = 0; i < parts.size();) {
     size_t next = i + 1;
     while (next < parts.size() && Joins(behavior, parts[next - 1], parts[next])) ++next;
     const size_t begin = parts[i].begin;
     const size_t end = parts[next - 1].end;
     const bool removed = behavior == Behavior::kRemoved && parts[i].matched;
-    if (!removed && begin != end) out->push_back({piece.text.substr(begin, end - begin), piece.at_start && begin == 0});
+    if (!removed && begin != end)
+      out->push_back({piece.text.substr(begin, end - begin), piece.at_start && begin == 0});
     i = next;
   }
 }
@@ -135,7 +143,8 @@ class BytesToAlphabet : public Step {
     std::string mapped;
     for (Piece& piece : *pieces) {
       mapped.clear();
-      for (const char c : piece.text) AppendUtf8(kByteAlphabet.to_char[static_cast<unsigned char>(c)], &mapped);
+      for (const char c : piece.text)
+        AppendUtf8(kByteAlphabet.to_char[static_cast<unsigned char>(c)], &mapped);
       piece.text = mapped;
     }
     return absl::OkStatus();
@@ -161,7 +170,8 @@ class Metaspace : public Step {
         continue;
       }
       CLAMOR_RETURN_IF_ERROR(pattern.FindAll(piece.text, &matches));
-      AppendParts(piece, PartsOf(matches, piece.text.size(), /*invert=*/false), Behavior::kMergedWithNext, &out);
+      AppendParts(piece, PartsOf(matches, piece.text.size(), /*invert=*/false), Behavior::kMergedWithNext,
+                  &out);
     }
     *pieces = std::move(out);
     return absl::OkStatus();
@@ -229,6 +239,8 @@ absl::Status AddMetaspace(const nlohmann::json& json, const std::string& path, S
 
 absl::Status AddSteps(const nlohmann::json& json, const std::string& path, Steps* steps) {
   if (json.is_null()) return absl::OkStatus();
+  if (steps->size() >= kMaxSteps)
+    return UnexpectedValue(path, json, absl::StrCat("at most ", kMaxSteps, " steps"));
   CLAMOR_ASSIGN_OR_RETURN(const std::string type, StringField(json, "type", path));
   if (type == "Split") return AddSplit(json, path, steps);
   if (type == "ByteLevel") return AddByteLevel(json, path, steps);

@@ -1,5 +1,5 @@
-// Second step of encoding: cuts text into the pieces that the model encodes one by one, as the field `pre_tokenizer` of
-// tokenizer.json says.
+// Second step of encoding: cuts text into the pieces that the model encodes one by one, as the field
+// `pre_tokenizer` of tokenizer.json says.
 //
 // Split, ByteLevel, Metaspace, Digits, and Sequence of these. Immutable; any thread.
 // Tested by tests/model/tokenizer/pre_tokenizer_test.cc.

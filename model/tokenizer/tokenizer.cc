@@ -17,13 +17,15 @@ absl::StatusOr<std::map<std::string, std::string>> ReadNamedTokens(const Tokeniz
   std::map<std::string, std::string> named;
   const auto file = files.contents.find(kTokenizerConfigJson);
   if (file == files.contents.end()) return named;
-  CLAMOR_ASSIGN_OR_RETURN(const nlohmann::json config, ParseUntrustedJson(kTokenizerConfigJson, file->second));
+  CLAMOR_ASSIGN_OR_RETURN(const nlohmann::json config,
+                          ParseUntrustedJson(kTokenizerConfigJson, file->second));
   if (!config.is_object()) return UnexpectedValue(kTokenizerConfigJson, config, "an object");
   for (const auto& [key, value] : config.items()) {
     if (!key.ends_with("_token") || value.is_null() || value.is_boolean()) continue;
     const nlohmann::json& text = value.is_object() ? Field(value, "content") : value;
     if (!text.is_string()) {
-      return UnexpectedValue(absl::StrCat(kTokenizerConfigJson, ": ", key), value, "a string or an added token");
+      return UnexpectedValue(absl::StrCat(kTokenizerConfigJson, ": ", key), value,
+                             "a string or an added token");
     }
     named.emplace(key, text.get<std::string>());
   }
@@ -43,15 +45,17 @@ Tokenizer::~Tokenizer() = default;
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const TokenizerFiles& files) {
   const auto file = files.contents.find(kTokenizerJson);
-  if (file == files.contents.end()) return absl::InvalidArgumentError(absl::StrCat(kTokenizerJson, ": missing"));
+  if (file == files.contents.end())
+    return absl::InvalidArgumentError(absl::StrCat(kTokenizerJson, ": missing"));
   CLAMOR_ASSIGN_OR_RETURN(const nlohmann::json json, ParseUntrustedJson(kTokenizerJson, file->second));
   if (!json.is_object()) return UnexpectedValue(kTokenizerJson, json, "an object");
   const auto path = [](const char* field) { return absl::StrCat(kTokenizerJson, ": ", field); };
 
   CLAMOR_ASSIGN_OR_RETURN(Bpe bpe, Bpe::FromJson(Field(json, "model"), path("model")));
-  CLAMOR_ASSIGN_OR_RETURN(Normalizer normalizer, Normalizer::FromJson(Field(json, "normalizer"), path("normalizer")));
-  CLAMOR_ASSIGN_OR_RETURN(AddedTokens added, AddedTokens::FromJson(Field(json, "added_tokens"), path("added_tokens"), bpe,
-                                                                   normalizer));
+  CLAMOR_ASSIGN_OR_RETURN(Normalizer normalizer,
+                          Normalizer::FromJson(Field(json, "normalizer"), path("normalizer")));
+  CLAMOR_ASSIGN_OR_RETURN(AddedTokens added, AddedTokens::FromJson(Field(json, "added_tokens"),
+                                                                   path("added_tokens"), bpe, normalizer));
   CLAMOR_ASSIGN_OR_RETURN(PreTokenizer pre_tokenizer,
                           PreTokenizer::FromJson(Field(json, "pre_tokenizer"), path("pre_tokenizer")));
   CLAMOR_ASSIGN_OR_RETURN(Decoder decoder, Decoder::FromJson(Field(json, "decoder"), path("decoder")));
@@ -63,21 +67,24 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const TokenizerFiles&
   CLAMOR_ASSIGN_OR_RETURN(auto named_tokens, ReadNamedTokens(files));
 
   auto tokenizer = std::unique_ptr<Tokenizer>(new Tokenizer);
-  tokenizer->rep_.reset(new Rep{std::move(normalizer), std::move(added), std::move(pre_tokenizer), std::move(bpe),
-                                std::move(post_processor), std::move(decoder), largest_id + 1,
+  tokenizer->rep_.reset(new Rep{std::move(normalizer), std::move(added), std::move(pre_tokenizer),
+                                std::move(bpe), std::move(post_processor), std::move(decoder), largest_id + 1,
                                 std::move(named_tokens)});
   return tokenizer;
 }
 
-absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text, const EncodeOptions& options) const {
+absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
+                                                       const EncodeOptions& options) const {
   if (text.size() > kMaxTextBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("text of ", text.size(), " bytes, limit is ", kMaxTextBytes));
+    return absl::InvalidArgumentError(
+        absl::StrCat("text of ", text.size(), " bytes, limit is ", kMaxTextBytes));
   }
   if (const auto offset = FindInvalidUtf8(text)) {
-    return absl::InvalidArgumentError(absl::StrCat("text is not valid UTF-8 at byte ", *offset, " of ", text.size()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("text is not valid UTF-8 at byte ", *offset, " of ", text.size()));
   }
-  CLAMOR_ASSIGN_OR_RETURN(std::vector<int32_t> ids,
-                          rep_->EncodeMarked(MarkedText(std::string(text)), options.specials == Specials::kParse));
+  CLAMOR_ASSIGN_OR_RETURN(std::vector<int32_t> ids, rep_->EncodeMarked(MarkedText(std::string(text)),
+                                                                       options.specials == Specials::kParse));
   if (options.add_specials) {
     const PostProcessor& post = rep_->post_processor;
     ids.insert(ids.begin(), post.prefix.begin(), post.prefix.end());
@@ -86,7 +93,8 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text, co
   return ids;
 }
 
-absl::StatusOr<std::vector<int32_t>> Tokenizer::Rep::EncodeMarked(const MarkedText& text, bool parse_specials) const {
+absl::StatusOr<std::vector<int32_t>> Tokenizer::Rep::EncodeMarked(const MarkedText& text,
+                                                                  bool parse_specials) const {
   using Segment = AddedTokens::Segment;
   std::vector<int32_t> ids;
   std::vector<Piece> pieces;
@@ -118,9 +126,11 @@ absl::StatusOr<std::string> Tokenizer::Decode(std::span<const int32_t> ids, bool
   const auto chain = rep_->decoder.NewChain(&text);
   for (const int32_t id : ids) {
     if (id < 0 || id >= rep_->vocab_size) {
-      return absl::InvalidArgumentError(absl::StrCat("token id ", id, " is outside [0, ", rep_->vocab_size, ")"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("token id ", id, " is outside [0, ", rep_->vocab_size, ")"));
     }
-    if (const std::string* token = rep_->TokenText(id, skip_specials)) chain->Push(*token, /*ends_token=*/true);
+    if (const std::string* token = rep_->TokenText(id, skip_specials))
+      chain->Push(*token, /*ends_token=*/true);
   }
   chain->Finish();
   return text;

@@ -1,5 +1,5 @@
-// Text to token ids and back, as a Hugging Face `tokenizer.json` says: normalizer, pre-tokenizer, byte-pair encoding
-// (byte-level or SentencePiece-style with byte fallback), post-processor, decoder.
+// Text to token ids and back, as a Hugging Face `tokenizer.json` says: normalizer, pre-tokenizer, byte-pair
+// encoding (byte-level or SentencePiece-style with byte fallback), post-processor, decoder.
 //
 // Immutable after Load; every method may be called from any thread.
 // Tested by tests/model/tokenizer/tokenizer_test.cc.
@@ -19,11 +19,13 @@
 namespace clamor {
 
 // The files a tokenizer is made of, by their names in the model directory: `tokenizer.json` (required),
-// `tokenizer_config.json`, `chat_template.jinja` (optional). As bytes, because a gateway gets them from a worker.
+// `tokenizer_config.json`, `chat_template.jinja` (optional). As bytes, because a gateway gets them from a
+// worker.
 struct TokenizerFiles {
   std::map<std::string, std::string> contents;
 
-  // Reads those that exist. NOT_FOUND names the directory and the missing file; RESOURCE_EXHAUSTED a file over 256 MiB.
+  // Reads those that exist. NOT_FOUND names the directory and the missing file; RESOURCE_EXHAUSTED a file
+  // over 256 MiB.
   static absl::StatusOr<TokenizerFiles> Read(const std::string& model_dir);
   // SHA-256 in lower-case hex over `tokenizer.json`: two models with equal fingerprints share token ids.
   std::string Fingerprint() const;
@@ -38,7 +40,8 @@ class Tokenizer {
   // How text that spells a special token is read.
   enum class Specials {
     kParse,      // "<|im_end|>" becomes that token: for rendered templates and trusted prompts
-    kPlainText,  // it stays text: for what a user typed. Added tokens that are not special are found all the same
+    kPlainText,  // it stays text: for what a user typed. Added tokens that are not special are found all the
+                 // same
   };
   struct EncodeOptions {
     bool add_specials = true;  // run the post-processor (BOS and the like)
@@ -66,8 +69,9 @@ class Tokenizer {
   std::unique_ptr<const Rep> rep_;
 };
 
-// Decodes one growing sequence. The concatenation of what Add and Finish return equals Decode of the whole, whatever the
-// cuts; bytes of an unfinished UTF-8 character, and text that a later token could still change, are held back.
+// Decodes one growing sequence. The concatenation of what Add and Finish return equals Decode of the whole,
+// whatever the cuts; bytes of an unfinished UTF-8 character, and text that a later token could still change,
+// are held back.
 class StreamDecoder {
  public:
   // `tokenizer` must outlive this.

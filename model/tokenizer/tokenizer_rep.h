@@ -1,4 +1,5 @@
-// What Tokenizer, StreamDecoder and ChatTemplate share: the steps of a loaded tokenizer. Include only from their sources.
+// What Tokenizer, StreamDecoder and ChatTemplate share: the steps of a loaded tokenizer. Include only from
+// their sources.
 #pragma once
 
 #include <cstdint>
@@ -31,9 +32,11 @@ struct Tokenizer::Rep {
   PostProcessor post_processor;
   Decoder decoder;
   int32_t vocab_size = 0;
-  std::map<std::string, std::string> named_tokens;  // "bos_token" and the like, as far as tokenizer_config.json sets them
+  std::map<std::string, std::string>
+      named_tokens;  // "bos_token" and the like, as far as tokenizer_config.json sets them
 
-  // Encode without the post-processor. Special tokens count where `parse_specials` and no byte of them is marked.
+  // Encode without the post-processor. Special tokens count where `parse_specials` and no byte of them is
+  // marked.
   absl::StatusOr<std::vector<int32_t>> EncodeMarked(const MarkedText& text, bool parse_specials) const;
 
   // The text of `id` as the decoder takes it; null if it has none or is special and skipped.

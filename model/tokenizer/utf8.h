@@ -18,7 +18,8 @@ struct Utf8Char {
   size_t size;    // bytes of the character, or of the longest prefix that could have begun one
 };
 
-// The first character of `text`, which is not empty. kIncomplete: `text` ends inside a character right so far.
+// The first character of `text`, which is not empty. kIncomplete: `text` ends inside a character right so
+// far.
 Utf8Char FirstChar(std::string_view text);
 
 // The offset of the first byte that is not part of valid UTF-8.
@@ -26,8 +27,8 @@ std::optional<size_t> FindInvalidUtf8(std::string_view text);
 
 void AppendUtf8(uint32_t code, std::string* out);
 
-// Appends `bytes` to `out`, each maximal invalid part as one U+FFFD. Unless `at_end`, an incomplete character at the end
-// is left alone. Returns how many bytes were used.
+// Appends `bytes` to `out`, each maximal invalid part as one U+FFFD. Unless `at_end`, an incomplete character
+// at the end is left alone. Returns how many bytes were used.
 size_t AppendLossyUtf8(std::string_view bytes, bool at_end, std::string* out);
 
 bool IsAscii(std::string_view text);

@@ -1,4 +1,5 @@
-// A parsed template. Immutable once parsed; a tree is at most kMaxExprDepth deep, so it can be walked by recursion.
+// A parsed template. Immutable once parsed; a tree is at most kMaxExprDepth deep, so it can be walked by
+// recursion.
 #pragma once
 
 #include <memory>
@@ -62,8 +63,8 @@ struct Statement {
     kSetBlock,     // target = blocks[0] as text, through exprs[0] if not null
     kFilterBlock,  // blocks[0] as text, through exprs[0]
     kMacro,        // name(params): blocks[0]; exprs[i] is the default of params[i] or null
-    kCallBlock,    // exprs[0], a kCall, with caller(params): blocks[0]; defaults as in kMacro from exprs[1] on
-    kWith,         // params[i] = exprs[i] within blocks[0]
+    kCallBlock,  // exprs[0], a kCall, with caller(params): blocks[0]; defaults as in kMacro from exprs[1] on
+    kWith,       // params[i] = exprs[i] within blocks[0]
     kBreak,
     kContinue,
   };

@@ -13,17 +13,20 @@ namespace {
 
 absl::Status WrongType(const Value& value, const char* expected) {
   if (value.Is(Value::Kind::kUndefined)) return UndefinedError(value);
-  return absl::InvalidArgumentError(absl::StrCat("an argument of type '", TypeName(value), "', expected ", expected));
+  return absl::InvalidArgumentError(
+      absl::StrCat("an argument of type '", TypeName(value), "', expected ", expected));
 }
 
 }  // namespace
 
 const Builtin* FindBuiltin(std::span<const Builtin> table, std::string_view name) {
-  const auto found = std::find_if(table.begin(), table.end(), [&](const Builtin& b) { return b.name == name; });
+  const auto found =
+      std::find_if(table.begin(), table.end(), [&](const Builtin& b) { return b.name == name; });
   return found == table.end() ? nullptr : &*found;
 }
 
-absl::StatusOr<Value> CallBuiltin(const Builtin& builtin, const Value& input, const Args& args, Arena* arena) {
+absl::StatusOr<Value> CallBuiltin(const Builtin& builtin, const Value& input, const Args& args,
+                                  Arena* arena) {
   Args bound;
   bound.positional.push_back(input);
   bound.positional.insert(bound.positional.end(), args.positional.begin(), args.positional.end());
@@ -54,7 +57,8 @@ absl::StatusOr<Value> CallBuiltin(const Builtin& builtin, const Value& input, co
   }
   for (size_t i = 0; i < required; ++i) {
     if (bound.positional[1 + i].IsAbsent()) {
-      return absl::InvalidArgumentError(absl::StrCat(std::string(builtin.name), " needs an argument '", names[i], "'"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(std::string(builtin.name), " needs an argument '", names[i], "'"));
     }
   }
   return builtin.call(bound, arena);

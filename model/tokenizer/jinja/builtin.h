@@ -1,5 +1,5 @@
-// A named function of the template language: a filter, a test or a method. The input (what stands before `|`, `is` or the
-// dot) is its first argument; the others have names, by which or in whose order they are given.
+// A named function of the template language: a filter, a test or a method. The input (what stands before `|`,
+// `is` or the dot) is its first argument; the others have names, by which or in whose order they are given.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,8 @@ namespace clamor::jinja {
 
 struct Builtin {
   std::string_view name;
-  // Names after the input, joined by commas, with a '!' behind those that must be given; "*": whatever is given.
+  // Names after the input, joined by commas, with a '!' behind those that must be given; "*": whatever is
+  // given.
   std::string_view parameters;
   // Gets the input and one argument for each parameter, absent ones as Value(); for "*" all as given.
   absl::StatusOr<Value> (*call)(const Args& args, Arena* arena);

@@ -1,3 +1,5 @@
+// Over 400 lines, for it is one recursion: a function for each level of the grammar, in the order in which
+// they bind.
 #include "model/tokenizer/jinja/expression_parser.h"
 
 #include <algorithm>
@@ -34,7 +36,8 @@ std::unique_ptr<Expr> ExpressionParser::New(Kind kind, ExprPtr first) const {
 }
 
 absl::StatusOr<ExprPtr> ExpressionParser::Made(std::unique_ptr<Expr> expr) {
-  for (const ExprPtr& arg : expr->args) expr->depth = std::max(expr->depth, arg == nullptr ? 0 : arg->depth + 1);
+  for (const ExprPtr& arg : expr->args)
+    expr->depth = std::max(expr->depth, arg == nullptr ? 0 : arg->depth + 1);
   for (const auto& [name, arg] : expr->named) expr->depth = std::max(expr->depth, arg->depth + 1);
   if (expr->depth > kMaxExprDepth) {
     return ErrorAt(expr->line, absl::StrCat("an expression of more than ", kMaxExprDepth, " levels"));
@@ -144,11 +147,13 @@ absl::StatusOr<ExprPtr> ExpressionParser::Arithmetic(size_t level) {
   if (level == kLevels) return Unary(/*with_filters=*/true);
   CLAMOR_ASSIGN_OR_RETURN(ExprPtr left, Arithmetic(level + 1));
   while (true) {
-    const auto op = std::find_if(std::begin(kOperators[level]), std::end(kOperators[level]),
-                                 [&](std::string_view candidate) { return !candidate.empty() && tokens_.TakeOp(candidate); });
+    const auto op = std::find_if(
+        std::begin(kOperators[level]), std::end(kOperators[level]),
+        [&](std::string_view candidate) { return !candidate.empty() && tokens_.TakeOp(candidate); });
     if (op == std::end(kOperators[level])) return left;
     CLAMOR_ASSIGN_OR_RETURN(ExprPtr right, Arithmetic(level + 1));
-    CLAMOR_ASSIGN_OR_RETURN(left, Binary(Kind::kArithmetic, std::string(*op), std::move(left), std::move(right)));
+    CLAMOR_ASSIGN_OR_RETURN(left,
+                            Binary(Kind::kArithmetic, std::string(*op), std::move(left), std::move(right)));
   }
 }
 
@@ -161,7 +166,8 @@ absl::StatusOr<ExprPtr> ExpressionParser::Unary(bool with_filters) {
     CLAMOR_RETURN_IF_ERROR(nesting.Check(tokens_.line()));
     tokens_.Next();
     CLAMOR_ASSIGN_OR_RETURN(ExprPtr operand, Unary(/*with_filters=*/false));
-    CLAMOR_ASSIGN_OR_RETURN(expr, Made(New(negative ? Kind::kNegative : Kind::kPositive, std::move(operand))));
+    CLAMOR_ASSIGN_OR_RETURN(expr,
+                            Made(New(negative ? Kind::kNegative : Kind::kPositive, std::move(operand))));
   } else {
     CLAMOR_ASSIGN_OR_RETURN(expr, Primary());
   }
@@ -193,13 +199,15 @@ absl::StatusOr<ExprPtr> ExpressionParser::Primary() {
     }
     case Token::Kind::kInteger: {
       int64_t number = 0;
-      if (!absl::SimpleAtoi(token.text, &number)) return ErrorAt(token.line, absl::StrCat("integer ", token.text));
+      if (!absl::SimpleAtoi(token.text, &number))
+        return ErrorAt(token.line, absl::StrCat("integer ", token.text));
       tokens_.Next();
       return Literal(Value::Int(number));
     }
     case Token::Kind::kFloat: {
       double number = 0;
-      if (!absl::SimpleAtod(token.text, &number)) return ErrorAt(token.line, absl::StrCat("number ", token.text));
+      if (!absl::SimpleAtod(token.text, &number))
+        return ErrorAt(token.line, absl::StrCat("number ", token.text));
       tokens_.Next();
       return Literal(Value::Float(number));
     }
@@ -210,7 +218,8 @@ absl::StatusOr<ExprPtr> ExpressionParser::Primary() {
       if (token.text == "false" || token.text == "False") return Literal(Value::Bool(false));
       if (token.text == "none" || token.text == "None") return Literal(Value::None());
       return Name(token.text);
-    default: break;
+    default:
+      break;
   }
   return tokens_.Unexpected("an expression");
 }
@@ -270,8 +279,10 @@ absl::Status ExpressionParser::Arguments(Expr* call) {
     if (!first) CLAMOR_RETURN_IF_ERROR(tokens_.ExpectOp(","));
     first = false;
     if (tokens_.TakeOp(")")) break;
-    if (tokens_.IsOp("*") || tokens_.IsOp("**")) return tokens_.Unexpected("an argument; * and ** are not supported");
-    const bool named = tokens_.Peek().kind == Token::Kind::kName && tokens_.Is(Token::Kind::kOperator, "=", 1);
+    if (tokens_.IsOp("*") || tokens_.IsOp("**"))
+      return tokens_.Unexpected("an argument; * and ** are not supported");
+    const bool named =
+        tokens_.Peek().kind == Token::Kind::kName && tokens_.Is(Token::Kind::kOperator, "=", 1);
     if (named) {
       std::string name = tokens_.Next().text;
       tokens_.Next();
@@ -302,7 +313,8 @@ absl::StatusOr<ExprPtr> ExpressionParser::Filter(ExprPtr input) {
   auto filter = New(Kind::kFilter, std::move(input));
   filter->name = token.text;
   filter->builtin = FindFilter(token.text);
-  if (filter->builtin == nullptr) return ErrorAt(token.line, absl::StrCat("filter '", token.text, "' is not supported"));
+  if (filter->builtin == nullptr)
+    return ErrorAt(token.line, absl::StrCat("filter '", token.text, "' is not supported"));
   if (tokens_.IsOp("(")) CLAMOR_RETURN_IF_ERROR(Arguments(filter.get()));
   return Made(std::move(filter));
 }
@@ -315,7 +327,8 @@ absl::StatusOr<ExprPtr> ExpressionParser::Test(ExprPtr input) {
   auto test = New(Kind::kTest, std::move(input));
   test->name = token.text;
   test->builtin = FindTest(token.text);
-  if (test->builtin == nullptr) return ErrorAt(token.line, absl::StrCat("test '", token.text, "' is not supported"));
+  if (test->builtin == nullptr)
+    return ErrorAt(token.line, absl::StrCat("test '", token.text, "' is not supported"));
   if (tokens_.IsOp("(")) {
     CLAMOR_RETURN_IF_ERROR(Arguments(test.get()));
   } else {  // one argument may stand without parentheses
@@ -389,7 +402,8 @@ absl::StatusOr<ExprPtr> ExpressionParser::OneTarget(bool with_attribute) {
     return inner;
   }
   const Token token = tokens_.Peek();
-  if (token.kind != Token::Kind::kName || IsReserved(token.text)) return tokens_.Unexpected("a name to assign to");
+  if (token.kind != Token::Kind::kName || IsReserved(token.text))
+    return tokens_.Unexpected("a name to assign to");
   tokens_.Next();
   ExprPtr name = Name(token.text);
   if (!with_attribute || !tokens_.TakeOp(".")) return name;

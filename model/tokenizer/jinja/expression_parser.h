@@ -1,5 +1,6 @@
 // The expression half of the parser. Operators bind as in Jinja2, from weak to strong:
-//   x if y else z | or | and | not | comparisons, in | + - | ~ | * / // % | ** | unary + - | . [] () | filters, tests
+//   x if y else z | or | and | not | comparisons, in | + - | ~ | * / // % | ** | unary + - | . [] () |
+//   filters, tests
 #pragma once
 
 #include <span>

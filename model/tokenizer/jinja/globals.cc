@@ -20,7 +20,8 @@ absl::StatusOr<Value> Range(const Args& args, Arena* arena) {
   const size_t count = args.positional.size();
   if (count == 0 || count > 3) return absl::InvalidArgumentError("range takes one to three arguments");
   CLAMOR_ASSIGN_OR_RETURN(const int64_t first, IntArg(args, 0, 0));
-  CLAMOR_ASSIGN_OR_RETURN(const int64_t stop, count > 1 ? IntArg(args, 1, 0) : absl::StatusOr<int64_t>(first));
+  CLAMOR_ASSIGN_OR_RETURN(const int64_t stop,
+                          count > 1 ? IntArg(args, 1, 0) : absl::StatusOr<int64_t>(first));
   CLAMOR_ASSIGN_OR_RETURN(const int64_t step, count > 2 ? IntArg(args, 2, 1) : absl::StatusOr<int64_t>(1));
   if (step == 0) return absl::InvalidArgumentError("range: the step is zero");
   std::vector<Value> items;
@@ -38,7 +39,8 @@ absl::StatusOr<Value> Range(const Args& args, Arena* arena) {
 absl::StatusOr<Dict> FieldsOf(const Args& args, Arena* arena) {
   Dict fields;
   for (const Value& value : args.positional) {
-    if (!value.Is(Kind::kDict)) return absl::InvalidArgumentError(absl::StrCat("cannot make a dict of a ", TypeName(value)));
+    if (!value.Is(Kind::kDict))
+      return absl::InvalidArgumentError(absl::StrCat("cannot make a dict of a ", TypeName(value)));
     for (const auto& [key, item] : value.dict->entries) fields.Set(key, item);
   }
   for (const auto& [name, value] : args.named) fields.Set(arena->String(std::string(name)), value);
@@ -71,7 +73,8 @@ absl::StatusOr<Value> StrftimeNow(const Args& args, Arena* arena) {
 void DefineFunctions(Scope* scope, Arena* arena) {
   using Call = absl::StatusOr<Value> (*)(const Args&, Arena*);
   const auto define = [&](const char* name, Call call) {
-    scope->Set(name, arena->NewFunction({name, [call, arena](const Args& args) { return call(args, arena); }}));
+    scope->Set(name,
+               arena->NewFunction({name, [call, arena](const Args& args) { return call(args, arena); }}));
   };
   define("range", Range);
   define("dict", MakeDict);

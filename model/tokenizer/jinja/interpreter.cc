@@ -1,5 +1,8 @@
+// Over 400 lines, for it is one recursion: statements evaluate expressions, and calls of macros execute
+// statements.
 #include "model/tokenizer/jinja/interpreter.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -8,6 +11,7 @@
 #include "kernels/status_macros.h"
 #include "model/tokenizer/jinja/operators.h"
 #include "model/tokenizer/jinja/print.h"
+#include "model/tokenizer/jinja/subscript.h"
 
 namespace clamor::jinja {
 namespace {
@@ -19,7 +23,8 @@ constexpr int kMaxRecursion = 600;  // of statements and expressions in each oth
 class Interpreter {
  public:
   Interpreter(Scope* globals, Arena* arena) : arena_(*arena), scope_(globals) {
-    globals->Set("raise_exception", arena_.NewFunction({"raise_exception", [this](const Args& args) { return Raise(args); }}));
+    globals->Set("raise_exception",
+                 arena_.NewFunction({"raise_exception", [this](const Args& args) { return Raise(args); }}));
   }
 
   absl::StatusOr<MarkedText> Run(const Template& source) {
@@ -28,7 +33,8 @@ class Interpreter {
     const absl::Status status = Execute(source.body).status();
     if (status.ok()) return text;
     if (raised_) return status;
-    return absl::Status(status.code(), absl::StrCat("chat template line ", error_line_, ": ", status.message()));
+    return absl::Status(status.code(),
+                        absl::StrCat("chat template line ", error_line_, ": ", status.message()));
   }
 
  private:
@@ -46,7 +52,8 @@ class Interpreter {
   auto Within(int line, Visit visit) -> decltype(visit()) {
     absl::Status allowed = arena_.Spend(1);
     if (allowed.ok() && depth_ >= kMaxRecursion) {
-      allowed = absl::ResourceExhaustedError(absl::StrCat("recursion deeper than ", kMaxRecursion, " levels"));
+      allowed =
+          absl::ResourceExhaustedError(absl::StrCat("recursion deeper than ", kMaxRecursion, " levels"));
     }
     ++depth_;
     decltype(visit()) result = allowed.ok() ? visit() : decltype(visit())(allowed);
@@ -59,7 +66,8 @@ class Interpreter {
 
   absl::StatusOr<Flow> Execute(const Block& block) {
     for (const auto& statement : block) {
-      CLAMOR_ASSIGN_OR_RETURN(const Flow flow, Within(statement->line, [&] { return ExecuteOne(*statement); }));
+      CLAMOR_ASSIGN_OR_RETURN(const Flow flow,
+                              Within(statement->line, [&] { return ExecuteOne(*statement); }));
       if (flow != Flow::kNext) return flow;
     }
     return Flow::kNext;
@@ -67,18 +75,31 @@ class Interpreter {
 
   absl::StatusOr<Flow> ExecuteOne(const Statement& statement) {
     switch (statement.kind) {
-      case Statement::Kind::kText: out_->Append(statement.name); return CheckOutput();
-      case Statement::Kind::kPrint: return Print(statement);
-      case Statement::Kind::kIf: return If(statement);
-      case Statement::Kind::kFor: return For(statement);
-      case Statement::Kind::kSet: return Set(statement);
-      case Statement::Kind::kSetBlock: return SetBlock(statement);
-      case Statement::Kind::kFilterBlock: return FilterBlock(statement);
-      case Statement::Kind::kMacro: return Macro(statement);
-      case Statement::Kind::kCallBlock: return CallBlock(statement);
-      case Statement::Kind::kWith: return With(statement);
-      case Statement::Kind::kBreak: return Flow::kBreak;
-      case Statement::Kind::kContinue: return Flow::kContinue;
+      case Statement::Kind::kText:
+        out_->Append(statement.name);
+        return CheckOutput();
+      case Statement::Kind::kPrint:
+        return Print(statement);
+      case Statement::Kind::kIf:
+        return If(statement);
+      case Statement::Kind::kFor:
+        return For(statement);
+      case Statement::Kind::kSet:
+        return Set(statement);
+      case Statement::Kind::kSetBlock:
+        return SetBlock(statement);
+      case Statement::Kind::kFilterBlock:
+        return FilterBlock(statement);
+      case Statement::Kind::kMacro:
+        return Macro(statement);
+      case Statement::Kind::kCallBlock:
+        return CallBlock(statement);
+      case Statement::Kind::kWith:
+        return With(statement);
+      case Statement::Kind::kBreak:
+        return Flow::kBreak;
+      case Statement::Kind::kContinue:
+        return Flow::kContinue;
     }
     return Flow::kNext;
   }
@@ -223,24 +244,24 @@ class Interpreter {
     });
   }
 
-  // The block of `statement` as a function of its parameters, in the scope it is defined in. The default of parameter i
-  // is expression `first_default` + i.
+  // The block of `statement` as a function of its parameters, in the scope it is defined in. The default of
+  // parameter i is expression `first_default` + i.
   Value MakeFunction(const std::string& name, const Statement& statement, size_t first_default) {
-    return arena_.NewFunction({name, [this, &name, &statement, first_default, scope = scope_](const Args& args) -> Result {
-                                 CLAMOR_ASSIGN_OR_RETURN(
-                                     const auto captured, Capture(scope, statement.blocks[0], [&] {
-                                       return SetParameters(name, statement, first_default, args);
-                                     }));
-                                 return captured.second;
-                               }});
+    return arena_.NewFunction(
+        {name, [this, &name, &statement, first_default, scope = scope_](const Args& args) -> Result {
+           CLAMOR_ASSIGN_OR_RETURN(const auto captured, Capture(scope, statement.blocks[0], [&] {
+                                     return SetParameters(name, statement, first_default, args);
+                                   }));
+           return captured.second;
+         }});
   }
 
   absl::Status SetParameters(const std::string& name, const Statement& statement, size_t first_default,
                              const Args& args) {
     const auto& params = statement.params;
     if (args.positional.size() > params.size()) {
-      return absl::InvalidArgumentError(absl::StrCat("macro '", name, "' takes not more than ", params.size(),
-                                                     " argument(s)"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("macro '", name, "' takes not more than ", params.size(), " argument(s)"));
     }
     for (size_t i = 0; i < args.positional.size(); ++i) scope_->Set(params[i], args.positional[i]);
     for (const auto& [key, value] : args.named) {
@@ -252,11 +273,13 @@ class Interpreter {
       scope_->Set(key, value);
     }
     for (size_t i = args.positional.size(); i < params.size(); ++i) {
-      const bool given = std::any_of(args.named.begin(), args.named.end(), [&](const auto& arg) { return arg.first == params[i]; });
+      const bool given = std::any_of(args.named.begin(), args.named.end(),
+                                     [&](const auto& arg) { return arg.first == params[i]; });
       if (given) continue;
       const Expr* fallback = statement.exprs[first_default + i].get();
       if (fallback == nullptr) {
-        scope_->Set(params[i], arena_.Undefined(absl::StrCat("parameter '", params[i], "' was not provided")));
+        scope_->Set(params[i],
+                    arena_.Undefined(absl::StrCat("parameter '", params[i], "' was not provided")));
         continue;
       }
       CLAMOR_ASSIGN_OR_RETURN(const Value value, Eval(*fallback));
@@ -295,25 +318,37 @@ class Interpreter {
 
   Result EvalOne(const Expr& expr) {
     switch (expr.kind) {
-      case Expr::Kind::kConst: return expr.value;
-      case Expr::Kind::kName: return Name(expr);
+      case Expr::Kind::kConst:
+        return expr.value;
+      case Expr::Kind::kName:
+        return Name(expr);
       case Expr::Kind::kList:
-      case Expr::Kind::kTuple: return ListLiteral(expr);
-      case Expr::Kind::kDict: return DictLiteral(expr);
+      case Expr::Kind::kTuple:
+        return ListLiteral(expr);
+      case Expr::Kind::kDict:
+        return DictLiteral(expr);
       case Expr::Kind::kAttribute:
       case Expr::Kind::kItem:
-      case Expr::Kind::kSlice: return Subscript(expr);
-      case Expr::Kind::kCall: return Call(expr);
+      case Expr::Kind::kSlice:
+        return Subscript(expr);
+      case Expr::Kind::kCall:
+        return Call(expr);
       case Expr::Kind::kFilter:
-      case Expr::Kind::kTest: return Apply(expr);
+      case Expr::Kind::kTest:
+        return Apply(expr);
       case Expr::Kind::kNot:
       case Expr::Kind::kNegative:
-      case Expr::Kind::kPositive: return Unary(expr);
-      case Expr::Kind::kArithmetic: return Binary(expr);
-      case Expr::Kind::kComparison: return Comparison(expr);
+      case Expr::Kind::kPositive:
+        return Unary(expr);
+      case Expr::Kind::kArithmetic:
+        return Binary(expr);
+      case Expr::Kind::kComparison:
+        return Comparison(expr);
       case Expr::Kind::kAnd:
-      case Expr::Kind::kOr: return Logic(expr);
-      case Expr::Kind::kConditional: return Conditional(expr);
+      case Expr::Kind::kOr:
+        return Logic(expr);
+      case Expr::Kind::kConditional:
+        return Conditional(expr);
     }
     return Value::None();
   }
@@ -343,7 +378,8 @@ class Interpreter {
     Dict dict;
     for (size_t i = 0; i < values.size(); i += 2) {
       if (!values[i].Is(Value::Kind::kString)) {
-        return absl::InvalidArgumentError(absl::StrCat("a dict with a key of type '", TypeName(values[i]), "'"));
+        return absl::InvalidArgumentError(
+            absl::StrCat("a dict with a key of type '", TypeName(values[i]), "'"));
       }
       dict.Set(values[i], values[i + 1]);
     }

@@ -60,7 +60,8 @@ class Lexer {
   size_t NextTag() const {
     size_t at = at_;
     while ((at = source_.find('{', at)) != std::string::npos) {
-      if (at + 1 < source_.size() && std::string_view("%{#").find(source_[at + 1]) != std::string_view::npos) return at;
+      if (at + 1 < source_.size() && std::string_view("%{#").find(source_[at + 1]) != std::string_view::npos)
+        return at;
       ++at;
     }
     return source_.size();
@@ -166,7 +167,8 @@ class Lexer {
     std::string open;
     while (true) {
       SkipSpace();
-      if (at_ == source_.size()) return ErrorAt(begin_line, absl::StrCat("a tag without ", std::string(closer)));
+      if (at_ == source_.size())
+        return ErrorAt(begin_line, absl::StrCat("a tag without ", std::string(closer)));
       const char sign = source_[at_];
       const bool signed_end = (sign == '-' || (sign == '+' && block)) && Rest().substr(1).starts_with(closer);
       if (open.empty() && (signed_end || Looking(closer))) {
@@ -194,7 +196,8 @@ class Lexer {
       if (Looking(op)) return Operator(op, open);
     }
     if (std::string_view("+-*/%~<>=.:|,;()[]{}").find(c) == std::string_view::npos) {
-      return ErrorAt(line_, absl::StrCat("unexpected character ", std::string(Rest().substr(0, FirstChar(Rest()).size))));
+      return ErrorAt(line_, absl::StrCat("unexpected character ",
+                                         std::string(Rest().substr(0, FirstChar(Rest()).size))));
     }
     return Operator(Rest().substr(0, 1), open);
   }
@@ -222,7 +225,8 @@ class Lexer {
     };
     digits();
     // In a.0.1 there is no fraction.
-    const bool after_dot = !tokens_.empty() && tokens_.back().kind == Kind::kOperator && tokens_.back().text == ".";
+    const bool after_dot =
+        !tokens_.empty() && tokens_.back().kind == Kind::kOperator && tokens_.back().text == ".";
     bool is_float = false;
     if (!after_dot && size + 1 < rest.size() && rest[size] == '.' && IsDigit(rest[size + 1])) {
       is_float = true;
@@ -283,7 +287,9 @@ class Lexer {
       begin = 1;
       base = 8;
       digits = 1;
-      while (digits < 3 && begin + digits < text.size() && text[begin + digits] >= '0' && text[begin + digits] <= '7') ++digits;
+      while (digits < 3 && begin + digits < text.size() && text[begin + digits] >= '0' &&
+             text[begin + digits] <= '7')
+        ++digits;
     }
     if (digits == 0) {  // not an escape: the backslash stays
       out->push_back('\\');

@@ -1,6 +1,6 @@
-// A template's source as tokens, white space already treated: trim_blocks and lstrip_blocks are on, as transformers sets
-// them, and -%} {%- +%} {%+ work on top.
-// Tested by tests/model/tokenizer/jinja_test.cc against texts that Jinja2 rendered.
+// A template's source as tokens, white space already treated: trim_blocks and lstrip_blocks are on, as
+// transformers sets them, and -%} {%- +%} {%+ work on top. Tested by tests/model/tokenizer/jinja_test.cc
+// against texts that Jinja2 rendered.
 #pragma once
 
 #include <string>

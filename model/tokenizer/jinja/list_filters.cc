@@ -11,6 +11,7 @@
 #include "model/tokenizer/jinja/operators.h"
 #include "model/tokenizer/jinja/predicates.h"
 #include "model/tokenizer/jinja/print.h"
+#include "model/tokenizer/jinja/subscript.h"
 #include "model/tokenizer/jinja/text.h"
 
 namespace clamor::jinja {
@@ -20,8 +21,10 @@ using Kind = Value::Kind;
 
 const Value& Input(const Args& args) { return args.positional[0]; }
 
-// `value` itself without an attribute, else what "a.b.0" leads to; what is undefined on the way is `fallback`.
-absl::StatusOr<Value> Follow(const Value& value, const Value& attribute, Arena* arena, const Value& fallback = Value()) {
+// `value` itself without an attribute, else what "a.b.0" leads to; what is undefined on the way is
+// `fallback`.
+absl::StatusOr<Value> Follow(const Value& value, const Value& attribute, Arena* arena,
+                             const Value& fallback = Value()) {
   if (attribute.IsAbsent() || attribute.Is(Kind::kNone)) return value;
   if (!attribute.Is(Kind::kString)) return Item(value, attribute, arena);
   Value at = value;
@@ -43,8 +46,8 @@ absl::StatusOr<Value> KeyOf(const Value& item, const Value& attribute, bool case
 }
 
 // Sorts `items` by `keys`, equal ones in their order.
-absl::StatusOr<std::vector<Value>> SortBy(const std::vector<Value>& keys, const std::vector<Value>& items, bool reverse,
-                                          Arena* arena) {
+absl::StatusOr<std::vector<Value>> SortBy(const std::vector<Value>& keys, const std::vector<Value>& items,
+                                          bool reverse, Arena* arena) {
   std::vector<size_t> order(items.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
   absl::Status status;
@@ -72,7 +75,8 @@ absl::StatusOr<Value> Sort(const Args& args, Arena* arena) {
 }
 
 absl::StatusOr<Value> DictSort(const Args& args, Arena* arena) {
-  if (!Input(args).Is(Kind::kDict)) return absl::InvalidArgumentError("dictsort of something that is not a dict");
+  if (!Input(args).Is(Kind::kDict))
+    return absl::InvalidArgumentError("dictsort of something that is not a dict");
   CLAMOR_ASSIGN_OR_RETURN(const auto by, TextArg(args, 2));
   if (by.has_value() && *by != "key" && *by != "value") {
     return absl::InvalidArgumentError("You can only sort by either \"key\" or \"value\"");
@@ -113,7 +117,8 @@ absl::StatusOr<Value> Extreme(const Args& args, Arena* arena) {
   CLAMOR_ASSIGN_OR_RETURN(Value best_key, KeyOf(best, args.positional[2], BoolArg(args, 1), arena));
   for (const Value& item : items) {
     CLAMOR_ASSIGN_OR_RETURN(const Value key, KeyOf(item, args.positional[2], BoolArg(args, 1), arena));
-    CLAMOR_ASSIGN_OR_RETURN(const bool better, kMax ? Less(best_key, key, arena) : Less(key, best_key, arena));
+    CLAMOR_ASSIGN_OR_RETURN(const bool better,
+                            kMax ? Less(best_key, key, arena) : Less(key, best_key, arena));
     if (!better) continue;
     best = item;
     best_key = key;
@@ -149,7 +154,8 @@ absl::StatusOr<Value> Join(const Args& args, Arena* arena) {
 template <bool kLast>
 absl::StatusOr<Value> EndItem(const Args& args, Arena* arena) {
   CLAMOR_ASSIGN_OR_RETURN(const auto items, Iterate(Input(args), arena));
-  if (items.empty()) return arena->Undefined(absl::StrCat("No ", kLast ? "last" : "first", " item, sequence was empty."));
+  if (items.empty())
+    return arena->Undefined(absl::StrCat("No ", kLast ? "last" : "first", " item, sequence was empty."));
   return kLast ? items.back() : items.front();
 }
 
@@ -160,9 +166,11 @@ absl::StatusOr<Value> AsList(const Args& args, Arena* arena) {
 
 absl::StatusOr<Value> Items(const Args& args, Arena* arena) {
   if (Input(args).Is(Kind::kUndefined)) return arena->NewList({});
-  if (!Input(args).Is(Kind::kDict)) return absl::InvalidArgumentError("Can only get item pairs from a mapping.");
+  if (!Input(args).Is(Kind::kDict))
+    return absl::InvalidArgumentError("Can only get item pairs from a mapping.");
   std::vector<Value> pairs;
-  for (const auto& [key, value] : Input(args).dict->entries) pairs.push_back(arena->NewList({key, value}, true));
+  for (const auto& [key, value] : Input(args).dict->entries)
+    pairs.push_back(arena->NewList({key, value}, true));
   return arena->NewList(std::move(pairs));
 }
 
@@ -173,12 +181,15 @@ absl::StatusOr<Value> Reverse(const Args& args, Arena* arena) {
   return arena->NewList(std::move(items));
 }
 
-// The builtin that the argument at `index` names, for the filters that apply another filter or test to each item.
-absl::StatusOr<const Builtin*> NamedBuiltin(const Args& args, size_t index, const Builtin* (*find)(std::string_view)) {
+// The builtin that the argument at `index` names, for the filters that apply another filter or test to each
+// item.
+absl::StatusOr<const Builtin*> NamedBuiltin(const Args& args, size_t index,
+                                            const Builtin* (*find)(std::string_view)) {
   CLAMOR_ASSIGN_OR_RETURN(const MarkedText* name, StringArg(args, index));
   const Builtin* builtin = find(name->text());
   if (builtin == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat("No filter or test named '", name->text().substr(0, 80), "'"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("No filter or test named '", name->text().substr(0, 80), "'"));
   }
   return builtin;
 }
@@ -191,11 +202,13 @@ Args Rest(const Args& args, size_t n) {
   return rest;
 }
 
-// Keeps the items that pass a test, or those that fail it: select, reject and their forms that test an attribute.
+// Keeps the items that pass a test, or those that fail it: select, reject and their forms that test an
+// attribute.
 template <bool kKeep, bool kAttribute>
 absl::StatusOr<Value> Select(const Args& args, Arena* arena) {
   constexpr size_t kTest = kAttribute ? 2 : 1;
-  if (args.positional.size() < kTest) return absl::InvalidArgumentError("Missing parameter for attribute name");
+  if (args.positional.size() < kTest)
+    return absl::InvalidArgumentError("Missing parameter for attribute name");
   const Value attribute = kAttribute ? args.positional[1] : Value();
   const Builtin* test = nullptr;
   Args test_args;

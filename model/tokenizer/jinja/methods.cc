@@ -9,6 +9,7 @@
 #include "kernels/status_macros.h"
 #include "model/tokenizer/jinja/builtin.h"
 #include "model/tokenizer/jinja/operators.h"
+#include "model/tokenizer/jinja/subscript.h"
 #include "model/tokenizer/jinja/text.h"
 #include "model/tokenizer/utf8.h"
 
@@ -76,7 +77,8 @@ absl::StatusOr<Value> RemoveAffix(const Args& args, Arena* arena) {
   CLAMOR_ASSIGN_OR_RETURN(const MarkedText* affix, StringArg(args, 1));
   if (!has.boolean) return args.positional[0];
   const size_t size = Self(args).size();
-  return arena->String(kAtEnd ? Self(args).Slice(0, size - affix->size()) : Self(args).Slice(affix->size(), size));
+  return arena->String(kAtEnd ? Self(args).Slice(0, size - affix->size())
+                              : Self(args).Slice(affix->size(), size));
 }
 
 absl::StatusOr<Value> ReplaceMethod(const Args& args, Arena* arena) {
@@ -104,7 +106,8 @@ absl::StatusOr<Value> CountInStr(const Args& args, Arena* arena) {
   CLAMOR_RETURN_IF_ERROR(arena->SpendOnText(text.size()));
   if (wanted->empty()) return Value::Int(static_cast<int64_t>(CountChars(text)) + 1);
   int64_t count = 0;
-  for (size_t at = 0; (at = Find(text, wanted->text(), at)) != std::string_view::npos; at += wanted->size()) ++count;
+  for (size_t at = 0; (at = Find(text, wanted->text(), at)) != std::string_view::npos; at += wanted->size())
+    ++count;
   return Value::Int(count);
 }
 
@@ -135,7 +138,8 @@ absl::StatusOr<Value> IsAlpha(const Args& args, Arena* arena) {
 
 absl::StatusOr<Value> ItemsOfDict(const Args& args, Arena* arena) {
   std::vector<Value> items;
-  for (const auto& [key, value] : args.positional[0].dict->entries) items.push_back(arena->NewList({key, value}, true));
+  for (const auto& [key, value] : args.positional[0].dict->entries)
+    items.push_back(arena->NewList({key, value}, true));
   return arena->NewList(std::move(items));
 }
 absl::StatusOr<Value> KeysOfDict(const Args& args, Arena* arena) {
@@ -209,10 +213,14 @@ constexpr Builtin kListMethods[] = {{"count", "value!", CountInList}, {"index", 
 
 std::span<const Builtin> MethodsOf(const Value& value) {
   switch (value.kind) {
-    case Kind::kString: return kStringMethods;
-    case Kind::kDict: return kDictMethods;
-    case Kind::kList: return kListMethods;
-    default: return {};
+    case Kind::kString:
+      return kStringMethods;
+    case Kind::kDict:
+      return kDictMethods;
+    case Kind::kList:
+      return kListMethods;
+    default:
+      return {};
   }
 }
 

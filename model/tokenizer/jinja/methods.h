@@ -8,8 +8,8 @@
 
 namespace clamor::jinja {
 
-// The method bound to `value`, or nothing if its type has none of that name. Methods that would change a list or a dict
-// do not exist.
+// The method bound to `value`, or nothing if its type has none of that name. Methods that would change a list
+// or a dict do not exist.
 std::optional<Value> FindMethod(const Value& value, std::string_view name, Arena* arena);
 
 }  // namespace clamor::jinja

@@ -1,8 +1,9 @@
 // Jinja's operators on values, as Python defines them. Errors are INVALID_ARGUMENT with Python's words.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string_view>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "model/tokenizer/jinja/value.h"
@@ -10,6 +11,8 @@
 namespace clamor::jinja {
 
 bool Truthy(const Value& value);
+// Integers, and booleans as 0 and 1.
+std::optional<int64_t> AsInt(const Value& value);
 
 // `left op right` for + - * / // % ** ~.
 absl::StatusOr<Value> Arithmetic(std::string_view op, const Value& left, const Value& right, Arena* arena);
@@ -19,17 +22,6 @@ absl::StatusOr<Value> Negate(const Value& value);
 absl::StatusOr<bool> Compare(std::string_view op, const Value& left, const Value& right, Arena* arena);
 absl::StatusOr<bool> Equal(const Value& left, const Value& right, Arena* arena);
 absl::StatusOr<bool> Less(const Value& left, const Value& right, Arena* arena);
-
-// value.name: a method or property, else the item of that name, else undefined.
-absl::StatusOr<Value> Attribute(const Value& value, std::string_view name, Arena* arena);
-// value[key]: an item, else as above.
-absl::StatusOr<Value> Item(const Value& value, const Value& key, Arena* arena);
-// value[start:stop:step]; None or absent bounds are open.
-absl::StatusOr<Value> Slice(const Value& value, const Value& start, const Value& stop, const Value& step, Arena* arena);
-
-// What a `for` goes over: items, keys of a dict, characters of a string, nothing if undefined.
-absl::StatusOr<std::vector<Value>> Iterate(const Value& value, Arena* arena);
-absl::StatusOr<int64_t> Length(const Value& value);
 
 // INVALID_ARGUMENT with what is known of an undefined value.
 absl::Status UndefinedError(const Value& value);

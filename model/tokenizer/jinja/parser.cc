@@ -97,13 +97,15 @@ class Parser {
     if (word.text == "generation") return Generation();
     if (word.text == "break") return Jump(Kind::kBreak);
     if (word.text == "continue") return Jump(Kind::kContinue);
-    return ErrorAt(word.line, absl::StrCat("statement '", word.text.substr(0, 40), "' is not supported here"));
+    return ErrorAt(word.line,
+                   absl::StrCat("statement '", word.text.substr(0, 40), "' is not supported here"));
   }
 
   Made If() {
     auto choice = New(Kind::kIf);
     do {
-      CLAMOR_ASSIGN_OR_RETURN(choice->exprs.emplace_back(), expressions_.ExpressionOrTuple(/*conditional=*/false));
+      CLAMOR_ASSIGN_OR_RETURN(choice->exprs.emplace_back(),
+                              expressions_.ExpressionOrTuple(/*conditional=*/false));
       CLAMOR_RETURN_IF_ERROR(EndTag());
       CLAMOR_ASSIGN_OR_RETURN(choice->blocks.emplace_back(), Statements({"elif", "else", "endif"}));
     } while (tokens_.TakeWord("elif"));
@@ -120,7 +122,8 @@ class Parser {
     auto loop = New(Kind::kFor);
     CLAMOR_ASSIGN_OR_RETURN(loop->target, expressions_.Target(/*with_attribute=*/false));
     CLAMOR_RETURN_IF_ERROR(tokens_.ExpectWord("in"));
-    CLAMOR_ASSIGN_OR_RETURN(loop->exprs.emplace_back(), expressions_.ExpressionOrTuple(/*conditional=*/false));
+    CLAMOR_ASSIGN_OR_RETURN(loop->exprs.emplace_back(),
+                            expressions_.ExpressionOrTuple(/*conditional=*/false));
     loop->exprs.emplace_back();
     if (tokens_.TakeWord("if")) {
       CLAMOR_ASSIGN_OR_RETURN(loop->exprs.back(), expressions_.Expression());

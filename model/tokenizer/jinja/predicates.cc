@@ -19,7 +19,9 @@ absl::StatusOr<Value> IsKind(const Args& args, Arena*) {
   return Value::Bool((Input(args).Is(kKinds) || ...));
 }
 
-absl::StatusOr<Value> IsDefined(const Args& args, Arena*) { return Value::Bool(!Input(args).Is(Kind::kUndefined)); }
+absl::StatusOr<Value> IsDefined(const Args& args, Arena*) {
+  return Value::Bool(!Input(args).Is(Kind::kUndefined));
+}
 
 template <bool kTruth>
 absl::StatusOr<Value> IsTruth(const Args& args, Arena*) {

@@ -17,7 +17,8 @@ namespace {
 
 using Kind = Value::Kind;
 
-// As Python writes it: the shortest digits that read back the same, plain from 1e-4 to below 1e16, never without a point.
+// As Python writes it: the shortest digits that read back the same, plain from 1e-4 to below 1e16, never
+// without a point.
 std::string FloatText(double number) {
   char buffer[64];
   const bool plain = number == 0 || (std::abs(number) >= 1e-4 && std::abs(number) < 1e16);
@@ -61,15 +62,21 @@ void AppendRepr(const MarkedText& text, MarkedText* out) {
 // Everything but strings, lists and dicts, whose text is the same inside and outside of lists.
 std::string ScalarText(const Value& value) {
   switch (value.kind) {
-    case Kind::kNone: return "None";
-    case Kind::kBool: return value.boolean ? "True" : "False";
-    case Kind::kInt: return absl::StrCat(value.integer);
+    case Kind::kNone:
+      return "None";
+    case Kind::kBool:
+      return value.boolean ? "True" : "False";
+    case Kind::kInt:
+      return absl::StrCat(value.integer);
     case Kind::kFloat:
       if (std::isfinite(value.number)) return FloatText(value.number);
       return std::isnan(value.number) ? "nan" : value.number > 0 ? "inf" : "-inf";
-    case Kind::kLoop: return "<loop>";
-    case Kind::kFunction: return absl::StrCat("<function ", value.function->name, ">");
-    default: return "";
+    case Kind::kLoop:
+      return "<loop>";
+    case Kind::kFunction:
+      return absl::StrCat("<function ", value.function->name, ">");
+    default:
+      return "";
   }
 }
 
@@ -110,14 +117,22 @@ absl::Status AppendValueRepr(const Value& value, int depth, MarkedText* out) {
 
 std::string JsonEscape(uint32_t code, std::string_view part, bool ensure_ascii) {
   switch (code) {
-    case '"': return "\\\"";
-    case '\\': return "\\\\";
-    case '\n': return "\\n";
-    case '\r': return "\\r";
-    case '\t': return "\\t";
-    case '\b': return "\\b";
-    case '\f': return "\\f";
-    default: break;
+    case '"':
+      return "\\\"";
+    case '\\':
+      return "\\\\";
+    case '\n':
+      return "\\n";
+    case '\r':
+      return "\\r";
+    case '\t':
+      return "\\t";
+    case '\b':
+      return "\\b";
+    case '\f':
+      return "\\f";
+    default:
+      break;
   }
   if (code >= 0x10000 && ensure_ascii) {
     return absl::StrFormat("\\u%04x\\u%04x", 0xD7C0 + (code >> 10), 0xDC00 + (code & 0x3FF));
@@ -134,13 +149,25 @@ class JsonPrinter {
     CLAMOR_RETURN_IF_ERROR(CheckDepth(depth));
     CLAMOR_RETURN_IF_ERROR(CheckStringSize(out_->size()));
     switch (value.kind) {
-      case Kind::kNone: out_->Append("null"); break;
-      case Kind::kBool: out_->Append(value.boolean ? "true" : "false"); break;
-      case Kind::kInt: out_->Append(absl::StrCat(value.integer)); break;
-      case Kind::kFloat: out_->Append(FloatJson(value.number)); break;
-      case Kind::kString: String(*value.string); break;
-      case Kind::kList: return PrintList(*value.list, depth);
-      case Kind::kDict: return PrintDict(*value.dict, depth);
+      case Kind::kNone:
+        out_->Append("null");
+        break;
+      case Kind::kBool:
+        out_->Append(value.boolean ? "true" : "false");
+        break;
+      case Kind::kInt:
+        out_->Append(absl::StrCat(value.integer));
+        break;
+      case Kind::kFloat:
+        out_->Append(FloatJson(value.number));
+        break;
+      case Kind::kString:
+        String(*value.string);
+        break;
+      case Kind::kList:
+        return PrintList(*value.list, depth);
+      case Kind::kDict:
+        return PrintDict(*value.dict, depth);
       default:
         return absl::InvalidArgumentError(
             absl::StrCat("Object of type ", TypeName(value), " is not JSON serializable"));
@@ -234,17 +261,28 @@ absl::StatusOr<MarkedText> ToJson(const Value& value, const JsonOptions& options
 
 const char* TypeName(const Value& value) {
   switch (value.kind) {
-    case Kind::kUndefined: return "Undefined";
-    case Kind::kNone: return "NoneType";
-    case Kind::kBool: return "bool";
-    case Kind::kInt: return "int";
-    case Kind::kFloat: return "float";
-    case Kind::kString: return "str";
-    case Kind::kList: return value.list->tuple ? "tuple" : "list";
-    case Kind::kDict: return "dict";
-    case Kind::kNamespace: return "Namespace";
-    case Kind::kLoop: return "LoopContext";
-    case Kind::kFunction: return "function";
+    case Kind::kUndefined:
+      return "Undefined";
+    case Kind::kNone:
+      return "NoneType";
+    case Kind::kBool:
+      return "bool";
+    case Kind::kInt:
+      return "int";
+    case Kind::kFloat:
+      return "float";
+    case Kind::kString:
+      return "str";
+    case Kind::kList:
+      return value.list->tuple ? "tuple" : "list";
+    case Kind::kDict:
+      return "dict";
+    case Kind::kNamespace:
+      return "Namespace";
+    case Kind::kLoop:
+      return "LoopContext";
+    case Kind::kFunction:
+      return "function";
   }
   return "";
 }

@@ -1,4 +1,5 @@
-// Values as text: as Python's str() and repr(), and as JSON. Results over kMaxStringBytes are RESOURCE_EXHAUSTED.
+// Values as text: as Python's str() and repr(), and as JSON. Results over kMaxStringBytes are
+// RESOURCE_EXHAUSTED.
 #pragma once
 
 #include <optional>

@@ -9,6 +9,7 @@
 #include "model/tokenizer/jinja/filters.h"
 #include "model/tokenizer/jinja/operators.h"
 #include "model/tokenizer/jinja/print.h"
+#include "model/tokenizer/jinja/subscript.h"
 #include "model/tokenizer/jinja/text.h"
 
 namespace clamor::jinja {
@@ -95,18 +96,26 @@ std::optional<int64_t> Truncated(double number) {
   return static_cast<int64_t>(number);
 }
 
-absl::StatusOr<Value> AsInt(const Args& args, Arena*) {
+absl::StatusOr<Value> ToInt(const Args& args, Arena*) {
   const Value fallback = args.positional[1].IsAbsent() ? Value::Int(0) : args.positional[1];
   CLAMOR_ASSIGN_OR_RETURN(const int64_t base, IntArg(args, 2, 10));
   std::optional<int64_t> result;
   switch (Input(args).kind) {
-    case Kind::kUndefined: return UndefinedError(Input(args));
-    case Kind::kBool: result = Input(args).boolean ? 1 : 0; break;
-    case Kind::kInt: result = Input(args).integer; break;
-    case Kind::kFloat: result = Truncated(Input(args).number); break;
+    case Kind::kUndefined:
+      return UndefinedError(Input(args));
+    case Kind::kBool:
+      result = Input(args).boolean ? 1 : 0;
+      break;
+    case Kind::kInt:
+      result = Input(args).integer;
+      break;
+    case Kind::kFloat:
+      result = Truncated(Input(args).number);
+      break;
     case Kind::kString: {
       if (base < 2 || base > 36) return absl::InvalidArgumentError(absl::StrCat("int: base ", base));
-      CLAMOR_ASSIGN_OR_RETURN(const MarkedText stripped, Strip(*Input(args).string, std::nullopt, Sides::kBoth));
+      CLAMOR_ASSIGN_OR_RETURN(const MarkedText stripped,
+                              Strip(*Input(args).string, std::nullopt, Sides::kBoth));
       std::string_view digits = stripped.text();
       if (digits.starts_with('+') && !digits.starts_with("+-")) digits.remove_prefix(1);
       int64_t parsed = 0;
@@ -119,21 +128,27 @@ absl::StatusOr<Value> AsInt(const Args& args, Arena*) {
       }
       break;
     }
-    default: break;
+    default:
+      break;
   }
   return result.has_value() ? Value::Int(*result) : fallback;
 }
 
-absl::StatusOr<Value> AsFloat(const Args& args, Arena*) {
+absl::StatusOr<Value> ToFloat(const Args& args, Arena*) {
   switch (Input(args).kind) {
-    case Kind::kUndefined: return UndefinedError(Input(args));
-    case Kind::kBool: return Value::Float(Input(args).boolean ? 1 : 0);
-    case Kind::kInt: return Value::Float(static_cast<double>(Input(args).integer));
-    case Kind::kFloat: return Input(args);
+    case Kind::kUndefined:
+      return UndefinedError(Input(args));
+    case Kind::kBool:
+      return Value::Float(Input(args).boolean ? 1 : 0);
+    case Kind::kInt:
+      return Value::Float(static_cast<double>(Input(args).integer));
+    case Kind::kFloat:
+      return Input(args);
     case Kind::kString:
       if (const auto number = ParseFloat(Input(args).text())) return Value::Float(*number);
       break;
-    default: break;
+    default:
+      break;
   }
   return args.positional[1].IsAbsent() ? Value::Float(0) : args.positional[1];
 }
@@ -150,25 +165,27 @@ absl::StatusOr<Value> Round(const Args& args, Arena*) {
   CLAMOR_ASSIGN_OR_RETURN(const int64_t precision, IntArg(args, 1, 0));
   CLAMOR_ASSIGN_OR_RETURN(const auto method, TextArg(args, 2));
   if (precision < 0 || precision > kMaxPrecision) {
-    return absl::InvalidArgumentError(absl::StrCat("round: precision ", precision, ", limit is ", kMaxPrecision));
+    return absl::InvalidArgumentError(
+        absl::StrCat("round: precision ", precision, ", limit is ", kMaxPrecision));
   }
   const std::string how = method.value_or("common");
   if (how == "common" && Input(args).Is(Kind::kInt)) return Input(args);
-  CLAMOR_ASSIGN_OR_RETURN(const Value number, AsFloat({.positional = {Input(args), Value::None()}}, nullptr));
+  CLAMOR_ASSIGN_OR_RETURN(const Value number, ToFloat({.positional = {Input(args), Value::None()}}, nullptr));
   if (!number.Is(Kind::kFloat) || Input(args).Is(Kind::kString)) {
     return absl::InvalidArgumentError(absl::StrCat("round of type '", TypeName(Input(args)), "'"));
   }
   if (how == "common") {  // the nearest decimal, exactly
     char buffer[1024];
-    const auto written =
-        std::to_chars(buffer, buffer + sizeof(buffer), number.number, std::chars_format::fixed, static_cast<int>(precision));
+    const auto written = std::to_chars(buffer, buffer + sizeof(buffer), number.number,
+                                       std::chars_format::fixed, static_cast<int>(precision));
     const auto rounded = ParseFloat(std::string(buffer, written.ptr));
     return Value::Float(rounded.value_or(number.number));
   }
   const double scale = std::pow(10.0, static_cast<double>(precision));
   if (how == "ceil") return Value::Float(std::ceil(number.number * scale) / scale);
   if (how == "floor") return Value::Float(std::floor(number.number * scale) / scale);
-  return absl::InvalidArgumentError(absl::StrCat("round: method '", how, "', expected common, ceil or floor"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("round: method '", how, "', expected common, ceil or floor"));
 }
 
 // transformers' own: nothing is escaped for HTML.
@@ -183,7 +200,8 @@ absl::StatusOr<Value> ToJsonFilter(const Args& args, Arena* arena) {
     options.item_separator = std::string(1, ',');
   }
   if (const Value& separators = args.positional[3]; separators.Is(Kind::kList)) {
-    if (separators.list->items.size() != 2) return absl::InvalidArgumentError("tojson: separators must be two");
+    if (separators.list->items.size() != 2)
+      return absl::InvalidArgumentError("tojson: separators must be two");
     CLAMOR_ASSIGN_OR_RETURN(const MarkedText item, ToStr(separators.list->items[0]));
     CLAMOR_ASSIGN_OR_RETURN(const MarkedText key, ToStr(separators.list->items[1]));
     options.item_separator = item.text();
@@ -206,9 +224,9 @@ constexpr Builtin kFilters[] = {
     {"count", "", LengthFilter},
     {"d", "default_value,boolean", Default},
     {"default", "default_value,boolean", Default},
-    {"float", "default", AsFloat},
+    {"float", "default", ToFloat},
     {"indent", "width,first,blank", Indent},
-    {"int", "default,base", AsInt},
+    {"int", "default,base", ToInt},
     {"length", "", LengthFilter},
     {"lower", "", MapText<Lower>},
     {"replace", "old!,new!,count", ReplaceFilter},

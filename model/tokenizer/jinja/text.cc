@@ -113,10 +113,12 @@ size_t CountChars(std::string_view text) {
   return text.size() - std::count_if(text.begin(), text.end(), IsContinuation);
 }
 
-absl::StatusOr<MarkedText> Strip(const MarkedText& text, const std::optional<std::string>& chars, Sides sides) {
+absl::StatusOr<MarkedText> Strip(const MarkedText& text, const std::optional<std::string>& chars,
+                                 Sides sides) {
   constexpr size_t kMaxChars = 64;
   if (chars.has_value() && chars->size() > kMaxChars) {
-    return absl::InvalidArgumentError(absl::StrCat("strip of ", chars->size(), " bytes, limit is ", kMaxChars));
+    return absl::InvalidArgumentError(
+        absl::StrCat("strip of ", chars->size(), " bytes, limit is ", kMaxChars));
   }
   const auto strips = [&](std::string_view character) {
     return chars.has_value() ? Find(*chars, character) != std::string_view::npos
@@ -139,8 +141,8 @@ absl::StatusOr<MarkedText> Strip(const MarkedText& text, const std::optional<std
   return text.Slice(begin, begin + rest.size());
 }
 
-absl::StatusOr<std::vector<MarkedText>> Split(const MarkedText& text, const std::optional<std::string>& separator,
-                                              int64_t limit) {
+absl::StatusOr<std::vector<MarkedText>> Split(const MarkedText& text,
+                                              const std::optional<std::string>& separator, int64_t limit) {
   std::vector<MarkedText> parts;
   if (!separator.has_value()) {
     CLAMOR_RETURN_IF_ERROR(CheckItemCount(text.size() / 2));
@@ -160,7 +162,8 @@ absl::StatusOr<std::vector<MarkedText>> Split(const MarkedText& text, const std:
 }
 
 absl::StatusOr<std::vector<MarkedText>> SplitFromRight(const MarkedText& text,
-                                                       const std::optional<std::string>& separator, int64_t limit) {
+                                                       const std::optional<std::string>& separator,
+                                                       int64_t limit) {
   if (limit < 0) return Split(text, separator, limit);
   if (!separator.has_value()) return absl::InvalidArgumentError("rsplit with a limit needs a separator");
   CLAMOR_RETURN_IF_ERROR(CheckSeparator(*separator));
@@ -200,7 +203,8 @@ absl::StatusOr<std::vector<MarkedText>> SplitLines(const MarkedText& text) {
   return lines;
 }
 
-absl::StatusOr<MarkedText> Replace(const MarkedText& text, std::string_view from, const MarkedText& to, int64_t limit) {
+absl::StatusOr<MarkedText> Replace(const MarkedText& text, std::string_view from, const MarkedText& to,
+                                   int64_t limit) {
   MarkedText out;
   size_t done = 0;
   size_t search = 0;
@@ -213,7 +217,8 @@ absl::StatusOr<MarkedText> Replace(const MarkedText& text, std::string_view from
     done = at + from.size();
     // Between any two characters there is an empty string.
     search = done;
-    if (from.empty()) search += done < text.size() ? FirstChar(std::string_view(text.text()).substr(done)).size : 1;
+    if (from.empty())
+      search += done < text.size() ? FirstChar(std::string_view(text.text()).substr(done)).size : 1;
   }
   out.Append(text, done, text.size());
   CLAMOR_RETURN_IF_ERROR(CheckStringSize(out.size()));
@@ -223,7 +228,8 @@ absl::StatusOr<MarkedText> Replace(const MarkedText& text, std::string_view from
 absl::StatusOr<MarkedText> Repeat(const MarkedText& text, int64_t times) {
   MarkedText out;
   if (text.empty() || times <= 0) return out;
-  if (static_cast<uint64_t>(times) > kMaxStringBytes / text.size()) return CheckStringSize(kMaxStringBytes + 1);
+  if (static_cast<uint64_t>(times) > kMaxStringBytes / text.size())
+    return CheckStringSize(kMaxStringBytes + 1);
   for (int64_t i = 0; i < times; ++i) out.Append(text);
   return out;
 }
@@ -245,7 +251,8 @@ MarkedText Title(const MarkedText& text) {
 
 MarkedText TitleWords(const MarkedText& text) {
   return MapChars(text, [first = true](uint32_t code) mutable {
-    const bool begins_word = IsPythonSpace(code) || (code < 0x80 && Find("-({[<", std::string(1, code)) != std::string::npos);
+    const bool begins_word =
+        IsPythonSpace(code) || (code < 0x80 && Find("-({[<", std::string(1, code)) != std::string::npos);
     return std::exchange(first, begins_word) ? UpperOf(code) : LowerOf(code);
   });
 }

@@ -26,16 +26,19 @@ size_t CountChars(std::string_view text);
 
 enum class Sides { kLeft, kRight, kBoth };
 // Without `chars`, of which there are at most 64 bytes: white space.
-absl::StatusOr<MarkedText> Strip(const MarkedText& text, const std::optional<std::string>& chars, Sides sides);
+absl::StatusOr<MarkedText> Strip(const MarkedText& text, const std::optional<std::string>& chars,
+                                 Sides sides);
 
 // At most `limit` cuts; negative: all. Without `separator`: at runs of white space.
-absl::StatusOr<std::vector<MarkedText>> Split(const MarkedText& text, const std::optional<std::string>& separator,
-                                              int64_t limit);
+absl::StatusOr<std::vector<MarkedText>> Split(const MarkedText& text,
+                                              const std::optional<std::string>& separator, int64_t limit);
 absl::StatusOr<std::vector<MarkedText>> SplitFromRight(const MarkedText& text,
-                                                       const std::optional<std::string>& separator, int64_t limit);
+                                                       const std::optional<std::string>& separator,
+                                                       int64_t limit);
 absl::StatusOr<std::vector<MarkedText>> SplitLines(const MarkedText& text);
 
-absl::StatusOr<MarkedText> Replace(const MarkedText& text, std::string_view from, const MarkedText& to, int64_t limit);
+absl::StatusOr<MarkedText> Replace(const MarkedText& text, std::string_view from, const MarkedText& to,
+                                   int64_t limit);
 absl::StatusOr<MarkedText> Repeat(const MarkedText& text, int64_t times);
 
 MarkedText Upper(const MarkedText& text);

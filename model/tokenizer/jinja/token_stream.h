@@ -34,7 +34,9 @@ class TokenStream {
   bool TakeWord(std::string_view text) { return Take(Token::Kind::kName, text); }
 
   absl::Status ExpectOp(std::string_view text) { return TakeOp(text) ? absl::OkStatus() : Unexpected(text); }
-  absl::Status ExpectWord(std::string_view text) { return TakeWord(text) ? absl::OkStatus() : Unexpected(text); }
+  absl::Status ExpectWord(std::string_view text) {
+    return TakeWord(text) ? absl::OkStatus() : Unexpected(text);
+  }
   absl::Status Expect(Token::Kind kind, std::string_view what) {
     if (Peek().kind != kind) return Unexpected(what);
     Next();
@@ -54,13 +56,20 @@ class TokenStream {
 
   static std::string Describe(const Token& token) {
     switch (token.kind) {
-      case Token::Kind::kText: return "text";
-      case Token::Kind::kBlockBegin: return "'{%'";
-      case Token::Kind::kBlockEnd: return "'%}'";
-      case Token::Kind::kPrintBegin: return "'{{'";
-      case Token::Kind::kPrintEnd: return "'}}'";
-      case Token::Kind::kEnd: return "the end of the template";
-      default: return absl::StrCat("'", token.text.substr(0, 40), "'");
+      case Token::Kind::kText:
+        return "text";
+      case Token::Kind::kBlockBegin:
+        return "'{%'";
+      case Token::Kind::kBlockEnd:
+        return "'%}'";
+      case Token::Kind::kPrintBegin:
+        return "'{{'";
+      case Token::Kind::kPrintEnd:
+        return "'}}'";
+      case Token::Kind::kEnd:
+        return "the end of the template";
+      default:
+        return absl::StrCat("'", token.text.substr(0, 40), "'");
     }
   }
 
@@ -77,7 +86,9 @@ class Nesting {
   Nesting& operator=(const Nesting&) = delete;
   absl::Status Check(int line) const {
     constexpr int kMaxNesting = 100;
-    return *depth_ <= kMaxNesting ? absl::OkStatus() : ErrorAt(line, absl::StrCat("nested deeper than ", kMaxNesting, " levels"));
+    return *depth_ <= kMaxNesting
+               ? absl::OkStatus()
+               : ErrorAt(line, absl::StrCat("nested deeper than ", kMaxNesting, " levels"));
   }
 
  private:

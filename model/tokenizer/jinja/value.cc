@@ -136,13 +136,17 @@ absl::StatusOr<Value> FromJson(const nlohmann::ordered_json& json, Arena* arena,
   }
   using Type = nlohmann::ordered_json::value_t;
   switch (json.type()) {
-    case Type::boolean: return Value::Bool(json.get<bool>());
-    case Type::number_integer: return Value::Int(json.get<int64_t>());
+    case Type::boolean:
+      return Value::Bool(json.get<bool>());
+    case Type::number_integer:
+      return Value::Int(json.get<int64_t>());
     case Type::number_unsigned:
       if (json.get<uint64_t>() > uint64_t{INT64_MAX}) return Value::Float(json.get<double>());
       return Value::Int(json.get<int64_t>());
-    case Type::number_float: return Value::Float(json.get<double>());
-    case Type::string: return StringFromJson(json.get_ref<const std::string&>(), arena);
+    case Type::number_float:
+      return Value::Float(json.get<double>());
+    case Type::string:
+      return StringFromJson(json.get_ref<const std::string&>(), arena);
     case Type::array: {
       std::vector<Value> items;
       for (const auto& item : json) {
@@ -161,7 +165,8 @@ absl::StatusOr<Value> FromJson(const nlohmann::ordered_json& json, Arena* arena,
     }
     case Type::null:
     case Type::binary:
-    case Type::discarded: break;
+    case Type::discarded:
+      break;
   }
   return Value::None();
 }

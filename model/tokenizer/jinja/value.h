@@ -1,7 +1,8 @@
 // The values of a template, and the arena that owns them while it renders.
 //
-// A Value is 16 bytes of plain data; what it points to belongs to an Arena and is immutable, but for namespaces. So values
-// are copied freely, reference cycles are harmless, and one place counts what a template uses. Arenas are not thread safe.
+// A Value is 16 bytes of plain data; what it points to belongs to an Arena and is immutable, but for
+// namespaces. So values are copied freely, reference cycles are harmless, and one place counts what a
+// template uses. Arenas are not thread safe.
 #pragma once
 
 #include <cstddef>
@@ -34,7 +35,19 @@ struct List;
 struct Loop;
 
 struct Value {
-  enum class Kind { kUndefined, kNone, kBool, kInt, kFloat, kString, kList, kDict, kNamespace, kLoop, kFunction };
+  enum class Kind {
+    kUndefined,
+    kNone,
+    kBool,
+    kInt,
+    kFloat,
+    kString,
+    kList,
+    kDict,
+    kNamespace,
+    kLoop,
+    kFunction
+  };
 
   Kind kind = Kind::kUndefined;
   union {
@@ -143,8 +156,8 @@ class Arena {
 absl::Status CheckStringSize(size_t bytes);
 absl::Status CheckItemCount(size_t items);
 
-// `json`, which stands `depth` levels inside another, as a value. INVALID_ARGUMENT if it is nested deeper than
-// kMaxValueDepth or holds text that is not valid UTF-8.
+// `json`, which stands `depth` levels inside another, as a value. INVALID_ARGUMENT if it is nested deeper
+// than kMaxValueDepth or holds text that is not valid UTF-8.
 absl::StatusOr<Value> FromJson(const nlohmann::ordered_json& json, Arena* arena, int depth = 0);
 
 }  // namespace clamor::jinja

@@ -17,7 +17,8 @@ class AddedTokensTest : public ::testing::Test {
   }
 
   // The segments of `text` as words; tokens in brackets.
-  static std::vector<std::string> Cut(const AddedTokens& added, const MarkedText& text, bool parse_specials = true) {
+  static std::vector<std::string> Cut(const AddedTokens& added, const MarkedText& text,
+                                      bool parse_specials = true) {
     std::vector<std::string> words;
     for (const auto& segment : added.Find(text, AddedTokens::Stage::kRaw, parse_specials)) {
       const std::string word = text.text().substr(segment.begin, segment.end - segment.begin);
@@ -26,7 +27,8 @@ class AddedTokensTest : public ::testing::Test {
     return words;
   }
 
-  Bpe bpe_ = Bpe::FromJson({{"vocab", {{"a", 0}, {"b", 1}}}, {"merges", nlohmann::json::array()}}, "model").value();
+  Bpe bpe_ =
+      Bpe::FromJson({{"vocab", {{"a", 0}, {"b", 1}}}, {"merges", nlohmann::json::array()}}, "model").value();
   Normalizer normalizer_;
 };
 
@@ -43,7 +45,8 @@ TEST_F(AddedTokensTest, TheLongestTokenWins) {
 }
 
 TEST_F(AddedTokensTest, MarkedSpecialsStayText) {
-  auto tokens = nlohmann::json::array({Special(2, "<s>"), {{"id", 3}, {"content", "<t>"}, {"normalized", false}}});
+  auto tokens =
+      nlohmann::json::array({Special(2, "<s>"), {{"id", 3}, {"content", "<t>"}, {"normalized", false}}});
   const auto added = Make(tokens).value();
   MarkedText text("<s>");
   text.Append("<s><t>", /*marked=*/true);
@@ -62,13 +65,19 @@ TEST_F(AddedTokensTest, SegmentsCoverTheText) {
 }
 
 TEST_F(AddedTokensTest, IdsMayNotContradictTheVocabulary) {
-  const auto message = [this](const nlohmann::json& tokens) { return std::string(Make(tokens).status().message()); };
-  EXPECT_EQ(message(List({Special(1, "a")})), "tokenizer.json: added_tokens[0].id: 1; expected 0 as in model.vocab");
-  EXPECT_EQ(message(List({Special(1, "x")})), "tokenizer.json: added_tokens[0].id: 1; expected an id that is not that of \"b\"");
-  EXPECT_THAT(message(List({Special(-1, "x")})), HasSubstr("added_tokens[0].id: -1; expected an integer in [0, 4194303]"));
+  const auto message = [this](const nlohmann::json& tokens) {
+    return std::string(Make(tokens).status().message());
+  };
+  EXPECT_EQ(message(List({Special(1, "a")})),
+            "tokenizer.json: added_tokens[0].id: 1; expected 0 as in model.vocab");
+  EXPECT_EQ(message(List({Special(1, "x")})),
+            "tokenizer.json: added_tokens[0].id: 1; expected an id that is not that of \"b\"");
+  EXPECT_THAT(message(List({Special(-1, "x")})),
+              HasSubstr("added_tokens[0].id: -1; expected an integer in [0, 4194303]"));
   EXPECT_THAT(message({Special(9, "x"), Special(9, "y")}), HasSubstr("added_tokens[1]"));
   EXPECT_THAT(message({Special(8, "x"), Special(9, "x")}), HasSubstr("added_tokens[1]"));
-  EXPECT_THAT(message(List({Special(8, "")})), HasSubstr("added_tokens[0].content: \"\"; expected 1 to 1024 bytes"));
+  EXPECT_THAT(message(List({Special(8, "")})),
+              HasSubstr("added_tokens[0].content: \"\"; expected 1 to 1024 bytes"));
   EXPECT_THAT(message(List({5})), HasSubstr("added_tokens[0]"));
   EXPECT_THAT(message("x"), HasSubstr("added_tokens: \"x\"; expected an array"));
   EXPECT_TRUE(Make({Special(0, "a"), Special(1, "b"), Special(9, "c")}).ok());

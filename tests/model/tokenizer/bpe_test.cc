@@ -32,7 +32,8 @@ std::vector<int32_t> Encode(const Bpe& bpe, const std::string& piece) {
 }
 
 // Looks at all neighbours for the pair with the earliest merge, joins the leftmost of them, and begins again.
-std::vector<int32_t> EncodeByScanning(const nlohmann::json& model, const Merges& merges, const std::string& piece) {
+std::vector<int32_t> EncodeByScanning(const nlohmann::json& model, const Merges& merges,
+                                      const std::string& piece) {
   std::vector<std::string> symbols;
   for (const char c : piece) symbols.emplace_back(1, c);
   while (true) {
@@ -64,7 +65,8 @@ TEST(BpeTest, EqualsScanningOnRandomModels) {
     Merges merges;
     std::set<std::pair<std::string, std::string>> seen;
     for (auto n = random() % 12; n > 0; --n) {
-      std::pair<std::string, std::string> merge = {tokens[random() % tokens.size()], tokens[random() % tokens.size()]};
+      std::pair<std::string, std::string> merge = {tokens[random() % tokens.size()],
+                                                   tokens[random() % tokens.size()]};
       if (!seen.insert(merge).second) continue;
       tokens.push_back(merge.first + merge.second);
       merges.push_back(std::move(merge));
@@ -97,7 +99,8 @@ TEST(BpeTest, AMillionCharactersInOnePieceTakeNoQuadraticTime) {
 
 TEST(BpeTest, UnknownCharacters) {
   nlohmann::json model = ModelOf("ab?", {{"a", "b"}});
-  EXPECT_EQ(Encode(Bpe::FromJson(model, "").value(), "xaxxb").size(), 1u) << "left out, and their neighbours meet";
+  EXPECT_EQ(Encode(Bpe::FromJson(model, "").value(), "xaxxb").size(), 1u)
+      << "left out, and their neighbours meet";
   model["unk_token"] = "?";
   EXPECT_EQ(Encode(Bpe::FromJson(model, "").value(), "xaxxb"), (std::vector<int32_t>{2, 0, 2, 2, 1}));
   model["fuse_unk"] = true;
@@ -118,16 +121,22 @@ TEST(BpeTest, RefusesBrokenModels) {
   EXPECT_EQ(message({{"type", "WordPiece"}}), "tokenizer.json: model.type: \"WordPiece\"; expected BPE");
   EXPECT_EQ(message({{"dropout", 0.1}}), "tokenizer.json: model.dropout: 0.1; expected null");
   EXPECT_THAT(message({{"end_of_word_suffix", "</w>"}}), HasSubstr("model.end_of_word_suffix: \"</w>\""));
-  EXPECT_THAT(message({{"continuing_subword_prefix", "##"}}), HasSubstr("model.continuing_subword_prefix: \"##\""));
-  EXPECT_EQ(message({{"vocab", {{"b", 0}}}}), "tokenizer.json: model.vocab[\"b\"]: 0; expected an id that is not that of \"a\"");
-  EXPECT_EQ(message({{"vocab", {{"b", -1}}}}), "tokenizer.json: model.vocab[\"b\"]: -1; expected an integer in [0, 4194303]");
-  for (const nlohmann::json& id : {nlohmann::json(1e3), nlohmann::json(4194304), nlohmann::json(UINT64_MAX), nlohmann::json("1")}) {
+  EXPECT_THAT(message({{"continuing_subword_prefix", "##"}}),
+              HasSubstr("model.continuing_subword_prefix: \"##\""));
+  EXPECT_EQ(message({{"vocab", {{"b", 0}}}}),
+            "tokenizer.json: model.vocab[\"b\"]: 0; expected an id that is not that of \"a\"");
+  EXPECT_EQ(message({{"vocab", {{"b", -1}}}}),
+            "tokenizer.json: model.vocab[\"b\"]: -1; expected an integer in [0, 4194303]");
+  for (const nlohmann::json& id :
+       {nlohmann::json(1e3), nlohmann::json(4194304), nlohmann::json(UINT64_MAX), nlohmann::json("1")}) {
     EXPECT_THAT(message({{"vocab", {{"b", id}}}}), HasSubstr("expected an integer in")) << id;
   }
   EXPECT_THAT(message({{"vocab", 5}}), HasSubstr("model.vocab: 5"));
   EXPECT_EQ(message({{"merges", nlohmann::json::array({nlohmann::json::array({"a", "a"})})}}),
-            "tokenizer.json: model.merges[0]: [\"a\",\"a\"]; expected two tokens of the vocabulary that make a third");
-  for (const nlohmann::json& merge : {nlohmann::json("ab"), nlohmann::json("a b c"), nlohmann::json({"a"}), nlohmann::json(3)}) {
+            "tokenizer.json: model.merges[0]: [\"a\",\"a\"]; expected two tokens of the vocabulary that make "
+            "a third");
+  for (const nlohmann::json& merge :
+       {nlohmann::json("ab"), nlohmann::json("a b c"), nlohmann::json({"a"}), nlohmann::json(3)}) {
     EXPECT_THAT(message({{"merges", nlohmann::json::array({merge})}}), HasSubstr("model.merges[0]")) << merge;
   }
   EXPECT_THAT(message({{"unk_token", "z"}}), HasSubstr("model.unk_token: \"z\""));

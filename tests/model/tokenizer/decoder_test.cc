@@ -111,16 +111,20 @@ TEST(DecoderTest, StagesEqualListsOnRandomChains) {
       {{"type", "Metaspace"}, {"replacement", "_"}, {"prepend_scheme", "always"}},
       {{"type", "Metaspace"}, {"replacement", "_"}, {"prepend_scheme", "never"}},
   };
-  const Tokens alphabet = {"a", "_", "__a", " ", "  ", "a_ ", "_ _", "<0xE2>", "<0x82>", "<0xAC>", "<0x41>", "<0xG1>", "", "é", "\u0120", "\u00e2\u0124", "\u00ac"};
+  const Tokens alphabet = {"a",      "_",      "__a",    " ",      "  ", "a_ ", "_ _",    "<0xE2>",
+                           "<0x82>", "<0xAC>", "<0x41>", "<0xG1>", "",   "é",   "\u0120", "\u00e2\u0124",
+                           "\u00ac"};
   std::mt19937 random(3);
   for (int round = 0; round < 20'000; ++round) {
     nlohmann::json sequence = {{"type", "Sequence"}, {"decoders", nlohmann::json::array()}};
-    for (auto n = 1 + random() % 4; n > 0; --n) sequence["decoders"].push_back(stages[random() % std::size(stages)]);
+    for (auto n = 1 + random() % 4; n > 0; --n)
+      sequence["decoders"].push_back(stages[random() % std::size(stages)]);
     Tokens tokens;
     for (auto n = random() % 9; n > 0; --n) tokens.push_back(alphabet[random() % alphabet.size()]);
     const Decoder decoder = Decoder::FromJson(sequence, "decoder").value();
     ASSERT_EQ(DecodeStream(decoder, tokens), absl::StrJoin(ApplyToList(sequence, tokens), ""))
-        << sequence << "\n" << nlohmann::json(tokens);
+        << sequence << "\n"
+        << nlohmann::json(tokens);
   }
 }
 
@@ -130,14 +134,15 @@ TEST(DecoderTest, WithoutADecoderTokensAreJoinedBySpaces) {
 }
 
 TEST(DecoderTest, TextIsReleasedAsSoonAsItIsCertain) {
-  const Decoder decoder = Decoder::FromJson(
-      {{"type", "Sequence"},
-       {"decoders",
-        {{{"type", "Replace"}, {"pattern", {{"String", "_"}}}, {"content", " "}},
-         {{"type", "ByteFallback"}},
-         {{"type", "Fuse"}},
-         {{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}}}}},
-      "decoder").value();
+  const Decoder decoder =
+      Decoder::FromJson({{"type", "Sequence"},
+                         {"decoders",
+                          {{{"type", "Replace"}, {"pattern", {{"String", "_"}}}, {"content", " "}},
+                           {{"type", "ByteFallback"}},
+                           {{"type", "Fuse"}},
+                           {{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}}}}},
+                        "decoder")
+          .value();
   std::string out;
   const auto chain = decoder.NewChain(&out);
   chain->Push("_a", true);
@@ -148,6 +153,19 @@ TEST(DecoderTest, TextIsReleasedAsSoonAsItIsCertain) {
   EXPECT_EQ(out, "a") << "a fourth byte could still spoil the three";
   chain->Push("_b", true);
   EXPECT_EQ(out, "a€ b");
+}
+
+TEST(DecoderTest, ChainsThatWouldRunAwayAreRefused) {
+  const nlohmann::json fuse = {{"type", "Fuse"}};
+  const nlohmann::json twice = {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aa"}};
+  const auto chain = [](const nlohmann::json& part, int n) {
+    const nlohmann::json parts(static_cast<size_t>(n), part);
+    return Decoder::FromJson({{"type", "Sequence"}, {"decoders", parts}}, "decoder").status();
+  };
+  EXPECT_TRUE(chain(fuse, 64).ok());
+  EXPECT_EQ(chain(fuse, 65).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(chain(twice, 6).ok());
+  EXPECT_EQ(chain(twice, 7).code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST(DecoderTest, RefusesWhatItDoesNotKnow) {

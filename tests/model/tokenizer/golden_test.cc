@@ -12,9 +12,8 @@ using ::clamor::testing::Ids;
 using ::clamor::testing::LoadTokenizer;
 
 class GoldenTest : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Models, GoldenTest, ::testing::ValuesIn(GoldenModels()), [](const auto& info) {
-  return info.param.substr(sizeof("tiny-") - 1);
-});
+INSTANTIATE_TEST_SUITE_P(Models, GoldenTest, ::testing::ValuesIn(GoldenModels()),
+                         [](const auto& info) { return info.param.substr(sizeof("tiny-") - 1); });
 
 TEST_P(GoldenTest, EncodesAndDecodesLikeTransformers) {
   const auto tokenizer = LoadTokenizer(GetParam());
@@ -24,10 +23,12 @@ TEST_P(GoldenTest, EncodesAndDecodesLikeTransformers) {
     const std::string text = item["text"];
     const std::vector<int32_t> ids = Ids(item["ids"]);
     EXPECT_EQ(tokenizer->Encode(text, {}).value(), ids) << text;
-    EXPECT_EQ(tokenizer->Encode(text, {.add_specials = false}).value(), Ids(item["ids_without_specials"])) << text;
+    EXPECT_EQ(tokenizer->Encode(text, {.add_specials = false}).value(), Ids(item["ids_without_specials"]))
+        << text;
     const std::vector<int32_t> without = Ids(item["ids_without_specials"]);
     EXPECT_EQ(tokenizer->Decode(without, /*skip_specials=*/true).value(), item["decoded"]) << text;
-    EXPECT_EQ(tokenizer->Decode(without, /*skip_specials=*/false).value(), item["decoded_with_specials"]) << text;
+    EXPECT_EQ(tokenizer->Decode(without, /*skip_specials=*/false).value(), item["decoded_with_specials"])
+        << text;
   }
 }
 

@@ -1,5 +1,5 @@
-// Files that nobody wrote: bytes flipped, cut out, doubled and moved. Loading may fail, and so may what is loaded; nothing
-// may crash, hang or decode to invalid UTF-8. Meant to run under sanitizers.
+// Files that nobody wrote: bytes flipped, cut out, doubled and moved. Loading may fail, and so may what is
+// loaded; nothing may crash, hang or decode to invalid UTF-8. Meant to run under sanitizers.
 #include <random>
 
 #include "model/tokenizer/utf8.h"
@@ -23,12 +23,24 @@ class Mutator {
       const size_t at = random_() % text.size();
       const size_t size = 1 + random_() % 12;
       switch (random_() % 6) {
-        case 0: text[at] = static_cast<char>(random_()); break;
-        case 1: text[at] = kTelling[random_() % kTelling.size()]; break;
-        case 2: text.erase(at, size); break;
-        case 3: text.insert(at, text.substr(random_() % text.size(), size)); break;
-        case 4: text.insert(at, kWords[random_() % std::size(kWords)]); break;
-        case 5: if (random_() % 8 == 0) text.resize(at); break;
+        case 0:
+          text[at] = static_cast<char>(random_());
+          break;
+        case 1:
+          text[at] = kTelling[random_() % kTelling.size()];
+          break;
+        case 2:
+          text.erase(at, size);
+          break;
+        case 3:
+          text.insert(at, text.substr(random_() % text.size(), size));
+          break;
+        case 4:
+          text.insert(at, kWords[random_() % std::size(kWords)]);
+          break;
+        case 5:
+          if (random_() % 8 == 0) text.resize(at);
+          break;
       }
     }
     return text;
@@ -36,8 +48,12 @@ class Mutator {
 
  private:
   static constexpr std::string_view kTelling = "{}[]()\"'\\,:%#|-+.*0159\n \x80\xE2\xFF";
-  static constexpr const char* kWords[] = {"null", "-1", "1e999", "4194303", "99999999999999999999", "\"\"", "{%", "%}", "{{", "}}", "{#", "raw", "endfor",
-                                           "loop", "ns.", " if ", " in ", "not ", "|tojson", "|list", "|join", "[::-1]", "**", "range(9)", "\\s", "(?:", ")+"};
+  static constexpr const char* kWords[] = {"null",  "-1",     "1e999",  "4194303",  "99999999999999999999",
+                                           "\"\"",  "{%",     "%}",     "{{",       "}}",
+                                           "{#",    "raw",    "endfor", "loop",     "ns.",
+                                           " if ",  " in ",   "not ",   "|tojson",  "|list",
+                                           "|join", "[::-1]", "**",     "range(9)", "\\s",
+                                           "(?:",   ")+"};
   std::mt19937 random_;
 };
 
@@ -66,7 +82,8 @@ TEST(MutationTest, TokenizerFiles) {
     for (int round = 0; round < kRounds; ++round) {
       TokenizerFiles files = good;
       files.contents["tokenizer.json"] = mutate(source);
-      if (round % 5 == 0) files.contents["tokenizer_config.json"] = mutate(good.contents.at("tokenizer_config.json"));
+      if (round % 5 == 0)
+        files.contents["tokenizer_config.json"] = mutate(good.contents.at("tokenizer_config.json"));
       const auto tokenizer = Tokenizer::Load(files);
       tokenizer.ok() ? ++loaded : ++refused;
       if (tokenizer.ok()) Exercise(**tokenizer);
@@ -96,7 +113,8 @@ TEST(MutationTest, Templates) {
       ++refused;
       continue;
     }
-    const auto& messages = recorded["conversations"][static_cast<size_t>(round) % recorded["conversations"].size()];
+    const auto& messages =
+        recorded["conversations"][static_cast<size_t>(round) % recorded["conversations"].size()];
     const auto text = (*chat_template)->Render(messages, cases["variables"]);
     if (!text.ok()) continue;
     ++rendered;

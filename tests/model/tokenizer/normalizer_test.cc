@@ -31,8 +31,9 @@ std::string ByUtf8proc(const std::string& text, int options) {
 }
 
 TEST(NormalizerTest, UnicodeFormsEqualUtf8procOnRandomText) {
-  const uint32_t alphabet[] = {'a', 'b', ' ', 'e', 0xE9, 0x300, 0x301, 0x315, 0x327, 0x345, 0x1100, 0x1161, 0x11A8,
-                               0xAC00, 0x958, 0x93C, 0xFB01, 0x2460, 0xFDFA, 0x1F642, 0x1D15E, 0x0344, 0x212B};
+  const uint32_t alphabet[] = {'a',    'b',    ' ',    'e',     0xE9,    0x300,  0x301, 0x315,
+                               0x327,  0x345,  0x1100, 0x1161,  0x11A8,  0xAC00, 0x958, 0x93C,
+                               0xFB01, 0x2460, 0xFDFA, 0x1F642, 0x1D15E, 0x0344, 0x212B};
   const std::pair<const char*, int> forms[] = {{"NFC", UTF8PROC_COMPOSE},
                                                {"NFD", UTF8PROC_DECOMPOSE},
                                                {"NFKC", UTF8PROC_COMPOSE | UTF8PROC_COMPAT},
@@ -58,12 +59,13 @@ TEST(NormalizerTest, MarksOfTheUserStayOnWhatTheyWrote) {
   MarkedText text("T e");
   text.Append("\u0301 x", /*marked=*/true);
   text.Append(" T");
-  const Normalizer normalizer = Make({{"type", "Sequence"},
-                                      {"normalizers",
-                                       {{{"type", "NFC"}},
-                                        {{"type", "Lowercase"}},
-                                        {{"type", "Prepend"}, {"prepend", "_"}},
-                                        {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "__"}}}}});
+  const Normalizer normalizer =
+      Make({{"type", "Sequence"},
+            {"normalizers",
+             {{{"type", "NFC"}},
+              {{"type", "Lowercase"}},
+              {{"type", "Prepend"}, {"prepend", "_"}},
+              {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "__"}}}}});
   ASSERT_TRUE(normalizer.Apply(&text).ok());
   ASSERT_EQ(text.text(), "_t__\u00e9__x__t");
   std::string marks;
@@ -74,14 +76,15 @@ TEST(NormalizerTest, MarksOfTheUserStayOnWhatTheyWrote) {
 TEST(NormalizerTest, RefusesWhatItDoesNotKnow) {
   const auto refused = Normalizer::FromJson({{"type", "Precompiled"}}, "tokenizer.json: normalizer");
   EXPECT_EQ(refused.status().message(),
-            "tokenizer.json: normalizer.type: \"Precompiled\"; expected NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace, "
+            "tokenizer.json: normalizer.type: \"Precompiled\"; expected NFC, NFD, NFKC, NFKD, Lowercase, "
+            "Prepend, Replace, "
             "Strip or Sequence");
 }
 
 TEST(NormalizerTest, ReplacementsOutOfProportionAreRefused) {
   const Normalizer normalizer =
-      Make({{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", std::string(1 << 20, 'b')}});
-  MarkedText text(std::string(1000, 'a'));
+      Make({{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", std::string(1024, 'b')}});
+  MarkedText text(std::string(1 << 20, 'a'));
   EXPECT_EQ(normalizer.Apply(&text).code(), absl::StatusCode::kResourceExhausted);
 }
 

@@ -35,18 +35,22 @@ TEST(PatternTest, ClassesAreThoseOfOniguruma) {
   EXPECT_THAT(Matches(R"(\bx)", "x e\u0301x-x"), ElementsAre("x", "x"));
   EXPECT_THAT(Matches("^a$", "a\nb\na"), ElementsAre("a", "a"));
   EXPECT_THAT(Matches("(?i:'S|k)", "'s'\u017fK\u212a"), ElementsAre("'s", "'\u017f", "K", "\u212a"));
+  EXPECT_THAT(Matches("[^a[b[c]]d]x|y", "axbxcxdxexy"), ElementsAre("ex", "y"));
   EXPECT_THAT(Matches(R"([]a]|[^]b])", "]ab"), ElementsAre("]", "a"));
 }
 
 TEST(PatternTest, RefusesWhatWouldMeanSomethingElse) {
-  for (const char* regex : {"[a[bc]]", "[a&&b]", R"(\h)", R"([\W])", "(?m:a)", "(?s)a", "a{1,2}+", "(*UTF)a"}) {
+  for (const char* regex :
+       {"[a[^b]]", "[a-[b]]", "[a&&b]", R"(\h)", R"([\W])", "(?m:a)", "(?s)a", "a{1,2}+", "(*UTF)a"}) {
     const auto pattern = Pattern::FromRegex(regex);
     EXPECT_THAT(std::string(pattern.status().message()), HasSubstr("not supported")) << regex;
   }
-  for (const char* regex : {"(", "[", "a{99999}", "*", "\\", "(?<n", "[[:alpha:", R"(\p{Nonsense})", R"(\p{)", R"(\C)"}) {
+  for (const char* regex :
+       {"(", "[", "a{99999}", "*", "\\", "(?<n", "[[:alpha:", R"(\p{Nonsense})", R"(\p{)", R"(\C)"}) {
     EXPECT_EQ(Pattern::FromRegex(regex).status().code(), absl::StatusCode::kInvalidArgument) << regex;
   }
-  EXPECT_EQ(Pattern::FromRegex(std::string(1 << 20, 'a')).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Pattern::FromRegex(std::string(1 << 20, 'a')).status().code(),
+            absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Pattern::FromRegex(std::string(5000, '(')).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
@@ -76,7 +80,8 @@ TEST(PatternTest, DeepGroupsMatchOrFailButDoNotCrash) {
   ASSERT_TRUE(pattern.ok());
   std::vector<Pattern::Match> matches;
   const absl::Status status = pattern->FindAll(std::string(100'000, 'a') + "c", &matches);
-  EXPECT_TRUE(status.ok() ? matches.size() == 1 : status.code() == absl::StatusCode::kResourceExhausted) << status;
+  EXPECT_TRUE(status.ok() ? matches.size() == 1 : status.code() == absl::StatusCode::kResourceExhausted)
+      << status;
 }
 
 TEST(PatternTest, LiteralsAreFoundAsTheyAre) {

@@ -16,7 +16,8 @@
 namespace clamor::testing {
 
 inline const std::vector<std::string>& GoldenModels() {
-  static const auto& models = *new std::vector<std::string>{"tiny-llama", "tiny-mistral", "tiny-qwen2", "tiny-qwen3"};
+  static const auto& models =
+      *new std::vector<std::string>{"tiny-llama", "tiny-mistral", "tiny-qwen2", "tiny-qwen3"};
   return models;
 }
 
@@ -43,10 +44,12 @@ inline std::unique_ptr<Tokenizer> LoadTokenizer(const TokenizerFiles& files) {
   return tokenizer.ok() ? *std::move(tokenizer) : nullptr;
 }
 
-inline std::unique_ptr<Tokenizer> LoadTokenizer(const std::string& model) { return LoadTokenizer(FilesOf(model)); }
+inline std::unique_ptr<Tokenizer> LoadTokenizer(const std::string& model) {
+  return LoadTokenizer(FilesOf(model));
+}
 
-// `files` with the top-level fields of `patch` in place of those of tokenizer.json; "model" is merged into the old one and
-// "added_tokens" are appended.
+// `files` with the top-level fields of `patch` in place of those of tokenizer.json; "model" is merged into
+// the old one and "added_tokens" are appended.
 inline TokenizerFiles Patched(TokenizerFiles files, const nlohmann::json& patch) {
   auto json = nlohmann::json::parse(files.contents.at("tokenizer.json"));
   for (const auto& [key, value] : patch.items()) {
@@ -62,6 +65,8 @@ inline TokenizerFiles Patched(TokenizerFiles files, const nlohmann::json& patch)
   return files;
 }
 
-inline std::vector<int32_t> Ids(const nlohmann::ordered_json& json) { return json.get<std::vector<int32_t>>(); }
+inline std::vector<int32_t> Ids(const nlohmann::ordered_json& json) {
+  return json.get<std::vector<int32_t>>();
+}
 
 }  // namespace clamor::testing

@@ -1,5 +1,5 @@
-// Every normalizer, pre-tokenizer, model option, added-token flag, post-processor and decoder, against what the tokenizers
-// library recorded (testdata/record_tokenizers.py).
+// Every normalizer, pre-tokenizer, model option, added-token flag, post-processor and decoder, against what
+// the tokenizers library recorded (testdata/record_tokenizers.py).
 #include "tests/model/tokenizer/testing.h"
 
 namespace clamor {
@@ -13,12 +13,14 @@ TEST(TokenizerVariantsTest, EqualTheTokenizersLibrary) {
   ASSERT_GT(recorded["variants"].size(), 100u);
   for (const auto& variant : recorded["variants"]) {
     SCOPED_TRACE(variant["patch"].dump());
-    const auto tokenizer = LoadTokenizer(testing::Patched(testing::FilesOf(variant["base"]), variant["patch"]));
+    const auto tokenizer =
+        LoadTokenizer(testing::Patched(testing::FilesOf(variant["base"]), variant["patch"]));
     ASSERT_NE(tokenizer, nullptr);
     for (size_t i = 0; i < recorded["texts"].size(); ++i) {
       const std::string text = recorded["texts"][i];
       EXPECT_EQ(tokenizer->Encode(text, {}).value(), Ids(variant["ids"][i])) << text;
-      const Tokenizer::EncodeOptions plain = {.add_specials = false, .specials = Tokenizer::Specials::kPlainText};
+      const Tokenizer::EncodeOptions plain = {.add_specials = false,
+                                              .specials = Tokenizer::Specials::kPlainText};
       EXPECT_EQ(tokenizer->Encode(text, plain).value(), Ids(variant["plain"][i])) << text;
     }
     for (const auto& decoded : variant["decoded"]) {

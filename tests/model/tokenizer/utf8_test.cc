@@ -21,7 +21,8 @@ TEST(Utf8Test, EveryCodePointSurvivesARoundTrip) {
     ASSERT_EQ(c.code, code);
     ASSERT_EQ(c.size, encoded.size());
     for (size_t cut = 1; cut < encoded.size(); ++cut) {
-      ASSERT_EQ(FirstChar(std::string_view(encoded).substr(0, cut)).validity, Utf8Validity::kIncomplete) << code;
+      ASSERT_EQ(FirstChar(std::string_view(encoded).substr(0, cut)).validity, Utf8Validity::kIncomplete)
+          << code;
     }
   }
 }
@@ -30,7 +31,11 @@ TEST(Utf8Test, EveryCodePointSurvivesARoundTrip) {
 bool IsValidByArithmetic(std::string_view s) {
   for (size_t i = 0; i < s.size();) {
     const auto first = static_cast<unsigned char>(s[i]);
-    const size_t size = first < 0x80 ? 1 : first >> 5 == 6 ? 2 : first >> 4 == 14 ? 3 : first >> 3 == 30 ? 4 : 0;
+    const size_t size = first < 0x80       ? 1
+                        : first >> 5 == 6  ? 2
+                        : first >> 4 == 14 ? 3
+                        : first >> 3 == 30 ? 4
+                                           : 0;
     if (size == 0 || i + size > s.size()) return false;
     uint32_t code = size == 1 ? first : first & (0x7Fu >> size);
     for (size_t k = 1; k < size; ++k) {
@@ -45,12 +50,13 @@ bool IsValidByArithmetic(std::string_view s) {
 }
 
 TEST(Utf8Test, AllStringsOfTelltaleBytesAreJudgedRight) {
-  const unsigned char bytes[] = {0x41, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC1, 0xC2, 0xDF, 0xE0,
-                                 0xE1, 0xED, 0xEF, 0xF0, 0xF1, 0xF4, 0xF5, 0xFF};
+  const unsigned char bytes[] = {0x41, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC1, 0xC2,
+                                 0xDF, 0xE0, 0xE1, 0xED, 0xEF, 0xF0, 0xF1, 0xF4, 0xF5, 0xFF};
   constexpr size_t kBytes = sizeof(bytes);
   for (size_t n = 0; n < kBytes * kBytes * kBytes * kBytes; ++n) {
     std::string s;
-    for (size_t rest = n, i = 0; i < 4; ++i, rest /= kBytes) s.push_back(static_cast<char>(bytes[rest % kBytes]));
+    for (size_t rest = n, i = 0; i < 4; ++i, rest /= kBytes)
+      s.push_back(static_cast<char>(bytes[rest % kBytes]));
     ASSERT_EQ(!FindInvalidUtf8(s).has_value(), IsValidByArithmetic(s)) << n;
     ASSERT_TRUE(IsValidByArithmetic(Lossy(s))) << n;
     if (IsValidByArithmetic(s)) {

@@ -13,10 +13,17 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 REGEX = r"\s+(?!\S)|\s+|\p{L}+|\p{N}{1,2}"
+SPLITS = [  # as models in the wild have them
+    [r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"],
+    [r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+     r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"],
+    [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[\u4e00-\u9fa5]+"],
+    [r" ?[^(\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"],
+]
 TEXTS = [
     "", " ", "Hello  world", " two  spaces here ", "naïve café e\u0301 Å ① ﬁ", "a1b22 333 ４5 ½", "日本語 テスト🙂 👩\u200d👧", "x<s>y </s> z",
     "\u00a0\u3000tab\tnew\n\nline\r\n \u180e \u0085 \u2028", "İstanbul STRASSE ẞ", "the-end, the_end. end", "<|im_end|> <|im_start|>x",
-    "word<X> <X>word <X> a<X>b", "she buys 3 for $12.50", "a\u0315\u0300\u0301b \u1100\u1161\u11a8 각", "▁already▁there ▁", "q\U0010ffff\ue000\x00\x7f",
+    "word<X> <X>word <X> a<X>b", "she buys 3 for $12.50", "a\u0315\u0300\u0301b \u1100\u1161\u11a8 각", "▁already▁there ▁", "#include <a.h>\n\tHTTPServer's isn'T WE'LL/\n/x…", "q\U0010ffff\ue000\x00\x7f",
 ]
 
 
@@ -53,6 +60,10 @@ def variants():
         for use_regex in [True, False]:
             byte_level = {"type": "ByteLevel", "add_prefix_space": prefix_space, "trim_offsets": True, "use_regex": use_regex}
             yield "tiny-qwen2", {"pre_tokenizer": byte_level}
+    for patterns in SPLITS:
+        splits = [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False} for pattern in patterns]
+        yield "tiny-qwen2", {"pre_tokenizer": {"type": "Sequence", "pretokenizers": splits + [
+            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]}}
     for individual in [True, False]:
         yield "tiny-qwen2", {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
             {"type": "Digits", "individual_digits": individual}, {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}]}}
@@ -79,6 +90,9 @@ def variants():
                   [{"type": "Fuse"}, to_space, {"type": "ByteFallback"}], [to_space, {"type": "ByteFallback"}], [{"type": "ByteFallback"}, {"type": "Fuse"}, to_space],
                   [{"type": "ByteFallback"}, {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}]]:
         yield "tiny-mistral", {"decoder": {"type": "Sequence", "decoders": chain}}
+    yield "tiny-mistral", {"normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+                           "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False},
+                           "decoder": {"type": "Sequence", "decoders": [to_space, {"type": "ByteFallback"}, {"type": "Fuse"}]}}
     yield "tiny-mistral", {"decoder": None}
     yield "tiny-mistral", {"decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}}
 
