@@ -1,7 +1,8 @@
-// Speed of the suffix store: appending, lookups at rest and during appends, start-up. `store_bench [TOKENS] [FOLDER]`.
+// Speed of the suffix store: appending, lookups at rest and during appends, start-up. `store_bench [TOKENS]
+// [FOLDER]`.
 //
-// The text is synthetic: phrases of 3 to 12 tokens drawn by Zipf's law from 200 thousand, over a vocabulary of 32 thousand.
-// Queries are new text of the same kind.
+// The text is synthetic: phrases of 3 to 12 tokens drawn by Zipf's law from 200 thousand, over a vocabulary
+// of 32 thousand. Queries are new text of the same kind.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -26,7 +27,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr size_t kDocumentTokens = 500, kBatch = 200;
 
-double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 class TextSource {
  public:
@@ -63,7 +66,8 @@ double ThreadMicros() {
 }
 
 // By the clock, and by the processor time of the thread: on a machine with other work the first says little.
-void PrintLookups(const char* when, const SuffixStore& store, const Namespace& ns, TextSource& source, int queries) {
+void PrintLookups(const char* when, const SuffixStore& store, const Namespace& ns, TextSource& source,
+                  int queries) {
   std::vector<double> wall, processor;
   double matched = 0, nodes = 0;
   for (int i = 0; i < queries; ++i) {
@@ -79,9 +83,11 @@ void PrintLookups(const char* when, const SuffixStore& store, const Namespace& n
   std::sort(wall.begin(), wall.end());
   std::sort(processor.begin(), processor.end());
   const size_t p50 = wall.size() / 2, p99 = wall.size() * 99 / 100;
-  std::printf("lookup %-15s p50 %6.1f p99 %8.1f us; processor p50 %6.1f p99 %6.1f max %7.1f us; match %.1f, %.1f nodes\n",
-              when, wall[p50], wall[p99], processor[p50], processor[p99], processor.back(), matched / queries,
-              nodes / queries);
+  std::printf(
+      "lookup %-15s p50 %6.1f p99 %8.1f us; processor p50 %6.1f p99 %6.1f max %7.1f us; match %.1f, %.1f "
+      "nodes\n",
+      when, wall[p50], wall[p99], processor[p50], processor[p99], processor.back(), matched / queries,
+      nodes / queries);
 }
 
 double ResidentMebibytes() {
@@ -112,7 +118,8 @@ int Run(size_t tokens, const std::string& folder) {
     }
     for (size_t i = 0; i < kBatch; ++i) batch.push_back({ids[i], texts[i]});
     const auto start = Clock::now();
-    if (const auto appended = store->AppendBatch(ns, batch); !appended.ok()) std::cerr << appended.status() << "\n";
+    if (const auto appended = store->AppendBatch(ns, batch); !appended.ok())
+      std::cerr << appended.status() << "\n";
     return SecondsSince(start);
   };
 
@@ -123,8 +130,8 @@ int Run(size_t tokens, const std::string& folder) {
     slowest = std::max(slowest, seconds);
   }
   const Stats stats = store->GetStats();
-  std::printf("append in batches of %zu x %zu: %.0f tokens/s, slowest batch %.0f ms\n", kBatch, kDocumentTokens,
-              static_cast<double>(stats.tokens) / busy, slowest * 1e3);
+  std::printf("append in batches of %zu x %zu: %.0f tokens/s, slowest batch %.0f ms\n", kBatch,
+              kDocumentTokens, static_cast<double>(stats.tokens) / busy, slowest * 1e3);
   TextSource queries(3);
   PrintLookups("after appends", *store, ns, queries, 20000);
 
@@ -151,7 +158,8 @@ int Run(size_t tokens, const std::string& folder) {
   const Stats last = store->GetStats();
   std::printf("%.1f M tokens, %llu segments, %.1f bytes/token on disk, %.0f MiB resident\n",
               static_cast<double>(last.tokens) / 1e6, static_cast<unsigned long long>(last.segments),
-              static_cast<double>(last.bytes_on_disk) / static_cast<double>(last.tokens), ResidentMebibytes());
+              static_cast<double>(last.bytes_on_disk) / static_cast<double>(last.tokens),
+              ResidentMebibytes());
   return 0;
 }
 
@@ -160,7 +168,8 @@ int Run(size_t tokens, const std::string& folder) {
 
 int main(int argc, char** argv) {
   const size_t tokens = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 1'000'000;
-  std::string folder = argc > 2 ? argv[2] : (std::filesystem::temp_directory_path() / "store-bench-XXXXXX").string();
+  std::string folder =
+      argc > 2 ? argv[2] : (std::filesystem::temp_directory_path() / "store-bench-XXXXXX").string();
   const bool temporary = argc <= 2;
   if (temporary && mkdtemp(folder.data()) == nullptr) return 1;
   const int result = clamor::retrieval::Run(tokens, folder);

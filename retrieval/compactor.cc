@@ -10,13 +10,14 @@
 namespace clamor::retrieval {
 namespace {
 
-constexpr size_t kFanIn = 4;       // like-sized parts that are merged at a time
-constexpr size_t kManyParts = 32;  // more: merge whatever fits together
+constexpr size_t kFanIn = 4;                      // like-sized parts that are merged at a time
+constexpr size_t kManyParts = 32;                 // more: merge whatever fits together
 constexpr size_t kTooManyParts = 2 * kManyParts;  // more: hold up who adds
 
 Parts HotParts(const Parts& parts) {
   Parts hot;
-  std::ranges::copy_if(parts, std::back_inserter(hot), [](const Part& part) { return part.segment->path().empty(); });
+  std::ranges::copy_if(parts, std::back_inserter(hot),
+                       [](const Part& part) { return part.segment->path().empty(); });
   return hot;
 }
 
@@ -39,7 +40,8 @@ std::vector<size_t> PickMerge(const Parts& parts) {
   std::vector<size_t> by_size(parts.size());
   std::iota(by_size.begin(), by_size.end(), size_t{0});
   std::ranges::sort(by_size, {}, [&](size_t i) { return TextSize(parts[i]); });
-  // As many of the smallest as are of like size: the greatest makes up no more than its share of a full merge.
+  // As many of the smallest as are of like size: the greatest makes up no more than its share of a full
+  // merge.
   size_t best = 0;
   uint64_t total = 0;
   for (size_t count = 1; count <= by_size.size(); ++count) {
@@ -74,9 +76,7 @@ void Compactor::Schedule(const std::shared_ptr<NamespaceIndex>& index) {
 }
 
 absl::Status Compactor::WaitForRoom(const NamespaceIndex& index) {
-  auto has_room = [&] {
-    return index.snapshot()->size() <= kTooManyParts && hot_tokens_ <= 2 * hot_limit_;
-  };
+  auto has_room = [&] { return index.snapshot()->size() <= kTooManyParts && hot_tokens_ <= 2 * hot_limit_; };
   if (has_room()) return absl::OkStatus();
   std::unique_lock lock(mu_);
   progress_.wait(lock, [&] { return has_room() || Idle() || !last_error_.ok(); });

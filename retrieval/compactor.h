@@ -1,9 +1,10 @@
-// The thread that keeps indexes small: merges segments of like size, and moves what is on the heap into files.
+// The thread that keeps indexes small: merges segments of like size, and moves what is on the heap into
+// files.
 //
-// Merging four or more segments of like size at a time leaves O(log n) of them and touches each token O(log n) times.
-// A segment of kFileTokens or more becomes a file; smaller ones stay on the heap until all heap segments together pass the
-// limit, then the namespaces with most of them are written out. So memory is bounded by 8 bytes x 2 x hot limit, plus the
-// inputs of one merge, whatever is stored.
+// Merging four or more segments of like size at a time leaves O(log n) of them and touches each token O(log
+// n) times. A segment of kFileTokens or more becomes a file; smaller ones stay on the heap until all heap
+// segments together pass the limit, then the namespaces with most of them are written out. So memory is
+// bounded by 8 bytes x 2 x hot limit, plus the inputs of one merge, whatever is stored.
 //
 // Threads: all methods may be called from any thread. Tested by tests/retrieval/compactor_test.cc.
 #pragma once
@@ -29,8 +30,8 @@ namespace clamor::retrieval {
 
 inline constexpr uint64_t kFileTokens = 1u << 18;
 
-// Which parts to merge next, as indexes into `parts`; none if they are well as they are. One part alone is rewritten when
-// a quarter of it is dead.
+// Which parts to merge next, as indexes into `parts`; none if they are well as they are. One part alone is
+// rewritten when a quarter of it is dead.
 std::vector<size_t> PickMerge(const Parts& parts);
 
 class Compactor {
@@ -45,7 +46,8 @@ class Compactor {
   // Looks at `index` soon. To be called after each change.
   void Schedule(const std::shared_ptr<NamespaceIndex>& index);
 
-  // Holds up who adds faster than merging goes. The error of the last merge if there is no room and it failed.
+  // Holds up who adds faster than merging goes. The error of the last merge if there is no room and it
+  // failed.
   absl::Status WaitForRoom(const NamespaceIndex& index);
 
   // Until nothing is left to do.
@@ -63,7 +65,7 @@ class Compactor {
   std::atomic<int64_t> hot_tokens_{0};
   std::atomic<bool> stop_{false};
   uint64_t next_file_;  // of the thread
-  std::mutex mu_;  // guards what follows
+  std::mutex mu_;       // guards what follows
   std::condition_variable work_, progress_;
   std::deque<std::shared_ptr<NamespaceIndex>> queue_;
   absl::flat_hash_set<NamespaceIndex*> queued_;

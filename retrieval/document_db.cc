@@ -42,8 +42,9 @@ rocksdb::DBOptions MakeDbOptions() {
   options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
   options.max_total_wal_size = 64 << 20;  // bounds the replay after a crash
   options.max_open_files = 512;
-  // Manifests name the first and last key of each file, and the log of events may name keys. A tenant that was deleted
-  // must not live on in them: every change of the set of files starts a new manifest (it is small), and events stay out.
+  // Manifests name the first and last key of each file, and the log of events may name keys. A tenant that
+  // was deleted must not live on in them: every change of the set of files starts a new manifest (it is
+  // small), and events stay out.
   options.max_manifest_file_size = 1;
   options.info_log_level = rocksdb::WARN_LEVEL;
   options.keep_log_file_num = 2;
@@ -58,7 +59,8 @@ rocksdb::ColumnFamilyOptions MakeFamilyOptions(const std::shared_ptr<rocksdb::Ca
   rocksdb::ColumnFamilyOptions options;
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
   options.write_buffer_size = 16 << 20;
-  options.compression = rocksdb::kNoCompression;  // ids are dense; and what a purge removed can be looked for in the files
+  options.compression =
+      rocksdb::kNoCompression;  // ids are dense; and what a purge removed can be looked for in the files
   options.level_compaction_dynamic_level_bytes = true;
   return options;
 }
@@ -110,7 +112,8 @@ absl::StatusOr<std::unique_ptr<DocumentDb>> DocumentDb::Open(const std::string& 
 
 DocumentDb::~DocumentDb() {
   if (db_ == nullptr) return;
-  for (rocksdb::ColumnFamilyHandle* handle : handles_) db_->DestroyColumnFamilyHandle(handle).PermitUncheckedError();
+  for (rocksdb::ColumnFamilyHandle* handle : handles_)
+    db_->DestroyColumnFamilyHandle(handle).PermitUncheckedError();
   db_->Close().PermitUncheckedError();
 }
 
@@ -120,7 +123,8 @@ absl::Status DocumentDb::CheckFormat(const std::string& folder) {
   if (found.IsNotFound()) {
     const std::unique_ptr<rocksdb::Iterator> any(db_->NewIterator({}, catalog_));
     any->SeekToFirst();
-    if (any->Valid()) return absl::DataLossError(absl::StrCat(folder, ": holds documents but no format version"));
+    if (any->Valid())
+      return absl::DataLossError(absl::StrCat(folder, ": holds documents but no format version"));
     CLAMOR_RETURN_IF_ERROR(ToStatus(any->status(), folder));
     rocksdb::WriteOptions synced;
     synced.sync = true;
@@ -132,7 +136,8 @@ absl::Status DocumentDb::CheckFormat(const std::string& folder) {
                                                     ", this program reads version ", kFormatVersion));
 }
 
-absl::StatusOr<std::optional<CatalogEntry>> DocumentDb::Find(std::string_view prefix, std::string_view id) const {
+absl::StatusOr<std::optional<CatalogEntry>> DocumentDb::Find(std::string_view prefix,
+                                                             std::string_view id) const {
   rocksdb::PinnableSlice value;
   const rocksdb::Status found = db_->Get({}, catalog_, CatalogKey(prefix, id), &value);
   if (found.IsNotFound()) return std::nullopt;
@@ -140,11 +145,13 @@ absl::StatusOr<std::optional<CatalogEntry>> DocumentDb::Find(std::string_view pr
   return DecodeEntry(ToView(value));
 }
 
-absl::StatusOr<std::vector<uint32_t>> DocumentDb::Read(std::string_view prefix, const CatalogEntry& entry) const {
+absl::StatusOr<std::vector<uint32_t>> DocumentDb::Read(std::string_view prefix,
+                                                       const CatalogEntry& entry) const {
   rocksdb::PinnableSlice value;
   const rocksdb::Status found = db_->Get({}, documents_, DocumentKey(prefix, entry.number), &value);
   if (found.IsNotFound()) {
-    return absl::DataLossError(absl::StrCat("document number ", entry.number, " is in the catalog but has no body"));
+    return absl::DataLossError(
+        absl::StrCat("document number ", entry.number, " is in the catalog but has no body"));
   }
   CLAMOR_RETURN_IF_ERROR(ToStatus(found, "reading a document"));
   return DecodeTokens(ToView(value), entry);
@@ -165,7 +172,8 @@ absl::Status DocumentDb::Write(std::string_view prefix, std::span<const Change> 
     }
     status = batch.Put(documents_, DocumentKey(prefix, change.number), ToSlice(EncodeTokens(change.tokens)));
     if (!status.ok()) break;
-    const CatalogEntry entry{change.number, TokenChecksum(change.tokens), static_cast<uint32_t>(change.tokens.size())};
+    const CatalogEntry entry{change.number, TokenChecksum(change.tokens),
+                             static_cast<uint32_t>(change.tokens.size())};
     status = batch.Put(catalog_, key, EncodeEntry(entry));
   }
   CLAMOR_RETURN_IF_ERROR(ToStatus(status, "gathering documents"));
@@ -227,8 +235,8 @@ absl::Status DocumentDb::PurgeTenant(std::string_view tenant) {
   for (rocksdb::ColumnFamilyHandle* family : {catalog_, documents_}) {
     CLAMOR_RETURN_IF_ERROR(ToStatus(db_->CompactRange(options, family, &begin, &end), kDoing));
   }
-  // A new manifest begins with the files as they were before the edit that started it, so the last edit so far may still
-  // name the tenant's keys: one more, of a key that is rewritten as it is.
+  // A new manifest begins with the files as they were before the edit that started it, so the last edit so
+  // far may still name the tenant's keys: one more, of a key that is rewritten as it is.
   CLAMOR_RETURN_IF_ERROR(ToStatus(db_->Put({}, kFormatKey, kFormatVersion), kDoing));
   CLAMOR_RETURN_IF_ERROR(ToStatus(db_->Flush(rocksdb::FlushOptions()), kDoing));
   // Disabling and enabling deletions makes RocksDB look for obsolete files now instead of some time later.

@@ -1,12 +1,12 @@
 // The documents on disk: the one truth of the store. Everything else can be rebuilt from here.
 //
-// A RocksDB of three column families: `default` holds the format version, `catalog` (namespace, document id) -> {number,
-// checksum, tokens}, `documents` (namespace, number) -> token ids. Every change is one write batch, synced before it returns.
-// A log torn at its tail by a crash loses nothing that was acknowledged; damage elsewhere is DATA_LOSS.
+// A RocksDB of three column families: `default` holds the format version, `catalog` (namespace, document id)
+// -> {number, checksum, tokens}, `documents` (namespace, number) -> token ids. Every change is one write
+// batch, synced before it returns. A log torn at its tail by a crash loses nothing that was acknowledged;
+// damage elsewhere is DATA_LOSS.
 //
-// Threads: all methods may be called from any thread. Two changes of the same document at once must be kept apart by the
-// caller.
-// Tested by tests/retrieval/document_db_test.cc.
+// Threads: all methods may be called from any thread. Two changes of the same document at once must be kept
+// apart by the caller. Tested by tests/retrieval/document_db_test.cc.
 #pragma once
 
 #include <cstdint>
@@ -41,8 +41,8 @@ class DocumentDb {
   };
   using Visitor = absl::FunctionRef<absl::Status(const Namespace&, std::string_view id, const CatalogEntry&)>;
 
-  // Creates `folder` (its parent must exist). FAILED_PRECONDITION names another format version; DATA_LOSS a folder whose
-  // table of contents is gone.
+  // Creates `folder` (its parent must exist). FAILED_PRECONDITION names another format version; DATA_LOSS a
+  // folder whose table of contents is gone.
   static absl::StatusOr<std::unique_ptr<DocumentDb>> Open(const std::string& folder);
   ~DocumentDb();
 
@@ -52,7 +52,8 @@ class DocumentDb {
   // All changes or none, durable on return.
   absl::Status Write(std::string_view prefix, std::span<const Change> changes);
 
-  // Visits the catalog as it was at the call, in key order: all of it, or one tenant's. Stops at the first error.
+  // Visits the catalog as it was at the call, in key order: all of it, or one tenant's. Stops at the first
+  // error.
   absl::Status ForEach(std::string_view tenant, Visitor visit) const;
 
   // How many token bodies are stored, over all tenants or one; equals the number of catalog entries.
@@ -61,8 +62,8 @@ class DocumentDb {
   // Removes a tenant's documents: they are gone for every later call, and stay gone.
   absl::Status EraseTenant(std::string_view tenant);
 
-  // Rewrites every file that could hold bytes of removed documents in the tenant's range, and starts a new log and a new
-  // manifest. Slow: compacts.
+  // Rewrites every file that could hold bytes of removed documents in the tenant's range, and starts a new
+  // log and a new manifest. Slow: compacts.
   absl::Status PurgeTenant(std::string_view tenant);
 
   // A copy in `folder`, which must not exist; hard links where the file system allows.

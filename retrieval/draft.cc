@@ -33,15 +33,18 @@ Trie Draft(const Parts& parts, std::span<const uint32_t> context, const DraftOpt
   Trie trie;
   if (length < static_cast<uint32_t>(options.min_match)) return trie;
 
-  // From the part with the newest document on: once there are enough, documents older than all of them cannot count.
+  // From the part with the newest document on: once there are enough, documents older than all of them cannot
+  // count.
   std::vector<const Part*> newest_first;
   for (const Part& part : parts) newest_first.push_back(&part);
-  std::ranges::sort(newest_first, std::greater(), [](const Part* part) { return part->segment->documents().back().number; });
+  std::ranges::sort(newest_first, std::greater(),
+                    [](const Part* part) { return part->segment->documents().back().number; });
   const size_t limit = options.max_occurrences;
   uint64_t oldest = 0;
   std::vector<Segment::Occurrence> occurrences;
   for (const Part* part : newest_first) {
-    part->segment->FindOccurrences(context.last(length), limit, options.max_depth, oldest, part->dead.get(), occurrences);
+    part->segment->FindOccurrences(context.last(length), limit, options.max_depth, oldest, part->dead.get(),
+                                   occurrences);
     if (occurrences.size() < limit) continue;
     const auto last = occurrences.begin() + static_cast<std::ptrdiff_t>(limit) - 1;
     std::ranges::nth_element(occurrences, last, [](const auto& a, const auto& b) {

@@ -1,6 +1,6 @@
 // From a context to a trie of continuations, over the parts of a namespace.
 //
-// Tested by tests/retrieval/namespace_index_test.cc, against a naive search over all documents.
+// Tested by tests/retrieval/segment_test.cc, against a naive search over all documents.
 #pragma once
 
 #include <cstdint>
@@ -14,9 +14,9 @@
 
 namespace clamor::retrieval {
 
-// What is asked of a draft. An occurrence of a suffix is a place in a document where it stands with at least one more token
-// behind it. Among the occurrences of the longest suffix that has any, the newest are examined: of the document appended
-// last, then of the highest position in it.
+// What is asked of a draft. An occurrence of a suffix is a place in a document where it stands with at least
+// one more token behind it. Among the occurrences of the longest suffix that has any, the newest are
+// examined: of the document appended last, then of the highest position in it.
 struct DraftOptions {
   int32_t max_match = 32;         // longest suffix tried, 1..256
   int32_t min_match = 2;          // shorter matches answer nothing, 1..max_match

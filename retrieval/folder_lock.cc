@@ -18,7 +18,8 @@ absl::StatusOr<FolderLock> FolderLock::Acquire(const std::string& folder) {
   if (fd < 0) return absl::ErrnoToStatus(errno, path);
   FolderLock lock(fd);
   if (flock(fd, LOCK_EX | LOCK_NB) == 0) return lock;
-  if (errno == EWOULDBLOCK) return absl::FailedPreconditionError(absl::StrCat(folder, ": is open in another store"));
+  if (errno == EWOULDBLOCK)
+    return absl::FailedPreconditionError(absl::StrCat(folder, ": is open in another store"));
   return absl::ErrnoToStatus(errno, path);
 }
 

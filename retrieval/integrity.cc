@@ -41,12 +41,13 @@ absl::StatusOr<TenantCount> CheckTenant(const DocumentDb& db, std::string_view t
     const std::string prefix = NamespacePrefix(ns);
     CLAMOR_ASSIGN_OR_RETURN(const std::vector<uint32_t> body, db.Read(prefix, entry));
     const auto index = std::ranges::find(indexes, prefix, [](const auto& each) { return each->prefix(); });
-    if (index == indexes.end()) return absl::DataLossError(absl::StrCat("document ", entry.number, " has no index"));
+    if (index == indexes.end())
+      return absl::DataLossError(absl::StrCat("document ", entry.number, " has no index"));
     const auto text = FindLive(*(*index)->snapshot(), entry.number);
     if (!text || !std::ranges::equal(*text, body)) {
-      return absl::DataLossError(absl::StrCat("document ", entry.number, " of ", body.size(), " tokens and an id of ",
-                                              id.size(), " bytes is ", text ? "different" : "missing",
-                                              " in the index"));
+      return absl::DataLossError(absl::StrCat("document ", entry.number, " of ", body.size(),
+                                              " tokens and an id of ", id.size(), " bytes is ",
+                                              text ? "different" : "missing", " in the index"));
     }
     ++count.documents;
     count.tokens += body.size();
@@ -62,8 +63,8 @@ absl::StatusOr<TenantCount> CheckTenant(const DocumentDb& db, std::string_view t
   }
   CLAMOR_ASSIGN_OR_RETURN(const uint64_t bodies, db.CountBodies(tenant));
   if (live != count.documents || bodies != count.documents) {
-    return absl::DataLossError(absl::StrCat("catalog has ", count.documents, " documents, index ", live, ", bodies ",
-                                            bodies));
+    return absl::DataLossError(
+        absl::StrCat("catalog has ", count.documents, " documents, index ", live, ", bodies ", bodies));
   }
   return count;
 }

@@ -13,7 +13,8 @@
 namespace clamor::retrieval {
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "values are memory images of little-endian numbers");
+static_assert(std::endian::native == std::endian::little,
+              "values are memory images of little-endian numbers");
 
 constexpr size_t kMaxTenantBytes = 128, kMaxFingerprintBytes = 64, kMaxIdBytes = 256;
 constexpr size_t kEntryBytes = 20;
@@ -103,7 +104,8 @@ std::string EncodeEntry(const CatalogEntry& entry) {
 
 absl::StatusOr<CatalogEntry> DecodeEntry(std::string_view value) {
   if (value.size() != kEntryBytes) {
-    return absl::DataLossError(absl::StrCat("stored catalog entry has ", value.size(), " bytes, not ", kEntryBytes));
+    return absl::DataLossError(
+        absl::StrCat("stored catalog entry has ", value.size(), " bytes, not ", kEntryBytes));
   }
   CatalogEntry entry;
   std::memcpy(&entry.number, value.data(), 8);

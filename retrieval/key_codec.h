@@ -1,8 +1,8 @@
 // Keys and values of the store in RocksDB. Format version 1; README.md shows the layout.
 //
-// A namespace's keys begin with `tenant 0x00 fingerprint 0x00`: neither part holds a NUL, so a prefix is one namespace
-// and a tenant is one range. Numbers in keys are big-endian, so that they sort; in values little-endian. Stored bytes are
-// never trusted: whatever does not decode is DATA_LOSS.
+// A namespace's keys begin with `tenant 0x00 fingerprint 0x00`: neither part holds a NUL, so a prefix is one
+// namespace and a tenant is one range. Numbers in keys are big-endian, so that they sort; in values
+// little-endian. Stored bytes are never trusted: whatever does not decode is DATA_LOSS.
 //
 // Tested by tests/retrieval/key_codec_test.cc.
 #pragma once
@@ -31,7 +31,8 @@ struct Namespace {
 
 // A document as the catalog knows it.
 struct CatalogEntry {
-  uint64_t number = 0;    // grows with every append to the store: higher is newer, and no two documents share one
+  uint64_t number =
+      0;  // grows with every append to the store: higher is newer, and no two documents share one
   uint64_t checksum = 0;  // TokenChecksum of the body
   uint32_t tokens = 0;    // >= 1
 };

@@ -126,7 +126,8 @@ absl::Status NamespaceIndex::CheckIntegrity() const {
       }
     }
     if (dead_tokens != part.dead_tokens) {
-      return absl::DataLossError(absl::StrCat("a part says it has ", part.dead_tokens, " dead tokens, it has ", dead_tokens));
+      return absl::DataLossError(
+          absl::StrCat("a part says it has ", part.dead_tokens, " dead tokens, it has ", dead_tokens));
     }
   }
   std::ranges::sort(numbers);

@@ -1,10 +1,11 @@
 // What can be drafted from one namespace: a set of segments that together index each of its documents once.
 //
-// Every append adds a small segment; a background thread merges them (compactor.h). Readers take a snapshot and never wait
-// for either. What a draft answers does not depend on how the documents are spread over segments.
+// Every append adds a small segment; a background thread merges them (compactor.h). Readers take a snapshot
+// and never wait for either. What a draft answers does not depend on how the documents are spread over
+// segments.
 //
 // Threads: all methods may be called from any thread, but Publish by one at a time.
-// Tested by tests/retrieval/namespace_index_test.cc.
+// Tested by tests/retrieval/compactor_test.cc.
 #pragma once
 
 #include <atomic>
@@ -38,11 +39,12 @@ class NamespaceIndex {
   // As Publish, for a segment of which some documents are dead already.
   void PublishPart(Part part);
 
-  // Puts `merged` (null: nothing was live) in the place of `inputs`, parts of an earlier snapshot; documents dropped since
-  // then stay dropped. False, and nothing happens, if the index was closed.
+  // Puts `merged` (null: nothing was live) in the place of `inputs`, parts of an earlier snapshot; documents
+  // dropped since then stay dropped. False, and nothing happens, if the index was closed.
   bool Replace(std::span<const Part> inputs, std::shared_ptr<const Segment> merged);
 
-  // Empties the index for good and removes its files (an error says which one stayed). Waits for a merge under way.
+  // Empties the index for good and removes its files (an error says which one stayed). Waits for a merge
+  // under way.
   absl::Status Close();
 
   // Held while parts of this index are merged, so that no file appears behind Close.

@@ -1,6 +1,7 @@
 // The order of places in a text: by the tokens before them, read backwards, then newest first (segment.h).
 //
-// REQUIRES of both: every position has a token of its document before it, and each document follows an end mark.
+// REQUIRES of both: every position has a token of its document before it, and each document follows an end
+// mark.
 #pragma once
 
 #include <cstdint>

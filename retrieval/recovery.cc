@@ -86,7 +86,8 @@ absl::Status RestoreIndex(const DocumentDb& db, Compactor& compactor, NamespaceC
       const auto entry = std::ranges::lower_bound(entries, document.number, {}, &CatalogEntry::number);
       const size_t at = entry - entries.begin();
       const bool live = entry != entries.end() && entry->number == document.number &&
-                        entry->checksum == document.checksum && entry->tokens == document.size && !indexed[at];
+                        entry->checksum == document.checksum && entry->tokens == document.size &&
+                        !indexed[at];
       (*dead)[i] = !live;
       if (live) indexed[at] = true;
       if (!live) dead_tokens += document.size;
@@ -112,7 +113,8 @@ absl::Status RestoreIndex(const DocumentDb& db, Compactor& compactor, NamespaceC
       sources.push_back({entries[next].number, bodies.back()});
     }
     if (sources.empty()) break;
-    CLAMOR_ASSIGN_OR_RETURN(std::shared_ptr<const Segment> segment, Segment::Build(index->prefix(), sources, ""));
+    CLAMOR_ASSIGN_OR_RETURN(std::shared_ptr<const Segment> segment,
+                            Segment::Build(index->prefix(), sources, ""));
     index->Publish(std::move(segment), {});
     compactor.Schedule(index);
     CLAMOR_RETURN_IF_ERROR(compactor.WaitForRoom(*index));

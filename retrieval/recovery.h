@@ -1,8 +1,10 @@
-// From what is on disk to indexes: segment files where they fit the catalog, and the documents for all the rest.
+// From what is on disk to indexes: segment files where they fit the catalog, and the documents for all the
+// rest.
 //
-// The catalog decides what is live. A segment file is only an index of it: documents it lacks are indexed again, documents
-// whose number or checksum it does not have are dead, a file that does not open or has no live document is removed. So segment files and documents
-// need no common commit, and a crash between the two costs time and nothing else.
+// The catalog decides what is live. A segment file is only an index of it: documents it lacks are indexed
+// again, documents whose number or checksum it does not have are dead, a file that does not open or has no
+// live document is removed. So segment files and documents need no common commit, and a crash between the two
+// costs time and nothing else.
 //
 // Tested by tests/retrieval/suffix_store_test.cc.
 #pragma once
@@ -40,7 +42,8 @@ struct NamespaceCatalog {
 };
 absl::StatusOr<std::vector<NamespaceCatalog>> ReadCatalog(const DocumentDb& db);
 
-// Fills `index` with the documents of `catalog`. Sorts the entries. Memory is bounded by the compactor's limits.
+// Fills `index` with the documents of `catalog`. Sorts the entries. Memory is bounded by the compactor's
+// limits.
 absl::Status RestoreIndex(const DocumentDb& db, Compactor& compactor, NamespaceCatalog& catalog,
                           std::vector<std::shared_ptr<const Segment>> segments,
                           const std::shared_ptr<NamespaceIndex>& index);

@@ -16,7 +16,6 @@ namespace {
 
 constexpr uint32_t kMagic = 0x534d4c43;  // "CLMS"
 constexpr uint32_t kVersion = 1;
-constexpr uint32_t kPeakSpan = 1024;  // entries of `order` under one peak
 
 struct Header {
   uint32_t magic, version;
@@ -33,7 +32,7 @@ struct Layout {
         order(text + uint64_t{header.text} * sizeof(uint32_t)),
         peaks(order + uint64_t{header.order} * sizeof(uint32_t)),
         end(peaks + PeakCount(header.order) * sizeof(uint32_t)) {}
-  static uint64_t PeakCount(uint64_t order) { return (order + kPeakSpan - 1) / kPeakSpan; }
+  static uint64_t PeakCount(uint64_t order) { return (order + Segment::kPeakSpan - 1) / Segment::kPeakSpan; }
 
   uint64_t prefix, documents, text, order, peaks, end;
 };
@@ -44,7 +43,8 @@ Header& HeaderOf(const SegmentStorage& storage) { return *reinterpret_cast<Heade
 
 Segment::Segment(SegmentStorage storage) : storage_(std::move(storage)) {}
 
-absl::StatusOr<std::shared_ptr<Segment>> Segment::Allocate(std::string_view prefix, std::span<const Source> documents,
+absl::StatusOr<std::shared_ptr<Segment>> Segment::Allocate(std::string_view prefix,
+                                                           std::span<const Source> documents,
                                                            std::string path) {
   uint64_t text = 1, order = 0;
   for (const Source& document : documents) {
@@ -64,8 +64,9 @@ absl::StatusOr<std::shared_ptr<Segment>> Segment::Allocate(std::string_view pref
                       .table_checksum = 0,
                       .body_checksum = 0};
   const Layout layout(header);
-  absl::StatusOr<SegmentStorage> storage =
-      path.empty() ? SegmentStorage::OnHeap(layout.end) : SegmentStorage::CreateFile(std::move(path), layout.end);
+  absl::StatusOr<SegmentStorage> storage = path.empty()
+                                               ? SegmentStorage::OnHeap(layout.end)
+                                               : SegmentStorage::CreateFile(std::move(path), layout.end);
   if (!storage.ok()) return storage.status();
   HeaderOf(*storage) = header;
   std::memset(storage->data() + layout.prefix, 0, layout.documents - layout.prefix);
@@ -100,12 +101,14 @@ void Segment::SetSpans() {
 }
 
 absl::StatusOr<std::shared_ptr<const Segment>> Segment::Build(std::string_view prefix,
-                                                              std::span<const Source> documents, std::string path) {
+                                                              std::span<const Source> documents,
+                                                              std::string path) {
   CLAMOR_ASSIGN_OR_RETURN(std::shared_ptr<Segment> segment, Allocate(prefix, documents, std::move(path)));
   std::vector<Place> places;
   places.reserve(segment->order_.size());
   for (const Document& document : segment->documents_) {
-    for (uint32_t i = 1; i < document.size; ++i) places.push_back(MakePlace(segment->text_, document.start + i));
+    for (uint32_t i = 1; i < document.size; ++i)
+      places.push_back(MakePlace(segment->text_, document.start + i));
   }
   std::ranges::sort(places, PlaceLess{segment->text_});
   std::ranges::transform(places, segment->order_.begin(), &Place::position);
@@ -113,8 +116,9 @@ absl::StatusOr<std::shared_ptr<const Segment>> Segment::Build(std::string_view p
   return segment;
 }
 
-absl::StatusOr<std::shared_ptr<const Segment>> Segment::Merge(std::string_view prefix, std::span<const Input> inputs,
-                                                              std::string path, const std::atomic<bool>& cancelled) {
+absl::StatusOr<std::shared_ptr<const Segment>> Segment::Merge(std::string_view prefix,
+                                                              std::span<const Input> inputs, std::string path,
+                                                              const std::atomic<bool>& cancelled) {
   // The text first: then places can be compared where they will be.
   std::vector<Source> live;
   for (const auto& [segment, dead] : inputs) {
@@ -161,7 +165,8 @@ absl::StatusOr<std::shared_ptr<const Segment>> Segment::Merge(std::string_view p
   std::ranges::make_heap(heads, after);
   size_t count = 0;
   while (!heads.empty() && count < merged->order_.size()) {
-    if (count % 65536 == 0 && cancelled.load(std::memory_order_relaxed)) return absl::CancelledError("merge cancelled");
+    if (count % 65536 == 0 && cancelled.load(std::memory_order_relaxed))
+      return absl::CancelledError("merge cancelled");
     std::ranges::pop_heap(heads, after);
     merged->order_[count++] = heads.back().place.position;
     if (advance(heads.back())) {
@@ -171,7 +176,8 @@ absl::StatusOr<std::shared_ptr<const Segment>> Segment::Merge(std::string_view p
     }
   }
   if (!heads.empty() || count != merged->order_.size()) {
-    return absl::DataLossError(absl::StrCat("segments to merge list ", count, heads.empty() ? "" : " and more",
+    return absl::DataLossError(absl::StrCat("segments to merge list ", count,
+                                            heads.empty() ? "" : " and more",
                                             " places, their documents have ", merged->order_.size()));
   }
   CLAMOR_RETURN_IF_ERROR(merged->Seal());
@@ -181,7 +187,8 @@ absl::StatusOr<std::shared_ptr<const Segment>> Segment::Merge(std::string_view p
 absl::StatusOr<std::shared_ptr<const Segment>> Segment::Open(std::string path) {
   CLAMOR_ASSIGN_OR_RETURN(SegmentStorage storage, SegmentStorage::OpenFile(path));
   if (storage.size() < sizeof(Header)) {
-    return absl::DataLossError(absl::StrCat(path, ": has ", storage.size(), " bytes, its header alone ", sizeof(Header)));
+    return absl::DataLossError(
+        absl::StrCat(path, ": has ", storage.size(), " bytes, its header alone ", sizeof(Header)));
   }
   const Header& header = HeaderOf(storage);
   if (header.magic != kMagic || header.version != kVersion) {
@@ -209,23 +216,25 @@ absl::Status Segment::CheckTable() const {
   uint64_t start = 1, order = 0, previous = 0;
   for (const Document& document : documents_) {
     if (document.start != start || document.size == 0 || (start > 1 && document.number <= previous)) {
-      return absl::DataLossError(absl::StrCat("document ", document.number, " is out of place at ", document.start));
+      return absl::DataLossError(
+          absl::StrCat("document ", document.number, " is out of place at ", document.start));
     }
     start += uint64_t{document.size} + 1;
     order += document.size - 1;
     previous = document.number;
   }
   if (start != text_.size() || order != order_.size()) {
-    return absl::DataLossError(absl::StrCat("documents fill ", start, " tokens and ", order, " places, the header says ",
-                                            text_.size(), " and ", order_.size()));
+    return absl::DataLossError(absl::StrCat("documents fill ", start, " tokens and ", order,
+                                            " places, the header says ", text_.size(), " and ",
+                                            order_.size()));
   }
   return absl::OkStatus();
 }
 
 absl::Status Segment::CheckBody() const {
   if (const uint64_t sum = BodyChecksum(); sum != HeaderOf(storage_).body_checksum) {
-    return absl::DataLossError(absl::StrCat(path(), ": text and order have checksum ", sum, ", the header says ",
-                                            HeaderOf(storage_).body_checksum));
+    return absl::DataLossError(absl::StrCat(path(), ": text and order have checksum ", sum,
+                                            ", the header says ", HeaderOf(storage_).body_checksum));
   }
   return absl::OkStatus();
 }
@@ -240,7 +249,8 @@ absl::Status Segment::Seal() {
 
 void Segment::FillPeaks() {
   for (size_t i = 0; i < peaks_.size(); ++i) {
-    const auto under = order_.subspan(i * kPeakSpan, std::min<size_t>(kPeakSpan, order_.size() - i * kPeakSpan));
+    const auto under =
+        order_.subspan(i * kPeakSpan, std::min<size_t>(kPeakSpan, order_.size() - i * kPeakSpan));
     peaks_[i] = *std::ranges::max_element(under);
   }
 }
@@ -258,106 +268,6 @@ uint64_t Segment::BodyChecksum() const {
   return Checksum({storage_.data() + layout.text, layout.end - layout.text});
 }
 
-std::optional<size_t> Segment::Find(uint64_t number) const {
-  const auto found = std::ranges::lower_bound(documents_, number, {}, &Document::number);
-  if (found == documents_.end() || found->number != number) return std::nullopt;
-  return found - documents_.begin();
-}
-
-// 0 is no place, so that an entry out of the text is none either.
-uint32_t Segment::Bounded(uint32_t entry) const { return entry < text_.size() ? entry : 0; }
-
-const Segment::Document* Segment::LiveDocumentAt(uint32_t position, const DeadSet* dead) const {
-  const auto after = std::ranges::upper_bound(documents_, position, {}, &Document::start);
-  if (after == documents_.begin()) return nullptr;
-  const auto document = after - 1;
-  if (position <= document->start || position >= document->start + document->size) return nullptr;
-  if (dead != nullptr && (*dead)[document - documents_.begin()]) return nullptr;
-  return &*document;
-}
-
-// Below, at or above the places before which `context` stands.
-int Segment::CompareContext(uint32_t position, std::span<const uint32_t> context) const {
-  for (size_t i = 0; i < context.size(); ++i) {
-    const uint32_t token = i < position ? text_[position - 1 - i] : kEndMark;
-    const uint32_t wanted = context[context.size() - 1 - i];
-    if (token != wanted) return token < wanted ? -1 : 1;
-  }
-  return 0;
-}
-
-uint32_t Segment::CommonLength(uint32_t position, std::span<const uint32_t> context) const {
-  const size_t limit = std::min<size_t>(position, context.size());
-  uint32_t length = 0;
-  while (length < limit && text_[position - 1 - length] == context[context.size() - 1 - length]) ++length;
-  return length;
-}
-
-uint32_t Segment::LongestMatch(std::span<const uint32_t> context, uint32_t at_least, const DeadSet* dead) const {
-  if (context.size() > kMaxMatch) context = context.last(kMaxMatch);
-  const auto split = std::ranges::partition_point(
-      order_, [&](uint32_t entry) { return CompareContext(Bounded(entry), context) < 0; });
-  // The longest matches are next to where the context would stand, and get shorter away from it on both sides.
-  size_t left = split - order_.begin(), right = left;  // next: left - 1 and right
-  auto left_length = [&] { return left > 0 ? CommonLength(Bounded(order_[left - 1]), context) : 0; };
-  auto right_length = [&] { return right < order_.size() ? CommonLength(Bounded(order_[right]), context) : 0; };
-  uint32_t before = left_length(), behind = right_length();
-  while (std::max(before, behind) > at_least) {
-    const bool go_left = before > behind;
-    const uint32_t entry = order_[go_left ? left - 1 : right];
-    if (LiveDocumentAt(Bounded(entry), dead) != nullptr) return go_left ? before : behind;
-    if (go_left) {
-      --left;
-      before = left_length();
-    } else {
-      ++right;
-      behind = right_length();
-    }
-  }
-  return at_least;
-}
-
-void Segment::FindOccurrences(std::span<const uint32_t> suffix, size_t limit, size_t depth, uint64_t oldest,
-                              const DeadSet* dead, std::vector<Occurrence>& out) const {
-  const auto first = std::ranges::lower_bound(documents_, oldest, {}, &Document::number);
-  if (first == documents_.end()) return;
-  auto edge = [&](int below) {
-    const auto at = std::ranges::partition_point(
-        order_, [&](uint32_t entry) { return CompareContext(Bounded(entry), suffix) < below; });
-    return static_cast<size_t>(at - order_.begin());
-  };
-  const size_t begin = edge(0), end = edge(1);
-
-  // A higher position is a newer place: keep the `limit` highest, the lowest of them on top. A common suffix has many more
-  // places than that; the peaks pass over blocks that hold none of the highest.
-  std::vector<uint32_t> newest;
-  uint32_t floor = first->start;  // what is not above it is too old
-  for (size_t i = begin; i < end; ++i) {
-    if (i % kPeakSpan == 0 && i + kPeakSpan <= end && peaks_[i / kPeakSpan] <= floor) {
-      i += kPeakSpan - 1;
-      continue;
-    }
-    const uint32_t position = Bounded(order_[i]);
-    if (position <= floor) continue;
-    if (dead != nullptr && LiveDocumentAt(position, dead) == nullptr) continue;
-    if (newest.size() == limit) {
-      std::ranges::pop_heap(newest, std::greater());
-      newest.pop_back();
-    }
-    newest.push_back(position);
-    std::ranges::push_heap(newest, std::greater());
-    if (newest.size() == limit) floor = newest.front();
-  }
-  for (const uint32_t position : newest) {
-    const Document* document = LiveDocumentAt(position, nullptr);
-    if (document == nullptr) continue;  // a damaged entry
-    const size_t rest = document->start + document->size - position;
-    const auto following = text_.subspan(position, std::min(rest, depth));
-    const auto stop = std::ranges::find_if(following, [](uint32_t token) { return token >= kTokenLimit; });
-    out.push_back({document->number, position - document->start, {following.begin(), stop}});
-  }
-}
-
 absl::Status Segment::CheckIntegrity() const {
   CLAMOR_RETURN_IF_ERROR(CheckTable());
   CLAMOR_RETURN_IF_ERROR(CheckBody());
@@ -365,7 +275,8 @@ absl::Status Segment::CheckIntegrity() const {
   for (size_t i = 0; i < order_.size(); ++i) {
     const uint32_t position = Bounded(order_[i]);
     if (LiveDocumentAt(position, nullptr) == nullptr || listed[position]) {
-      return absl::DataLossError(absl::StrCat("entry ", i, " lists ", position, ", which is no place or listed before"));
+      return absl::DataLossError(
+          absl::StrCat("entry ", i, " lists ", position, ", which is no place or listed before"));
     }
     listed[position] = true;
     if (i > 0 && !PlaceLess{text_}(MakePlace(text_, order_[i - 1]), MakePlace(text_, position))) {
@@ -375,7 +286,8 @@ absl::Status Segment::CheckIntegrity() const {
   for (const Document& document : documents_) {
     const auto text = Text(document);
     if (std::ranges::any_of(text, [](uint32_t token) { return token >= kTokenLimit; })) {
-      return absl::DataLossError(absl::StrCat("document ", document.number, " has a token id over the limit"));
+      return absl::DataLossError(
+          absl::StrCat("document ", document.number, " has a token id over the limit"));
     }
   }
   for (size_t i = 0; i < order_.size(); ++i) {

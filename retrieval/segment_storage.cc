@@ -54,7 +54,8 @@ absl::StatusOr<SegmentStorage> SegmentStorage::CreateFile(std::string path, size
   storage.unsealed_file_ = true;
   storage.size_ = bytes;
   // A mapped write into a hole of a full disk would be a SIGBUS: take the room first.
-  if (const int error = posix_fallocate(fd, 0, static_cast<off_t>(bytes)); error != 0) return Errno(error, temporary);
+  if (const int error = posix_fallocate(fd, 0, static_cast<off_t>(bytes)); error != 0)
+    return Errno(error, temporary);
   CLAMOR_RETURN_IF_ERROR(storage.Map(fd, PROT_READ | PROT_WRITE));
   return storage;
 }

@@ -1,7 +1,7 @@
 // The memory of one segment: a block on the heap, or a file that is mapped.
 //
-// A file comes into being whole or not at all: it is written under `path` + ".tmp", synced by Seal and renamed. The mapping
-// lives as long as the object, whatever becomes of the name.
+// A file comes into being whole or not at all: it is written under `path` + ".tmp", synced by Seal and
+// renamed. The mapping lives as long as the object, whatever becomes of the name.
 //
 // Threads: none of its own; read-only after Seal.
 // Tested by tests/retrieval/segment_test.cc.

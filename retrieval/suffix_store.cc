@@ -77,7 +77,8 @@ std::vector<size_t> LastOfEachId(std::span<const Document> documents) {
 uint64_t FolderBytes(const std::string& folder) {
   uint64_t total = 0;
   std::error_code error;
-  for (std::filesystem::recursive_directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+  for (std::filesystem::recursive_directory_iterator it(folder, error), end; !error && it != end;
+       it.increment(error)) {
     std::error_code gone;  // a file may be removed while we look
     const uint64_t size = it->is_regular_file(gone) ? it->file_size(gone) : 0;
     if (!gone) total += size;
@@ -144,7 +145,8 @@ struct SuffixStore::Rep {
     }
   }
   // The rest REQUIRES: tenant.write_mu is held.
-  absl::StatusOr<std::vector<bool>> AppendTo(Tenant& tenant, const Namespace& ns, std::span<const Document> documents);
+  absl::StatusOr<std::vector<bool>> AppendTo(Tenant& tenant, const Namespace& ns,
+                                             std::span<const Document> documents);
   absl::StatusOr<bool> DeleteFrom(Tenant& tenant, const Namespace& ns, std::string_view document_id);
   absl::StatusOr<uint64_t> Erase(std::string_view name, Tenant& tenant);
 
@@ -177,7 +179,8 @@ absl::Status SuffixStore::Rep::Restore(SegmentFiles files) {
     const std::shared_ptr<Tenant> tenant = FindOrAdd(catalog.ns.tenant);
     const std::shared_ptr<NamespaceIndex> index = tenant->FindOrAdd(catalog.ns, compactor.hot_tokens());
     std::vector<std::shared_ptr<const Segment>> segments;
-    if (auto found = files.by_prefix.extract(index->prefix()); !found.empty()) segments = std::move(found.mapped());
+    if (auto found = files.by_prefix.extract(index->prefix()); !found.empty())
+      segments = std::move(found.mapped());
     CLAMOR_RETURN_IF_ERROR(RestoreIndex(*db, compactor, catalog, std::move(segments), index));
     uint64_t tokens = 0;
     for (const CatalogEntry& entry : catalog.entries) tokens += entry.tokens;
@@ -189,7 +192,8 @@ absl::Status SuffixStore::Rep::Restore(SegmentFiles files) {
     for (const std::shared_ptr<const Segment>& segment : segments) {
       std::error_code error;
       std::filesystem::remove(segment->path(), error);
-      if (error) return absl::InternalError(absl::StrCat(segment->path(), ": cannot be removed: ", error.message()));
+      if (error)
+        return absl::InternalError(absl::StrCat(segment->path(), ": cannot be removed: ", error.message()));
     }
   }
   return absl::OkStatus();
@@ -221,7 +225,8 @@ absl::StatusOr<bool> SuffixStore::Append(const Namespace& ns, std::string_view d
   return changed.front();
 }
 
-absl::StatusOr<std::vector<bool>> SuffixStore::AppendBatch(const Namespace& ns, std::span<const Document> documents) {
+absl::StatusOr<std::vector<bool>> SuffixStore::AppendBatch(const Namespace& ns,
+                                                           std::span<const Document> documents) {
   CLAMOR_RETURN_IF_ERROR(ValidateNamespace(ns));
   CLAMOR_RETURN_IF_ERROR(ValidateBatch(documents, rep_->options.max_document_tokens));
   return rep_->Exclusively(ns.tenant, [&](Tenant& tenant) { return rep_->AppendTo(tenant, ns, documents); });
@@ -260,7 +265,8 @@ absl::StatusOr<std::vector<bool>> SuffixStore::Rep::AppendTo(Tenant& tenant, con
   // The index first, as building it may fail and publishing it cannot.
   std::vector<Segment::Source> sources;
   for (const DocumentDb::Change& change : changes) sources.push_back({change.number, change.tokens});
-  CLAMOR_ASSIGN_OR_RETURN(std::shared_ptr<const Segment> segment, Segment::Build(index->prefix(), sources, ""));
+  CLAMOR_ASSIGN_OR_RETURN(std::shared_ptr<const Segment> segment,
+                          Segment::Build(index->prefix(), sources, ""));
   CLAMOR_RETURN_IF_ERROR(db->Write(index->prefix(), changes));
   index->Publish(std::move(segment), removed);
   tenant.Count(more_documents, more_tokens);
@@ -272,10 +278,12 @@ absl::StatusOr<bool> SuffixStore::DeleteDocument(const Namespace& ns, std::strin
   CLAMOR_RETURN_IF_ERROR(ValidateNamespace(ns));
   CLAMOR_RETURN_IF_ERROR(ValidateDocumentId(document_id));
   if (rep_->Find(ns.tenant) == nullptr) return false;
-  return rep_->Exclusively(ns.tenant, [&](Tenant& tenant) { return rep_->DeleteFrom(tenant, ns, document_id); });
+  return rep_->Exclusively(ns.tenant,
+                           [&](Tenant& tenant) { return rep_->DeleteFrom(tenant, ns, document_id); });
 }
 
-absl::StatusOr<bool> SuffixStore::Rep::DeleteFrom(Tenant& tenant, const Namespace& ns, std::string_view document_id) {
+absl::StatusOr<bool> SuffixStore::Rep::DeleteFrom(Tenant& tenant, const Namespace& ns,
+                                                  std::string_view document_id) {
   const std::shared_ptr<NamespaceIndex> index = tenant.Find(ns.fingerprint);
   if (index == nullptr) return false;
   CLAMOR_ASSIGN_OR_RETURN(const std::optional<CatalogEntry> before, db->Find(index->prefix(), document_id));
@@ -324,15 +332,16 @@ absl::StatusOr<Trie> SuffixStore::Draft(const Namespace& ns, std::span<const uin
 absl::Status SuffixStore::Checkpoint(const std::string& folder) const {
   std::error_code error;
   if (folder.empty() || std::filesystem::exists(folder, error)) {
-    return absl::FailedPreconditionError(absl::StrCat("checkpoint folder \"", folder, "\" exists or has no name"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("checkpoint folder \"", folder, "\" exists or has no name"));
   }
   // Under another name until it is whole.
   const std::string unfinished = folder + ".tmp";
   std::filesystem::remove_all(unfinished, error);
   CLAMOR_RETURN_IF_ERROR(CreateFolder(unfinished + kSegmentsFolder));
   CLAMOR_RETURN_IF_ERROR(rep_->db->Checkpoint(unfinished + kDbFolder));
-  for (std::filesystem::directory_iterator it(rep_->options.path + kSegmentsFolder, error), end; !error && it != end;
-       it.increment(error)) {
+  for (std::filesystem::directory_iterator it(rep_->options.path + kSegmentsFolder, error), end;
+       !error && it != end; it.increment(error)) {
     if (it->path().extension() != ".seg") continue;
     const std::string copy = absl::StrCat(unfinished, kSegmentsFolder, "/", it->path().filename().string());
     // A segment that was merged away meanwhile, or that cannot be copied, is made again from the documents.
@@ -378,7 +387,8 @@ absl::Status SuffixStore::CheckIntegrity() const {
     const std::shared_lock locked(tenant->mu);
     if (count.documents != tenant->documents || count.tokens != tenant->tokens) {
       return absl::DataLossError(absl::StrCat("tenant has ", count.documents, " documents of ", count.tokens,
-                                              " tokens, the totals say ", tenant->documents, " of ", tenant->tokens));
+                                              " tokens, the totals say ", tenant->documents, " of ",
+                                              tenant->tokens));
     }
   }
   return absl::OkStatus();

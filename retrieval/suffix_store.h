@@ -1,15 +1,15 @@
 // The store of what was said before: token documents in, continuations out.
 //
-// A document is a sequence of token ids under (tenant, tokenizer fingerprint, document id). Draft finds the longest suffix
-// of a query that occurs in the namespace and answers with a trie of what followed, with counts. Documents are kept in
-// RocksDB with the write-ahead log on: what Append acknowledged is there again after `kill -9`. README.md has the layout
-// on disk.
+// A document is a sequence of token ids under (tenant, tokenizer fingerprint, document id). Draft finds the
+// longest suffix of a query that occurs in the namespace and answers with a trie of what followed, with
+// counts. Documents are kept in RocksDB with the write-ahead log on: what Append acknowledged is there again
+// after `kill -9`. README.md has the layout on disk.
 //
-// Bad arguments are INVALID_ARGUMENT, stored bytes that make no sense DATA_LOSS, a full disk RESOURCE_EXHAUSTED; in each
-// case nothing was changed.
+// Bad arguments are INVALID_ARGUMENT, stored bytes that make no sense DATA_LOSS, a full disk
+// RESOURCE_EXHAUSTED; in each case nothing was changed.
 //
-// Memory: 16 bytes for each of `hot_tokens`, about 1 KiB per namespace, 130 MiB of RocksDB's caches and buffers; segment
-// files are mapped, which the system may drop from memory at any time.
+// Memory: 16 bytes for each of `hot_tokens`, about 1 KiB per namespace, 130 MiB of RocksDB's caches and
+// buffers; segment files are mapped, which the system may drop from memory at any time.
 //
 // Threads: all methods may be called from any thread. Draft never waits for a change.
 // Tested by tests/retrieval/suffix_store_test.cc, against a naive search over all documents.
@@ -47,44 +47,48 @@ struct StoreOptions {
   std::string path;                               // folder, created if missing
   uint64_t max_tokens_per_tenant = 256ull << 20;  // Append over it: RESOURCE_EXHAUSTED
   uint32_t max_document_tokens = 1u << 20;        // longer: INVALID_ARGUMENT
-  uint32_t hot_tokens = 2u << 20;                 // indexed on the heap, over all tenants, before they go into files
+  uint32_t hot_tokens = 2u << 20;  // indexed on the heap, over all tenants, before they go into files
 };
 
 class SuffixStore {
  public:
-  // FAILED_PRECONDITION names a folder of an unknown format version or one that is open already. After a crash, up to
-  // 2 x hot_tokens are indexed again before it returns (about 2 million per second).
+  // FAILED_PRECONDITION names a folder of an unknown format version or one that is open already. After a
+  // crash, up to 2 x hot_tokens are indexed again before it returns (about 2 million per second).
   static absl::StatusOr<std::unique_ptr<SuffixStore>> Open(const StoreOptions& options);
   ~SuffixStore();
 
-  // Idempotent per document id: the same id with the same tokens is a no-op (false); with other tokens replaces the
-  // document (true). Durable when it returns.
-  absl::StatusOr<bool> Append(const Namespace& ns, std::string_view document_id, std::span<const uint32_t> tokens);
+  // Idempotent per document id: the same id with the same tokens is a no-op (false); with other tokens
+  // replaces the document (true). Durable when it returns.
+  absl::StatusOr<bool> Append(const Namespace& ns, std::string_view document_id,
+                              std::span<const uint32_t> tokens);
 
-  // As Append for each, in one durable step: all or, on an error, none. Of documents with the same id the last counts,
-  // for the others the answer is false. Much faster than one at a time, which waits for the disk each time.
+  // As Append for each, in one durable step: all or, on an error, none. Of documents with the same id the
+  // last counts, for the others the answer is false. Much faster than one at a time, which waits for the disk
+  // each time.
   absl::StatusOr<std::vector<bool>> AppendBatch(const Namespace& ns, std::span<const Document> documents);
 
   // Removes the document and every trace of it from later drafts. False if there was none.
   absl::StatusOr<bool> DeleteDocument(const Namespace& ns, std::string_view document_id);
 
-  // Removes all documents of a tenant, under every fingerprint, from disk too (compacted before it returns). The number
-  // of documents removed. After an error, calling it again finishes the work.
+  // Removes all documents of a tenant, under every fingerprint, from disk too (compacted before it returns).
+  // The number of documents removed. After an error, calling it again finishes the work.
   absl::StatusOr<uint64_t> DeleteTenant(std::string_view tenant);
 
   // Continuations of the longest suffix of `context` that occurs; draft.h says which occurrences count.
-  // Cost: for each of O(log tokens) segments, O(log tokens) comparisons of up to max_match tokens and one step for each
-  // 1024 occurrences; then O(max_occurrences log max_occurrences).
-  absl::StatusOr<Trie> Draft(const Namespace& ns, std::span<const uint32_t> context, const DraftOptions& options) const;
+  // Cost: for each of O(log tokens) segments, O(log tokens) comparisons of up to max_match tokens and one
+  // step for each 1024 occurrences; then O(max_occurrences log max_occurrences).
+  absl::StatusOr<Trie> Draft(const Namespace& ns, std::span<const uint32_t> context,
+                             const DraftOptions& options) const;
 
-  // A consistent copy of the store in `folder` (must not exist), made of hard links where the file system allows.
+  // A consistent copy of the store in `folder` (must not exist), made of hard links where the file system
+  // allows.
   absl::Status Checkpoint(const std::string& folder) const;
 
   // Over all tenants, or one (whose bytes are approximate).
   Stats GetStats(std::string_view tenant = {}) const;
 
-  // Recounts everything by brute force: every index entry points at a document that holds its tokens and back. Slow, and
-  // holds up the changes of one tenant at a time.
+  // Recounts everything by brute force: every index entry points at a document that holds its tokens and
+  // back. Slow, and holds up the changes of one tenant at a time.
   absl::Status CheckIntegrity() const;
 
  private:

@@ -8,8 +8,8 @@
 namespace clamor::retrieval {
 namespace {
 
-// A node that may still be chosen. In sorted order the continuations that share a prefix are neighbours, so a node is a
-// range of them; within a depth, ranges that begin earlier are lower paths.
+// A node that may still be chosen. In sorted order the continuations that share a prefix are neighbours, so a
+// node is a range of them; within a depth, ranges that begin earlier are lower paths.
 struct Candidate {
   size_t begin, end;
   size_t depth;  // of its token, from 0

@@ -54,7 +54,8 @@ std::optional<std::string> ReadLine(bool prompt) {
   return text;
 }
 
-// Writes an answer as it comes; with `show_drafts`, tokens that were drafted, and so cost no forward, in green.
+// Writes an answer as it comes; with `show_drafts`, tokens that were drafted, and so cost no forward, in
+// green.
 class Printer {
  public:
   Printer(const Tokenizer* tokenizer, bool show_drafts) : show_drafts_(show_drafts) {
@@ -161,7 +162,8 @@ class Conversation {
 
 absl::Status Chat(const Flags& flags) {
   CLAMOR_ASSIGN_OR_RETURN(Request options, RequestOptions(flags.generation));
-  CLAMOR_ASSIGN_OR_RETURN(const std::unique_ptr<Generator> generator, MakeGenerator(flags.generation, options, false));
+  CLAMOR_ASSIGN_OR_RETURN(const std::unique_ptr<Generator> generator,
+                          MakeGenerator(flags.generation, options, false));
   const bool terminal = isatty(STDIN_FILENO);
   if (terminal) std::fputs("/help lists commands\n", stderr);
   Interrupted();  // from here on Ctrl-C is ours
@@ -188,7 +190,8 @@ void AddChat(CLI::App& app, Run& run) {
   CLI::App* verb = app.add_subcommand("chat", "Talk to a model in the terminal");
   AddGenerationFlags(*verb, flags->generation);
   verb->add_option("--system", flags->system, "The system message")->group("Prompt");
-  verb->add_flag("--show-drafts", flags->show_drafts, "Colour the tokens that came for free")->group("Speculation");
+  verb->add_flag("--show-drafts", flags->show_drafts, "Colour the tokens that came for free")
+      ->group("Speculation");
   verb->callback([flags, &run] { run = [flags] { return Chat(*flags); }; });
 }
 

@@ -43,7 +43,8 @@ std::string OneLine(absl::string_view text) {
 }
 
 CLI::Option* AddModelFlags(CLI::App& verb, ModelOptions& options) {
-  CLI::Option* model = verb.add_option("--model", options.directory, "Hugging Face model directory")->group("Model");
+  CLI::Option* model =
+      verb.add_option("--model", options.directory, "Hugging Face model directory")->group("Model");
   verb.add_option("--weights", options.weights, "How matrices are held: stored, fp32 or bf16")
       ->capture_default_str()
       ->group("Model");

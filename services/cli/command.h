@@ -37,7 +37,8 @@ CLI::Option* AddModelFlags(CLI::App& verb, ModelOptions& options);
 // LoadModel with progress on stderr (if it is a terminal) and, unless `quiet`, a closing line.
 absl::StatusOr<LoadedModel> LoadModelWithProgress(const ModelOptions& options, bool quiet);
 
-// Set by Ctrl-C from the first call on; whoever handles it clears it. The second Ctrl-C before that ends the process.
+// Set by Ctrl-C from the first call on; whoever handles it clears it. The second Ctrl-C before that ends the
+// process.
 std::atomic<bool>& Interrupted();
 
 }  // namespace clamor::cli

@@ -19,7 +19,8 @@ constexpr Tokenizer::EncodeOptions kPlain{.add_specials = false, .specials = Tok
 
 absl::StatusOr<std::string> StringField(const nlohmann::json& object, const char* field) {
   const auto found = object.find(field);
-  if (found == object.end()) return absl::InvalidArgumentError(absl::StrCat("field '", field, "' is missing"));
+  if (found == object.end())
+    return absl::InvalidArgumentError(absl::StrCat("field '", field, "' is missing"));
   if (!found->is_string()) {
     return absl::InvalidArgumentError(
         absl::StrCat("field '", field, "' must be a string, is ", found->type_name()));
@@ -80,7 +81,8 @@ absl::StatusOr<std::optional<TokenDocument>> DocumentReader::Next() {
 
 absl::StatusOr<TokenDocument> DocumentReader::FromJson(const std::string& line) const {
   if (line.size() > kMaxLineBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("the line has ", line.size(), " bytes, limit is ", kMaxLineBytes));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the line has ", line.size(), " bytes, limit is ", kMaxLineBytes));
   }
   const nlohmann::json object = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
   if (!object.is_object()) return absl::InvalidArgumentError("not a JSON object");
@@ -107,7 +109,8 @@ absl::StatusOr<TokenDocument> DocumentReader::FromText(const std::string& text) 
 }
 
 // The ids that the model saw and wrote: everything before the last answer as a prompt, then that answer.
-absl::StatusOr<TokenDocument> DocumentReader::FromConversation(const std::vector<ChatMessage>& messages) const {
+absl::StatusOr<TokenDocument> DocumentReader::FromConversation(
+    const std::vector<ChatMessage>& messages) const {
   TokenDocument document;
   for (const ChatMessage& message : messages) document.bytes += message.content.size();
   std::vector<ChatMessage> before = messages;
@@ -120,7 +123,8 @@ absl::StatusOr<TokenDocument> DocumentReader::FromConversation(const std::vector
     CLAMOR_ASSIGN_OR_RETURN(document.ids, tokenizer_->chat_template->Encode(before));
   } else {
     for (const ChatMessage& message : before) {
-      CLAMOR_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, tokenizer_->tokenizer->Encode(message.content, kPlain));
+      CLAMOR_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                              tokenizer_->tokenizer->Encode(message.content, kPlain));
       document.ids.insert(document.ids.end(), ids.begin(), ids.end());
     }
   }

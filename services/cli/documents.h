@@ -24,15 +24,16 @@ struct TokenDocument {
 //   text                 a string
 //   prompt, response     two strings, taken as a conversation of two turns
 //   messages             an array of {role, content}
-// Conversations go through the model's template, so that they match what the model will be asked. Any other file is plain
-// text and is cut at line ends into documents of about a mebibyte.
+// Conversations go through the model's template, so that they match what the model will be asked. Any other
+// file is plain text and is cut at line ends into documents of about a mebibyte.
 class DocumentReader {
  public:
   // NOT_FOUND names the file. `tokenizer` (its transformer may be null) must outlive the reader.
-  static absl::StatusOr<std::unique_ptr<DocumentReader>> Open(const std::string& path, const LoadedModel* tokenizer);
+  static absl::StatusOr<std::unique_ptr<DocumentReader>> Open(const std::string& path,
+                                                              const LoadedModel* tokenizer);
 
-  // The next document; nothing at the end. INVALID_ARGUMENT names "file:line" and the field; the next call goes on after
-  // that line.
+  // The next document; nothing at the end. INVALID_ARGUMENT names "file:line" and the field; the next call
+  // goes on after that line.
   absl::StatusOr<std::optional<TokenDocument>> Next();
 
  private:

@@ -27,8 +27,8 @@ v1::GenerationOptions ToProto(const Question& question) {
   options.set_ignore_eos(question.options.ignore_eos);
   const SpeculationOptions& speculation = question.options.speculation;
   options.mutable_speculation()->set_nodes(speculation.nodes);
-  options.mutable_speculation()->set_tree(speculation.shape == TreeShape::kPublished ? v1::DRAFT_TREE_PUBLISHED
-                                                                                     : v1::DRAFT_TREE_MERGED);
+  options.mutable_speculation()->set_tree(
+      speculation.shape == TreeShape::kPublished ? v1::DRAFT_TREE_PUBLISHED : v1::DRAFT_TREE_MERGED);
   return options;
 }
 
@@ -156,7 +156,8 @@ class GatewayGenerator final : public Generator {
       return answer;
     }
     if (!status.ok()) return ServerStatus(status);
-    if (answer.finish_reason.empty()) return absl::InternalError("--server: the stream ended without its end");
+    if (answer.finish_reason.empty())
+      return absl::InternalError("--server: the stream ended without its end");
     return answer;
   }
 

@@ -22,22 +22,25 @@ absl::Status Generate(const Flags& flags) {
   CLAMOR_ASSIGN_OR_RETURN(question.prompt, ReadPrompt(flags.prompt));
   CLAMOR_ASSIGN_OR_RETURN(question.options, RequestOptions(flags.generation));
   question.seed = flags.generation.seed;
-  CLAMOR_ASSIGN_OR_RETURN(const std::unique_ptr<Generator> generator, MakeGenerator(flags.generation, question.options, json));
+  CLAMOR_ASSIGN_OR_RETURN(const std::unique_ptr<Generator> generator,
+                          MakeGenerator(flags.generation, question.options, json));
   Interrupted();  // from here on Ctrl-C ends the answer, not the process
 
   CLAMOR_ASSIGN_OR_RETURN(const Answer answer, generator->Generate(question, [json](const Delta& delta) {
-                            if (json) return;
-                            std::fwrite(delta.text.data(), 1, delta.text.size(), stdout);
-                            std::fflush(stdout);
-                          }));
+    if (json) return;
+    std::fwrite(delta.text.data(), 1, delta.text.size(), stdout);
+    std::fflush(stdout);
+  }));
   if (json) {
-    std::printf("%s\n", answer.ToJson().dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+    std::printf("%s\n",
+                answer.ToJson().dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
   } else {
     std::printf("\n");
     std::fflush(stdout);
     std::fprintf(stderr, "%s\n", answer.SpeedLine().c_str());
   }
-  if (std::fflush(stdout) != 0 || std::ferror(stdout)) return absl::DataLossError("standard output: cannot write");
+  if (std::fflush(stdout) != 0 || std::ferror(stdout))
+    return absl::DataLossError("standard output: cannot write");
   if (answer.finish_reason == "cancelled") return absl::CancelledError("cancelled");
   return absl::OkStatus();
 }

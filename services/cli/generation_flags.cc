@@ -12,24 +12,29 @@ namespace clamor::cli {
 
 void AddGenerationFlags(CLI::App& verb, GenerationFlags& flags) {
   CLI::Option* model = AddModelFlags(verb, flags.model);
-  CLI::Option* server = verb.add_option("--server", flags.server, "HOST:PORT of a gateway, in place of --model")
-                            ->excludes(model)
-                            ->group("Model");
-  verb.add_option("--model-name", flags.model_name, "Which of the gateway's models")->needs(server)->group("Model");
+  CLI::Option* server =
+      verb.add_option("--server", flags.server, "HOST:PORT of a gateway, in place of --model")
+          ->excludes(model)
+          ->group("Model");
+  verb.add_option("--model-name", flags.model_name, "Which of the gateway's models")
+      ->needs(server)
+      ->group("Model");
   verb.add_option("--retrieval", flags.retrieval, "HOST:PORT of a store to take drafts from")
       ->needs(model)
       ->group("Speculation");
 
   Request& options = flags.options;
   options.max_tokens = 256;
-  verb.add_option("--max-tokens", options.max_tokens, "Tokens at most; prompt and answer must fit the context")
+  verb.add_option("--max-tokens", options.max_tokens,
+                  "Tokens at most; prompt and answer must fit the context")
       ->check(CLI::Range(1, std::numeric_limits<int32_t>::max()))
       ->capture_default_str()
       ->group("Answer");
   verb.add_option("--stop", options.stop, "End before this text; may be repeated")
       ->allow_extra_args(false)
       ->group("Answer");
-  verb.add_flag("--ignore-eos", options.ignore_eos, "Go on after the model's end-of-sequence token")->group("Answer");
+  verb.add_flag("--ignore-eos", options.ignore_eos, "Go on after the model's end-of-sequence token")
+      ->group("Answer");
 
   SamplingOptions& sampling = options.sampling;
   verb.add_option("--temperature", sampling.temperature, "0: the most likely token each time")

@@ -5,8 +5,8 @@
 namespace clamor::cli {
 namespace {
 
-constexpr Source kReported[] = {Source::kJacobi, Source::kContext, Source::kStore, Source::kAdjacency,
-                                Source::kRecycled, Source::kNoise};
+constexpr Source kReported[] = {Source::kJacobi,    Source::kContext,  Source::kStore,
+                                Source::kAdjacency, Source::kRecycled, Source::kNoise};
 
 int64_t AcceptedBy(const GenerationStats& stats, Source source) {
   return stats.accepted_by_source[static_cast<size_t>(source)];
@@ -32,7 +32,8 @@ nlohmann::ordered_json Answer::ToJson() const {
           {"token_ids", token_ids},
           {"text", text},
           {"finish_reason", finish_reason},
-          {"matched_stop", matched_stop.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(matched_stop)},
+          {"matched_stop",
+           matched_stop.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(matched_stop)},
           {"seed", seed},
           {"forwards", stats.forwards},
           {"tokens_per_forward", tokens_per_forward()},
@@ -44,10 +45,9 @@ nlohmann::ordered_json Answer::ToJson() const {
 }
 
 std::string Answer::SpeedLine() const {
-  std::string line =
-      absl::StrFormat("%d tokens in %.2f s (prompt: %d in %.2f s): %.1f tokens/s, %.2f tokens per forward",
-                      token_ids.size(), stats.decode_seconds, prompt_tokens, stats.prefill_seconds,
-                      tokens_per_second(), tokens_per_forward());
+  std::string line = absl::StrFormat(
+      "%d tokens in %.2f s (prompt: %d in %.2f s): %.1f tokens/s, %.2f tokens per forward", token_ids.size(),
+      stats.decode_seconds, prompt_tokens, stats.prefill_seconds, tokens_per_second(), tokens_per_forward());
   const char* separator = "; drafted by ";
   for (Source source : kReported) {
     if (const int64_t accepted = AcceptedBy(stats, source); accepted > 0) {

@@ -43,8 +43,8 @@ class Generator {
  public:
   virtual ~Generator() = default;
 
-  // Calls `on_delta` on the calling thread for what comes, and returns the whole. Stops early (finish_reason "cancelled")
-  // once Interrupted() is set.
+  // Calls `on_delta` on the calling thread for what comes, and returns the whole. Stops early (finish_reason
+  // "cancelled") once Interrupted() is set.
   virtual absl::StatusOr<Answer> Generate(const Question& question,
                                           absl::FunctionRef<void(const Delta&)> on_delta) = 0;
 
@@ -52,8 +52,8 @@ class Generator {
   virtual const Tokenizer* tokenizer() const { return nullptr; }
 };
 
-// `retrieval`: HOST:PORT of a store to take drafts from, or empty. `nodes`: that questions will ask for; kAuto measures
-// the machine first.
+// `retrieval`: HOST:PORT of a store to take drafts from, or empty. `nodes`: that questions will ask for;
+// kAuto measures the machine first.
 absl::StatusOr<std::unique_ptr<Generator>> MakeLocalGenerator(LoadedModel model, const std::string& retrieval,
                                                               int32_t nodes);
 

@@ -84,7 +84,8 @@ class StoreServer final : public Destination {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(1));
     v1::AppendResponse response;
-    if (grpc::Status status = stub_->Append(&context, request, &response); !status.ok()) return ServerStatus(status);
+    if (grpc::Status status = stub_->Append(&context, request, &response); !status.ok())
+      return ServerStatus(status);
     uint64_t stored = 0;
     for (const int outcome : response.outcomes()) stored += outcome == v1::APPEND_OUTCOME_STORED ? 1 : 0;
     return stored;
@@ -118,7 +119,8 @@ class Ingestion {
   bool enough() const { return flags_.limit > 0 && totals_.documents >= flags_.limit; }
 
   absl::Status ReadFile(const std::string& path) {
-    CLAMOR_ASSIGN_OR_RETURN(const std::unique_ptr<DocumentReader> reader, DocumentReader::Open(path, &tokenizer_));
+    CLAMOR_ASSIGN_OR_RETURN(const std::unique_ptr<DocumentReader> reader,
+                            DocumentReader::Open(path, &tokenizer_));
     while (!enough()) {
       auto next = reader->Next();
       if (!next.ok()) {
@@ -153,7 +155,8 @@ class Ingestion {
     batch_tokens_ = 0;
     if (isatty(STDERR_FILENO) && absl::Now() - shown_ > absl::Milliseconds(200)) {
       shown_ = absl::Now();
-      std::fprintf(stderr, "\r%s", absl::StrFormat("%d documents, %d tokens", totals_.documents, totals_.tokens).c_str());
+      std::fprintf(stderr, "\r%s",
+                   absl::StrFormat("%d documents, %d tokens", totals_.documents, totals_.tokens).c_str());
     }
     return absl::OkStatus();
   }
@@ -168,15 +171,17 @@ class Ingestion {
 };
 
 absl::Status Ingest(const Flags& flags) {
-  if (flags.server.empty() && flags.store.empty()) return UsageError("give --server HOST:PORT or --store DIR");
+  if (flags.server.empty() && flags.store.empty())
+    return UsageError("give --server HOST:PORT or --store DIR");
   CLAMOR_ASSIGN_OR_RETURN(const LoadedModel tokenizer, LoadTokenizer(flags.model));
   CLAMOR_ASSIGN_OR_RETURN(
       const std::unique_ptr<Destination> destination,
       OpenDestination(flags, {.tenant = flags.tenant, .fingerprint = tokenizer.files.Fingerprint()}));
   CLAMOR_ASSIGN_OR_RETURN(const Totals totals, Ingestion(flags, tokenizer, *destination).Run());
-  const std::string skipped = totals.skipped > 0 ? absl::StrFormat(", %d bad lines skipped", totals.skipped) : "";
-  std::printf("%s\n", absl::StrFormat("%d documents (%d new), %d tokens, %d bytes%s", totals.documents, totals.stored,
-                                      totals.tokens, totals.bytes, skipped)
+  const std::string skipped =
+      totals.skipped > 0 ? absl::StrFormat(", %d bad lines skipped", totals.skipped) : "";
+  std::printf("%s\n", absl::StrFormat("%d documents (%d new), %d tokens, %d bytes%s", totals.documents,
+                                      totals.stored, totals.tokens, totals.bytes, skipped)
                           .c_str());
   return absl::OkStatus();
 }
@@ -186,11 +191,14 @@ absl::Status Ingest(const Flags& flags) {
 void AddIngest(CLI::App& app, Run& run) {
   auto flags = std::make_shared<Flags>();
   CLI::App* verb = app.add_subcommand("ingest", "Put files of text into a store that drafts are taken from");
-  verb->add_option("files", flags->files, "*.jsonl (text | prompt, response | messages) or plain text")->required();
+  verb->add_option("files", flags->files, "*.jsonl (text | prompt, response | messages) or plain text")
+      ->required();
   verb->add_option("--model", flags->model, "Model directory, for its tokenizer and template")->required();
-  CLI::Option* store =
-      verb->add_option("--store", flags->store, "Folder of a store that no server has open")->group("Destination");
-  verb->add_option("--server", flags->server, "HOST:PORT of a retrieval service")->excludes(store)->group("Destination");
+  CLI::Option* store = verb->add_option("--store", flags->store, "Folder of a store that no server has open")
+                           ->group("Destination");
+  verb->add_option("--server", flags->server, "HOST:PORT of a retrieval service")
+      ->excludes(store)
+      ->group("Destination");
   verb->add_option("--tenant", flags->tenant, "Whose documents they are")
       ->capture_default_str()
       ->group("Destination");

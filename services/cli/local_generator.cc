@@ -18,7 +18,8 @@ uint64_t DrawSeed() {
 
 class Collector final : public TokenSink {
  public:
-  Collector(Answer& answer, absl::FunctionRef<void(const Delta&)> on_delta) : answer_(answer), on_delta_(on_delta) {}
+  Collector(Answer& answer, absl::FunctionRef<void(const Delta&)> on_delta)
+      : answer_(answer), on_delta_(on_delta) {}
 
   void OnDelta(Delta delta) override {
     answer_.token_ids.insert(answer_.token_ids.end(), delta.token_ids.begin(), delta.token_ids.end());
@@ -90,11 +91,12 @@ absl::StatusOr<std::unique_ptr<Generator>> MakeLocalGenerator(LoadedModel model,
                                 .vocab_size = model.transformer->config().vocab_size},
         nullptr);
   }
-  const EngineOptions options{.threads = model.threads,
-                              .kv_tokens = model.transformer->max_positions() + 2 * SpeculationOptions::kMaxNodes,
-                              .max_sequences = 1,
-                              .max_waiting = 1,
-                              .default_nodes = nodes};
+  const EngineOptions options{
+      .threads = model.threads,
+      .kv_tokens = model.transformer->max_positions() + 2 * SpeculationOptions::kMaxNodes,
+      .max_sequences = 1,
+      .max_waiting = 1,
+      .default_nodes = nodes};
   CLAMOR_ASSIGN_OR_RETURN(
       std::unique_ptr<Engine> engine,
       Engine::Create(model.transformer.get(), model.tokenizer.get(), drafter.get(), nullptr, options));

@@ -17,7 +17,8 @@ namespace clamor::cli {
 
 void AddPromptFlags(CLI::App& verb, PromptFlags& flags, bool with_chat) {
   CLI::Option* text = verb.add_option("--prompt", flags.text, "The prompt")->group("Prompt");
-  CLI::Option* file = verb.add_option("--prompt-file", flags.file, "Read the prompt from this file")->group("Prompt");
+  CLI::Option* file =
+      verb.add_option("--prompt-file", flags.file, "Read the prompt from this file")->group("Prompt");
   CLI::Option* ids = verb.add_option("--ids", flags.ids, "The prompt as token ids: 1,2,3")->group("Prompt");
   text->excludes(file)->excludes(ids);
   file->excludes(ids);
@@ -60,7 +61,8 @@ absl::StatusOr<std::vector<int32_t>> ParseIds(absl::string_view text) {
   return ids;
 }
 
-absl::StatusOr<std::vector<int32_t>> EncodeChat(const LoadedModel& model, const std::vector<ChatMessage>& messages) {
+absl::StatusOr<std::vector<int32_t>> EncodeChat(const LoadedModel& model,
+                                                const std::vector<ChatMessage>& messages) {
   if (model.chat_template == nullptr) {
     return absl::FailedPreconditionError(
         absl::StrCat(model.name, " has no chat template (chat_template.jinja or tokenizer_config.json)"));

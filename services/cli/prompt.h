@@ -35,6 +35,7 @@ absl::StatusOr<std::vector<int32_t>> ParseIds(absl::string_view text);
 absl::StatusOr<std::vector<int32_t>> EncodePrompt(const LoadedModel& model, const Prompt& prompt);
 
 // FAILED_PRECONDITION if the model has no template.
-absl::StatusOr<std::vector<int32_t>> EncodeChat(const LoadedModel& model, const std::vector<ChatMessage>& messages);
+absl::StatusOr<std::vector<int32_t>> EncodeChat(const LoadedModel& model,
+                                                const std::vector<ChatMessage>& messages);
 
 }  // namespace clamor::cli

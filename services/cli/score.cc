@@ -76,7 +76,9 @@ absl::Status Score(const Flags& flags) {
   }
   nlohmann::ordered_json perplexity;  // of one token: none
   if (!logprobs.empty()) perplexity = std::exp(-sum / static_cast<double>(logprobs.size()));
-  std::printf("%s\n", nlohmann::ordered_json{{"ids", ids}, {"logprobs", values}, {"perplexity", perplexity}}.dump().c_str());
+  std::printf(
+      "%s\n",
+      nlohmann::ordered_json{{"ids", ids}, {"logprobs", values}, {"perplexity", perplexity}}.dump().c_str());
   return absl::OkStatus();
 }
 

@@ -42,22 +42,25 @@ absl::StatusOr<std::string> Describe(v1::ModelService::Stub& stub) {
   CLAMOR_RETURN_IF_ERROR(
       Ask([&](auto... args) { return stub.ListModels(args...); }, v1::ListModelsRequest(), models));
   v1::GetStatusResponse status;
-  CLAMOR_RETURN_IF_ERROR(Ask([&](auto... args) { return stub.GetStatus(args...); }, v1::GetStatusRequest(), status));
+  CLAMOR_RETURN_IF_ERROR(
+      Ask([&](auto... args) { return stub.GetStatus(args...); }, v1::GetStatusRequest(), status));
 
   std::string text;
-  absl::StrAppendFormat(&text, "%-28s %-18s %9s %9s %8s\n", "MODEL", "REVISION", "CONTEXT", "VOCAB", "WEIGHTS");
+  absl::StrAppendFormat(&text, "%-28s %-18s %9s %9s %8s\n", "MODEL", "REVISION", "CONTEXT", "VOCAB",
+                        "WEIGHTS");
   for (const v1::ModelInfo& model : models.models()) {
     absl::StrAppendFormat(&text, "%-28s %-18s %9d %9d %8s\n", model.name(), model.revision(),
                           model.max_context_tokens(), model.vocab_size(), model.weights());
   }
-  absl::StrAppendFormat(&text, "\n%-28s %-9s %-20s %9s %9s %15s %12s\n", "WORKER", "STATE", "MODEL", "RUNNING", "WAITING",
-                        "KV PAGES", "STEPS");
+  absl::StrAppendFormat(&text, "\n%-28s %-9s %-20s %9s %9s %15s %12s\n", "WORKER", "STATE", "MODEL",
+                        "RUNNING", "WAITING", "KV PAGES", "STEPS");
   for (const v1::WorkerStatus& worker : status.workers()) {
     const v1::WorkerLoad& load = worker.load();
-    absl::StrAppendFormat(&text, "%-28s %-9s %-20s %9s %9s %15s %12d\n", worker.address(), StateName(worker.state()),
-                          worker.model().name(), absl::StrFormat("%d/%d", load.running(), load.max_running()),
-                          absl::StrFormat("%d/%d", load.waiting(), load.max_waiting()),
-                          absl::StrFormat("%d/%d", load.kv_pages_used(), load.kv_pages_total()), load.steps());
+    absl::StrAppendFormat(
+        &text, "%-28s %-9s %-20s %9s %9s %15s %12d\n", worker.address(), StateName(worker.state()),
+        worker.model().name(), absl::StrFormat("%d/%d", load.running(), load.max_running()),
+        absl::StrFormat("%d/%d", load.waiting(), load.max_waiting()),
+        absl::StrFormat("%d/%d", load.kv_pages_used(), load.kv_pages_total()), load.steps());
   }
   absl::StrAppendFormat(&text, "\nstreams open: %d\n", status.streams_open());
   return text;

@@ -35,9 +35,9 @@ absl::Status Tokenize(const Flags& flags) {
   if (flags.chat) {
     CLAMOR_ASSIGN_OR_RETURN(ids, EncodeChat(model, {{"user", text}}));
   } else {
-    const Tokenizer::EncodeOptions options{.add_specials = !flags.no_specials,
-                                           .specials = flags.no_specials ? Tokenizer::Specials::kPlainText
-                                                                         : Tokenizer::Specials::kParse};
+    const Tokenizer::EncodeOptions options{
+        .add_specials = !flags.no_specials,
+        .specials = flags.no_specials ? Tokenizer::Specials::kPlainText : Tokenizer::Specials::kParse};
     CLAMOR_ASSIGN_OR_RETURN(ids, model.tokenizer->Encode(text, options));
   }
   std::printf("%s\n", nlohmann::ordered_json{{"ids", ids}}.dump().c_str());

@@ -18,7 +18,8 @@ struct CircuitBreakerOptions {
 
 class CircuitBreaker {
  public:
-  explicit CircuitBreaker(const CircuitBreakerOptions& options) : options_(options), backoff_(options.min_backoff) {}
+  explicit CircuitBreaker(const CircuitBreakerOptions& options)
+      : options_(options), backoff_(options.min_backoff) {}
 
   // Whether a call may start. While open: no, except for one probe after each backoff, whose outcome decides.
   bool Allow(absl::Time now) const { return !open() || (!probing_ && now >= retry_at_); }

@@ -40,8 +40,8 @@ std::string_view CorpusOutcomeName(CorpusOutcome outcome) {
   return kNames[static_cast<size_t>(outcome)];
 }
 
-CorpusWriter::CorpusWriter(const std::shared_ptr<grpc::ChannelInterface>& channel, const CorpusWriterOptions& options,
-                           Observer observer)
+CorpusWriter::CorpusWriter(const std::shared_ptr<grpc::ChannelInterface>& channel,
+                           const CorpusWriterOptions& options, Observer observer)
     : options_(options),
       observer_(std::move(observer)),
       stub_(v1::RetrievalService::NewStub(channel)),
@@ -60,7 +60,8 @@ void CorpusWriter::Add(const std::string& tenant, std::vector<int32_t> tokens) {
   if (tokens.empty()) return;
   {
     absl::MutexLock lock(&mu_);
-    if (queue_.size() < options_.max_queued_documents && queued_tokens_ + tokens.size() <= options_.max_queued_tokens) {
+    if (queue_.size() < options_.max_queued_documents &&
+        queued_tokens_ + tokens.size() <= options_.max_queued_tokens) {
       queued_tokens_ += tokens.size();
       queue_.push_back({tenant, std::move(tokens)});
       return;
@@ -103,7 +104,8 @@ std::vector<CorpusWriter::Entry> CorpusWriter::TakeBatch() {
 }
 
 void CorpusWriter::Write(std::span<const Entry> batch) {
-  for (absl::Duration backoff = options_.min_backoff;; backoff = std::min(2 * backoff, options_.max_backoff)) {
+  for (absl::Duration backoff = options_.min_backoff;;
+       backoff = std::min(2 * backoff, options_.max_backoff)) {
     const grpc::Status status = Append(batch);
     if (status.ok()) return;
     if (!WorthRepeating(status)) {

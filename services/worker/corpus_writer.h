@@ -1,8 +1,9 @@
 // Finished answers on their way to the shared store.
 //
-// Add never waits: documents queue up to a bound, a background thread appends them in batches and tries again, with
-// backoff, while the service is down. What does not fit the queue is dropped and counted: the store only makes later
-// answers faster.
+// Add never waits: documents queue up to a bound, a background thread appends them in batches and tries
+// again, with backoff, while the service is down. What does not fit the queue is dropped and counted: the
+// store only makes later answers faster.
+//
 // Threads: all methods may be called from any thread.
 // Tested by tests/services/worker/corpus_writer_test.cc.
 #pragma once
@@ -47,13 +48,15 @@ class CorpusWriter {
  public:
   using Observer = std::function<void(CorpusOutcome outcome)>;  // once per document, from any thread
 
-  CorpusWriter(const std::shared_ptr<grpc::ChannelInterface>& channel, const CorpusWriterOptions& options, Observer observer);
+  CorpusWriter(const std::shared_ptr<grpc::ChannelInterface>& channel, const CorpusWriterOptions& options,
+               Observer observer);
   // Drops what is still queued.
   ~CorpusWriter();
 
   void Add(const std::string& tenant, std::vector<int32_t> tokens);
 
-  // Waits until all that was added is stored or given up, at most until `deadline`; false if something is left.
+  // Waits until all that was added is stored or given up, at most until `deadline`; false if something is
+  // left.
   bool Flush(absl::Time deadline);
 
  private:

@@ -78,7 +78,8 @@ absl::Status AddPieces(const std::filesystem::path& path, Sha256& hash) {
   for (int64_t i = 0; i < kPieces; ++i) {
     file.seekg(last * i / (kPieces - 1));
     file.read(piece.data(), std::min(kBytes, size));
-    if (file.gcount() != std::min(kBytes, size)) return absl::DataLossError(absl::StrCat(path.string(), ": cannot read"));
+    if (file.gcount() != std::min(kBytes, size))
+      return absl::DataLossError(absl::StrCat(path.string(), ": cannot read"));
     hash.Add(std::string_view(piece.data(), static_cast<size_t>(file.gcount())));
   }
   return absl::OkStatus();
@@ -114,8 +115,8 @@ int PhysicalCores() {
   std::set<std::string> cores;
   for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
     if (!CPU_ISSET(cpu, &allowed)) continue;
-    const std::string siblings = ReadWord(
-        absl::StrFormat("/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu));
+    const std::string siblings =
+        ReadWord(absl::StrFormat("/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu));
     cores.insert(siblings.empty() ? absl::StrCat(cpu) : siblings);
   }
   const double quota = std::ceil(CgroupCores());
@@ -146,7 +147,8 @@ absl::StatusOr<LoadedModel> LoadModel(const ModelOptions& options, Weights::Prog
   const absl::Time start = absl::Now();
   CLAMOR_RETURN_IF_ERROR(CheckDevice(options.device));
   const absl::StatusOr<WeightFormat> format = ParseWeightFormat(options.weights);
-  if (!format.ok()) return absl::Status(format.status().code(), absl::StrCat("--weights: ", format.status().message()));
+  if (!format.ok())
+    return absl::Status(format.status().code(), absl::StrCat("--weights: ", format.status().message()));
   CLAMOR_ASSIGN_OR_RETURN(LoadedModel model, LoadTokenizer(options.directory));
   model.threads = options.threads > 0 ? options.threads : PhysicalCores();
   kernels::ThreadPool pool(model.threads);

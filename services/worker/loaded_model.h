@@ -43,14 +43,16 @@ absl::StatusOr<LoadedModel> LoadTokenizer(const std::string& directory);
 // The directory's last component.
 std::string ModelName(const std::string& directory);
 
-// A name for what the weights, the format they are held in and the texts around them say: a hash of the JSON files and of
-// 256 pieces of each safetensors file, so that a large model is not read twice. Equal models have equal revisions.
+// A name for what the weights, the format they are held in and the texts around them say: a hash of the JSON
+// files and of 256 pieces of each safetensors file, so that a large model is not read twice. Equal models
+// have equal revisions.
 absl::StatusOr<std::string> ModelRevision(const std::string& directory, const std::string& weights);
 
 // "demo: 12.3 MiB of bf16 weights in 0.3 s, peak memory 45.6 MiB, avx2, 2 threads".
 std::string DescribeLoad(const LoadedModel& model);
 
-// Cores that this process may run on (affinity mask and cgroup quota), hyper-threads of one core counted once.
+// Cores that this process may run on (affinity mask and cgroup quota), hyper-threads of one core counted
+// once.
 int PhysicalCores();
 
 // The most resident memory this process has had, in bytes.

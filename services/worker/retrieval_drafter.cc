@@ -11,8 +11,8 @@
 namespace clamor {
 namespace {
 
-// The trie in our own terms, or nothing if the service broke its contract: links must point back, counts be at least 1,
-// ids be in the vocabulary.
+// The trie in our own terms, or nothing if the service broke its contract: links must point back, counts be
+// at least 1, ids be in the vocabulary.
 std::optional<ContinuationTrie> Parse(const v1::ContinuationTrie& message, int32_t vocab_size) {
   const int size = message.tokens_size();
   if (size > RetrievalDrafterOptions::kMaxNodes) return std::nullopt;
@@ -24,7 +24,8 @@ std::optional<ContinuationTrie> Parse(const v1::ContinuationTrie& message, int32
   trie.nodes.reserve(size);
   for (int i = 0; i < size; ++i) {
     const uint32_t token = message.tokens(i), parent_plus_one = message.parents(i), count = message.counts(i);
-    if (token >= static_cast<uint32_t>(vocab_size) || parent_plus_one > static_cast<uint32_t>(i) || count < 1) {
+    if (token >= static_cast<uint32_t>(vocab_size) || parent_plus_one > static_cast<uint32_t>(i) ||
+        count < 1) {
       return std::nullopt;
     }
     trie.nodes.push_back({static_cast<int32_t>(token), static_cast<int32_t>(parent_plus_one) - 1, count});
@@ -78,7 +79,8 @@ RetrievalDrafter::~RetrievalDrafter() {
   }
   sender_.join();
   absl::MutexLock lock(&mu_);
-  mu_.Await(absl::Condition(+[](std::vector<Call*>* calls) { return calls->empty(); }, &outstanding_));
+  mu_.Await(absl::Condition(
+      +[](std::vector<Call*>* calls) { return calls->empty(); }, &outstanding_));
 }
 
 void RetrievalDrafter::Ask(uint64_t sequence, const std::string& tenant, std::span<const int32_t> context,
@@ -172,7 +174,8 @@ void RetrievalDrafter::OnReply(Call* raw, const grpc::Status& status) {
   LookupOutcome outcome = LookupOutcome::kOk;
   std::vector<ContinuationTrie> tries;
   if (!status.ok()) {
-    outcome = status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED ? LookupOutcome::kTimeout : LookupOutcome::kError;
+    outcome = status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED ? LookupOutcome::kTimeout
+                                                                         : LookupOutcome::kError;
   } else if (static_cast<size_t>(call->response.tries_size()) != call->questions.size()) {
     outcome = LookupOutcome::kInvalid;
   } else {

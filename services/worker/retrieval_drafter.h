@@ -1,8 +1,10 @@
 // Continuations from the shared store (source S), asked of the retrieval service one step ahead.
 //
-// Questions of one step are gathered and sent as one Lookup with a short deadline; an answer serves the next step.
-// Nothing here waits on the network: a slow, dead or lying service costs drafts, never time or correctness. After some
-// failures in a row a breaker stops calls and lets single ones through until the service is back.
+// Questions of one step are gathered and sent as one Lookup with a short deadline; an answer serves the next
+// step. Nothing here waits on the network: a slow, dead or lying service costs drafts, never time or
+// correctness. After some failures in a row a breaker stops calls and lets single ones through until the
+// service is back.
+//
 // Threads: the engine's thread calls; gRPC's threads and one sender thread answer.
 // Tested by tests/services/worker/retrieval_drafter_test.cc.
 #pragma once
@@ -34,9 +36,9 @@ struct RetrievalDrafterOptions {
   int32_t vocab_size = 0;  // an answer with another id is refused
   absl::Duration timeout = absl::Milliseconds(20);
   absl::Duration gather = absl::Microseconds(100);  // after a step's first question, before it is sent
-  int32_t max_outstanding = 4;                      // calls under way; questions wait, the newest of each sequence
-  int32_t max_match = 32;                           // tokens of context sent
-  int32_t max_nodes = 64;                           // of an answer, at most kMaxNodes
+  int32_t max_outstanding = 4;  // calls under way; questions wait, the newest of each sequence
+  int32_t max_match = 32;       // tokens of context sent
+  int32_t max_nodes = 64;       // of an answer, at most kMaxNodes
   CircuitBreakerOptions breaker;
 
   static constexpr int32_t kMaxNodes = 256;
@@ -46,10 +48,11 @@ struct RetrievalDrafterOptions {
 // How a question ended: label `outcome` of clamor_worker_retrieval_requests_total.
 enum class LookupOutcome : uint8_t { kOk, kTimeout, kError, kInvalid, kBreakerOpen, kDropped };
 inline constexpr size_t kLookupOutcomes = 6;
-std::string_view LookupOutcomeName(LookupOutcome outcome);  // "ok", "timeout", "error", "invalid", "breaker_open", "dropped"
+std::string_view LookupOutcomeName(
+    LookupOutcome outcome);  // "ok", "timeout", "error", "invalid", "breaker_open", "dropped"
 
-// A tenant's name with this at its end stands for its requests that want nothing from the store: they are kept apart from
-// its others, and Ask does nothing for them. (No tenant's own name holds a slash.)
+// A tenant's name with this at its end stands for its requests that want nothing from the store: they are
+// kept apart from its others, and Ask does nothing for them. (No tenant's own name holds a slash.)
 inline constexpr absl::string_view kNoStore = "/none";
 
 // A channel that looks for a lost server every quarter second to two seconds.
@@ -57,22 +60,24 @@ std::shared_ptr<grpc::Channel> MakeRetrievalChannel(const std::string& target);
 
 class RetrievalDrafter final : public ContinuationSource {
  public:
-  // Told of every call that ended (`seconds` it took) and every question that was not sent (0). From any thread.
+  // Told of every call that ended (`seconds` it took) and every question that was not sent (0). From any
+  // thread.
   using Observer = std::function<void(LookupOutcome outcome, double seconds)>;
 
-  RetrievalDrafter(const std::shared_ptr<grpc::ChannelInterface>& channel, const RetrievalDrafterOptions& options,
-                   Observer observer);
+  RetrievalDrafter(const std::shared_ptr<grpc::ChannelInterface>& channel,
+                   const RetrievalDrafterOptions& options, Observer observer);
   // Cancels what is under way and waits for it.
   ~RetrievalDrafter() override;
 
-  void Ask(uint64_t sequence, const std::string& tenant, std::span<const int32_t> context, int64_t position) override;
+  void Ask(uint64_t sequence, const std::string& tenant, std::span<const int32_t> context,
+           int64_t position) override;
   std::optional<Answer> Take(uint64_t sequence) override;
   void Forget(uint64_t sequence) override;
 
  private:
   // What is known of a sequence.
   struct Slot {
-    uint64_t epoch = 0;  // tells a sequence from one forgotten that had its number: no answer goes to the wrong one
+    uint64_t epoch = 0;  // differs between sequences of one number: no answer goes to the wrong one
     bool queued = false;
     std::string tenant;
     std::vector<int32_t> context;

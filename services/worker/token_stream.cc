@@ -10,7 +10,8 @@ namespace clamor {
 namespace {
 
 void AppendDelta(const Delta& delta, v1::Delta& message) {
-  if (message.token_ids().empty()) message.set_first_token_index(static_cast<uint64_t>(delta.first_token_index));
+  if (message.token_ids().empty())
+    message.set_first_token_index(static_cast<uint64_t>(delta.first_token_index));
   message.mutable_token_ids()->Add(delta.token_ids.begin(), delta.token_ids.end());
   message.mutable_text()->append(delta.text);
   for (const Source source : delta.sources) message.add_sources(static_cast<v1::DraftSource>(source));
@@ -18,7 +19,8 @@ void AppendDelta(const Delta& delta, v1::Delta& message) {
 
 v1::Finished ToProto(const Finished& finished) {
   v1::Finished message;
-  message.set_reason(finished.reason == FinishReason::kLength ? v1::FINISH_REASON_LENGTH : v1::FINISH_REASON_STOP);
+  message.set_reason(finished.reason == FinishReason::kLength ? v1::FINISH_REASON_LENGTH
+                                                              : v1::FINISH_REASON_STOP);
   message.set_matched_stop(finished.matched_stop);
   message.mutable_usage()->set_prompt_tokens(finished.usage.prompt_tokens);
   message.mutable_usage()->set_completion_tokens(finished.usage.completion_tokens);
@@ -46,8 +48,8 @@ static_assert(static_cast<int>(Source::kNoise) == v1::DRAFT_SOURCE_NOISE);
 
 }  // namespace
 
-TokenStream::TokenStream(grpc::CallbackServerContext* context, v1::Started started, const TokenStreamOptions& options,
-                         Ending ending)
+TokenStream::TokenStream(grpc::CallbackServerContext* context, v1::Started started,
+                         const TokenStreamOptions& options, Ending ending)
     : context_(context), options_(options), ending_(std::move(ending)), started_(std::move(started)) {}
 
 void TokenStream::OnAccepted(Canceller cancel) {
@@ -84,7 +86,8 @@ void TokenStream::OnDelta(Delta delta) {
     absl::MutexLock lock(&mu_);
     if (cancel_.has_value()) return;  // nobody will read it
     AppendDelta(delta, unread_);
-    slow = unread_.token_ids_size() > options_.max_unread_tokens || unread_.text().size() > options_.max_unread_bytes;
+    slow = unread_.token_ids_size() > options_.max_unread_tokens ||
+           unread_.text().size() > options_.max_unread_bytes;
     if (slow) unread_.Clear();
   }
   if (slow) {

@@ -1,10 +1,12 @@
 // One answer on its way to one client: what the engine emits becomes messages of a gRPC stream.
 //
-// At most one write is in flight; tokens that come meanwhile join the next message. A reader that leaves too much unread
-// is cut off, so that it holds neither memory nor a place in the engine. Nothing, headers included, is sent before the
-// request leaves the engine's queue.
-// Threads: the sink's methods come from the engine's thread, the reactor's from gRPC's. Deletes itself when both sides
-// are done with it.
+// At most one write is in flight; tokens that come meanwhile join the next message. A reader that leaves too
+// much unread is cut off, so that it holds neither memory nor a place in the engine. Nothing, headers
+// included, is sent before the request leaves the engine's queue.
+//
+// Threads: the sink's methods come from the engine's thread, the reactor's from gRPC's. Deletes itself when
+// both sides are done with it.
+//
 // Tested by tests/services/worker/token_stream_test.cc.
 #pragma once
 
@@ -26,12 +28,13 @@
 namespace clamor {
 
 struct TokenStreamOptions {
-  int max_unread_tokens = 4096;    // waiting for the write in flight; more: SLOW_CONSUMER
-  size_t max_unread_bytes = 256 << 10;  // of text, likewise
-  absl::Duration farewell = absl::Seconds(2);  // for a slow reader to see that status, before its call is reset
+  int max_unread_tokens = 4096;                // waiting for the write in flight; more: SLOW_CONSUMER
+  size_t max_unread_bytes = 256 << 10;         // of text, likewise
+  absl::Duration farewell = absl::Seconds(2);  // for a slow reader to see that status; then a reset
 };
 
-class TokenStream final : public grpc::ServerWriteReactor<v1::WorkerServiceStreamGenerateResponse>, public TokenSink {
+class TokenStream final : public grpc::ServerWriteReactor<v1::WorkerServiceStreamGenerateResponse>,
+                          public TokenSink {
  public:
   using Canceller = std::function<void(FinishReason)>;
   // Told how the answer ended, with the ids that were emitted here; on the engine's thread.
@@ -41,8 +44,9 @@ class TokenStream final : public grpc::ServerWriteReactor<v1::WorkerServiceStrea
   TokenStream(grpc::CallbackServerContext* context, v1::Started started, const TokenStreamOptions& options,
               Ending ending);
 
-  // Exactly one of these follows construction, from the thread that handles the call. Accepted: the engine has the
-  // request and `cancel` ends it there; it is called at once if the client has gone already. Refused: it has not.
+  // Exactly one of these follows construction, from the thread that handles the call. Accepted: the engine
+  // has the request and `cancel` ends it there; it is called at once if the client has gone already. Refused:
+  // it has not.
   void OnAccepted(Canceller cancel);
   void OnRefused(const absl::Status& status);
 

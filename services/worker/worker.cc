@@ -28,12 +28,14 @@ v1::ModelInfo Describe(const LoadedModel& model, const std::string& name, const 
 
 absl::StatusOr<std::unique_ptr<Worker>> Worker::Load(const WorkerOptions& options, WorkerMetrics* metrics) {
   uint64_t tenths = 0;
-  CLAMOR_ASSIGN_OR_RETURN(LoadedModel model, LoadModel(options.model, [&tenths](uint64_t done, uint64_t total) {
+  CLAMOR_ASSIGN_OR_RETURN(LoadedModel model,
+                          LoadModel(options.model, [&tenths](uint64_t done, uint64_t total) {
                             if (total == 0 || 10 * done / total <= tenths) return;
                             tenths = 10 * done / total;
                             spdlog::info("event=loading percent={}", 10 * tenths);
                           }));
-  CLAMOR_ASSIGN_OR_RETURN(const std::string revision, ModelRevision(options.model.directory, model.stored_as));
+  CLAMOR_ASSIGN_OR_RETURN(const std::string revision,
+                          ModelRevision(options.model.directory, model.stored_as));
   v1::ModelInfo info = Describe(model, options.name.empty() ? model.name : options.name, revision);
   std::unique_ptr<Worker> worker(new Worker(std::move(model), std::move(info), metrics));
   const LoadedModel& loaded = worker->model_;
@@ -47,15 +49,16 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Load(const WorkerOptions& option
                                 .timeout = options.lookup_timeout},
         [metrics](LookupOutcome outcome, double seconds) { metrics->OnLookup(outcome, seconds); });
     if (options.store) {
-      worker->corpus_ = std::make_unique<CorpusWriter>(
-          channel, CorpusWriterOptions{.tokenizer_fingerprint = fingerprint},
-          [metrics](CorpusOutcome outcome) { metrics->OnDocument(outcome); });
+      worker->corpus_ =
+          std::make_unique<CorpusWriter>(channel, CorpusWriterOptions{.tokenizer_fingerprint = fingerprint},
+                                         [metrics](CorpusOutcome outcome) { metrics->OnDocument(outcome); });
     }
   }
   EngineOptions engine = options.engine;
   engine.threads = loaded.threads;
   if (engine.kv_tokens == 0) {
-    engine.kv_tokens = std::max<int64_t>(32768, loaded.transformer->max_positions() + 2 * SpeculationOptions::kMaxNodes);
+    engine.kv_tokens =
+        std::max<int64_t>(32768, loaded.transformer->max_positions() + 2 * SpeculationOptions::kMaxNodes);
   }
   CLAMOR_ASSIGN_OR_RETURN(worker->engine_, Engine::Create(loaded.transformer.get(), loaded.tokenizer.get(),
                                                           worker->drafter_.get(), metrics, engine));

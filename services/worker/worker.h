@@ -26,14 +26,15 @@ struct WorkerOptions {
   std::string name;       // that clients know the model by; empty: ModelName of the directory
   std::string retrieval;  // HOST:PORT of the shared store, empty: none
   absl::Duration lookup_timeout = absl::Milliseconds(20);
-  bool store = true;      // append finished answers to the store
-  EngineOptions engine{.kv_tokens = 0, .default_nodes = SpeculationOptions::kAuto};  // kv_tokens 0: room for one whole
-                                                                                     // context, at least 32768
+  bool store = true;  // append finished answers to the store
+  // kv_tokens 0: room for one whole context, at least 32768.
+  EngineOptions engine{.kv_tokens = 0, .default_nodes = SpeculationOptions::kAuto};
 };
 
 class Worker {
  public:
-  // Loads the model, logging how far it is, measures the machine and starts the engine. `metrics` must outlive the worker.
+  // Loads the model, logging how far it is, measures the machine and starts the engine. `metrics` must
+  // outlive the worker.
   static absl::StatusOr<std::unique_ptr<Worker>> Load(const WorkerOptions& options, WorkerMetrics* metrics);
   // Ends what still runs as cancelled, and gives the corpus writer two seconds to empty its queue.
   ~Worker();

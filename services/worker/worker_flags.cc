@@ -15,24 +15,38 @@ std::optional<int> ParseWorkerFlags(int argc, char** argv, WorkerFlags& flags) {
   double lookup_milliseconds = absl::ToDoubleMilliseconds(worker.lookup_timeout);
   bool no_store = false;
 
-  app.add_option("--model", worker.model.directory, "Hugging Face model directory")->required()->group("Model");
-  app.add_option("--name", worker.name, "What clients call the model; the directory's name if not given")->group("Model");
+  app.add_option("--model", worker.model.directory, "Hugging Face model directory")
+      ->required()
+      ->group("Model");
+  app.add_option("--name", worker.name, "What clients call the model; the directory's name if not given")
+      ->group("Model");
   app.add_option("--weights", worker.model.weights, "How matrices are held: stored, fp32 or bf16")
-      ->capture_default_str()->group("Model");
+      ->capture_default_str()
+      ->group("Model");
   app.add_option("--device", worker.model.device, "auto, cpu or cuda")->capture_default_str()->group("Model");
   app.add_option("--threads", worker.model.threads, "Threads of the forward pass; 0: one per physical core")
-      ->check(CLI::Range(0, 1024))->group("Model");
+      ->check(CLI::Range(0, 1024))
+      ->group("Model");
   app.add_option("--context", worker.model.context, "Cap on prompt and answer together; 0: the model's own")
-      ->check(CLI::NonNegativeNumber)->group("Model");
+      ->check(CLI::NonNegativeNumber)
+      ->group("Model");
 
-  app.add_option("--kv-tokens", worker.engine.kv_tokens, "Room of the key/value cache; 0: a whole context, at least 32768")
-      ->check(CLI::NonNegativeNumber)->group("Batching");
+  app.add_option("--kv-tokens", worker.engine.kv_tokens,
+                 "Room of the key/value cache; 0: a whole context, at least 32768")
+      ->check(CLI::NonNegativeNumber)
+      ->group("Batching");
   app.add_option("--max-sequences", worker.engine.max_sequences, "Requests decoded at once")
-      ->check(CLI::Range(1, 1024))->capture_default_str()->group("Batching");
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str()
+      ->group("Batching");
   app.add_option("--max-waiting", worker.engine.max_waiting, "Requests queued; one more is refused")
-      ->check(CLI::Range(0, 1 << 20))->capture_default_str()->group("Batching");
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str()
+      ->group("Batching");
   app.add_option("--prefill-chunk", worker.engine.prefill_chunk, "Prompt tokens per step, over all requests")
-      ->check(CLI::Range(1, 1 << 16))->capture_default_str()->group("Batching");
+      ->check(CLI::Range(1, 1 << 16))
+      ->capture_default_str()
+      ->group("Batching");
 
   app.add_option("--nodes", nodes, "Draft nodes per step where a request leaves it open: auto or a number")
       ->check([](const std::string& value) {
@@ -41,10 +55,13 @@ std::optional<int> ParseWorkerFlags(int argc, char** argv, WorkerFlags& flags) {
                                                number <= SpeculationOptions::kMaxNodes);
         return valid ? std::string() : "'" + value + "' is neither auto nor from 0 to 128";
       })
-      ->capture_default_str()->group("Speculation");
+      ->capture_default_str()
+      ->group("Speculation");
   app.add_option("--retrieval", worker.retrieval, "HOST:PORT of the shared store")->group("Speculation");
   app.add_option("--lookup-timeout", lookup_milliseconds, "Milliseconds after which a lookup is given up")
-      ->check(CLI::Range(1.0, 10000.0))->capture_default_str()->group("Speculation");
+      ->check(CLI::Range(1.0, 10000.0))
+      ->capture_default_str()
+      ->group("Speculation");
   app.add_flag("--no-store", no_store, "Add no finished answers to the shared store")->group("Speculation");
 
   if (const std::optional<int> done = ParseFlags(app, argc, argv)) return done;

@@ -13,7 +13,8 @@ namespace {
 
 using Buckets = prometheus::Histogram::BucketBoundaries;
 
-const Buckets kStepSeconds = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5};
+const Buckets kStepSeconds = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01,
+                              0.025,  0.05,    0.1,    0.25,  0.5,    1,     2.5};
 const Buckets kQueueSeconds = {0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60};
 const Buckets kLookupSeconds = {0.00025, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05};
 const Buckets kRows = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512};
@@ -22,7 +23,8 @@ const Buckets kLengths = {1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32};
 // Makes series that all carry the model's name.
 class Series {
  public:
-  Series(prometheus::Registry& registry, const std::string& model) : registry_(registry), model_{{"model", model}} {}
+  Series(prometheus::Registry& registry, const std::string& model)
+      : registry_(registry), model_{{"model", model}} {}
 
   prometheus::Gauge& Gauge(const char* name, const char* help) {
     return prometheus::BuildGauge().Name(name).Help(help).Labels(model_).Register(registry_).Add({});
@@ -32,7 +34,8 @@ class Series {
   }
   prometheus::Histogram& Histogram(const char* name, const char* help, const Buckets& buckets,
                                    prometheus::Labels labels = {}) {
-    return prometheus::BuildHistogram().Name(name).Help(help).Labels(model_).Register(registry_).Add(labels, buckets);
+    return prometheus::BuildHistogram().Name(name).Help(help).Labels(model_).Register(registry_).Add(labels,
+                                                                                                     buckets);
   }
 
  private:
@@ -48,53 +51,69 @@ void SpeedupEstimate::Add(const StepReport& report) {
   const bool with_drafts = std::accumulate(report.drafted.begin(), report.drafted.end(), 0) > 0;
   const size_t size = std::min<size_t>(std::ilogb(report.forwards), plain_.size() - 1);
   (with_drafts ? drafted_ : plain_)[size].Add(seconds / report.emitted_tokens);
-  if (plain_[size].samples > 0 && drafted_[size].samples > 0) ratio_ = plain_[size].value / drafted_[size].value;
+  if (plain_[size].samples > 0 && drafted_[size].samples > 0)
+    ratio_ = plain_[size].value / drafted_[size].value;
 }
 
-WorkerMetrics::WorkerMetrics(prometheus::Registry& registry, const std::string& model, const std::string& version)
+WorkerMetrics::WorkerMetrics(prometheus::Registry& registry, const std::string& model,
+                             const std::string& version)
     : running_(Series(registry, model).Gauge("clamor_requests_running", "Sequences being decoded")),
       waiting_(Series(registry, model).Gauge("clamor_requests_waiting", "Requests in the queue")),
-      kv_pages_used_(Series(registry, model).Gauge("clamor_kv_pages_used", "Pages of the key/value cache in use")),
+      kv_pages_used_(
+          Series(registry, model).Gauge("clamor_kv_pages_used", "Pages of the key/value cache in use")),
       kv_pages_total_(Series(registry, model).Gauge("clamor_kv_pages_total", "Pages of the key/value cache")),
-      last_step_(Series(registry, model).Gauge("clamor_last_step_timestamp_seconds", "When the engine last stepped")),
-      node_budget_(Series(registry, model).Gauge("clamor_node_budget", "Draft nodes per sequence in the last step")),
+      last_step_(Series(registry, model)
+                     .Gauge("clamor_last_step_timestamp_seconds", "When the engine last stepped")),
+      node_budget_(
+          Series(registry, model).Gauge("clamor_node_budget", "Draft nodes per sequence in the last step")),
       speedup_(Series(registry, model)
                    .Gauge("clamor_speculation_speedup_ratio",
-                          "Time per token of steps without drafts over that of steps with; NaN until both were seen")),
+                          "Time per token of steps without drafts over that of steps with; NaN until both "
+                          "were seen")),
       prefix_queries_(Series(registry, model)
-                          .Counter("clamor_prefix_cache_queries_tokens_total", "Prompt tokens looked up in the prefix cache")),
-      prefix_hits_(Series(registry, model)
-                       .Counter("clamor_prefix_cache_hits_tokens_total", "Prompt tokens found in the prefix cache")),
+                          .Counter("clamor_prefix_cache_queries_tokens_total",
+                                   "Prompt tokens looked up in the prefix cache")),
+      prefix_hits_(
+          Series(registry, model)
+              .Counter("clamor_prefix_cache_hits_tokens_total", "Prompt tokens found in the prefix cache")),
       generated_tokens_(Series(registry, model).Counter("clamor_generated_tokens_total", "Tokens emitted")),
       prompt_tokens_(Series(registry, model).Counter("clamor_prompt_tokens_total", "Prompt tokens computed")),
-      forwards_(Series(registry, model)
-                    .Counter("clamor_forwards_total", "Forward passes that emitted a token, counted per sequence")),
+      forwards_(
+          Series(registry, model)
+              .Counter("clamor_forwards_total", "Forward passes that emitted a token, counted per sequence")),
       step_rows_(Series(registry, model).Histogram("clamor_step_rows", "Rows of one forward pass", kRows)),
       accept_length_(Series(registry, model)
-                         .Histogram("clamor_accept_length", "Tokens that one sequence emitted in one forward", kLengths)),
-      queue_seconds_(Series(registry, model).Histogram("clamor_queue_seconds", "Wait before admission", kQueueSeconds)),
-      retrieval_seconds_(Series(registry, model)
-                             .Histogram("clamor_worker_retrieval_seconds", "Lookups in the shared store", kLookupSeconds)) {
+                         .Histogram("clamor_accept_length", "Tokens that one sequence emitted in one forward",
+                                    kLengths)),
+      queue_seconds_(
+          Series(registry, model).Histogram("clamor_queue_seconds", "Wait before admission", kQueueSeconds)),
+      retrieval_seconds_(
+          Series(registry, model)
+              .Histogram("clamor_worker_retrieval_seconds", "Lookups in the shared store", kLookupSeconds)) {
   Series series(registry, model);
   constexpr const char* kPhaseNames[StepReport::kPhases] = {"plan", "draft", "forward", "verify", "commit"};
   for (size_t i = 0; i < phase_seconds_.size(); ++i) {
-    phase_seconds_[i] = &series.Histogram("clamor_step_phase_seconds", "Time of each phase of a step", kStepSeconds,
-                                          {{"phase", kPhaseNames[i]}});
+    phase_seconds_[i] = &series.Histogram("clamor_step_phase_seconds", "Time of each phase of a step",
+                                          kStepSeconds, {{"phase", kPhaseNames[i]}});
   }
   drafted_.fill(nullptr);
   accepted_.fill(nullptr);
   for (size_t i = 1; i < kSources; ++i) {
     const prometheus::Labels label = {{"source", std::string(SourceName(static_cast<Source>(i)))}};
-    drafted_[i] = &series.Counter("clamor_draft_nodes_total", "Draft nodes verified, by who proposed them", label);
-    accepted_[i] = &series.Counter("clamor_accepted_tokens_total", "Draft tokens accepted, by who proposed them", label);
+    drafted_[i] =
+        &series.Counter("clamor_draft_nodes_total", "Draft nodes verified, by who proposed them", label);
+    accepted_[i] =
+        &series.Counter("clamor_accepted_tokens_total", "Draft tokens accepted, by who proposed them", label);
   }
   for (size_t i = 0; i < lookups_.size(); ++i) {
-    lookups_[i] = &series.Counter("clamor_worker_retrieval_requests_total", "Lookups and questions not sent, by outcome",
-                                  {{"outcome", std::string(LookupOutcomeName(static_cast<LookupOutcome>(i)))}});
+    lookups_[i] = &series.Counter(
+        "clamor_worker_retrieval_requests_total", "Lookups and questions not sent, by outcome",
+        {{"outcome", std::string(LookupOutcomeName(static_cast<LookupOutcome>(i)))}});
   }
   for (size_t i = 0; i < documents_.size(); ++i) {
-    documents_[i] = &series.Counter("clamor_worker_corpus_documents_total", "Finished answers for the shared store",
-                                    {{"outcome", std::string(CorpusOutcomeName(static_cast<CorpusOutcome>(i)))}});
+    documents_[i] =
+        &series.Counter("clamor_worker_corpus_documents_total", "Finished answers for the shared store",
+                        {{"outcome", std::string(CorpusOutcomeName(static_cast<CorpusOutcome>(i)))}});
   }
   series.Counter("clamor_preemptions_total", "Sequences put back into the queue");
   prometheus::BuildGauge()
@@ -133,17 +152,21 @@ void WorkerMetrics::OnFinished(const Finished& finished) {
 
 void WorkerMetrics::OnLookup(LookupOutcome outcome, double seconds) {
   lookups_[static_cast<size_t>(outcome)]->Increment();
-  if (outcome != LookupOutcome::kBreakerOpen && outcome != LookupOutcome::kDropped) retrieval_seconds_.Observe(seconds);
+  if (outcome != LookupOutcome::kBreakerOpen && outcome != LookupOutcome::kDropped)
+    retrieval_seconds_.Observe(seconds);
 }
 
-void WorkerMetrics::OnDocument(CorpusOutcome outcome) { documents_[static_cast<size_t>(outcome)]->Increment(); }
+void WorkerMetrics::OnDocument(CorpusOutcome outcome) {
+  documents_[static_cast<size_t>(outcome)]->Increment();
+}
 
 void WorkerMetrics::SetLoad(const EngineLoad& load) {
   running_.Set(load.running);
   waiting_.Set(load.waiting);
   kv_pages_used_.Set(static_cast<double>(load.kv_pages_used));
   kv_pages_total_.Set(static_cast<double>(load.kv_pages_total));
-  if (load.last_step > absl::InfinitePast()) last_step_.Set(absl::ToDoubleSeconds(load.last_step - absl::UnixEpoch()));
+  if (load.last_step > absl::InfinitePast())
+    last_step_.Set(absl::ToDoubleSeconds(load.last_step - absl::UnixEpoch()));
 }
 
 }  // namespace clamor

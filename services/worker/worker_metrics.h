@@ -19,8 +19,9 @@
 
 namespace clamor {
 
-// Speculation against plain decoding, live: seconds per token of steps without drafts over those of steps with, compared
-// between steps of about as many sequences. Decayed means of the last hundred or so steps each.
+// Speculation against plain decoding, live: seconds per token of steps without drafts over those of steps
+// with, compared between steps of about as many sequences. Decayed means of the last hundred or so steps
+// each.
 class SpeedupEstimate {
  public:
   void Add(const StepReport& report);

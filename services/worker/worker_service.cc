@@ -22,10 +22,12 @@ namespace {
 constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
 constexpr size_t kMaxRequestId = 256;
 
-absl::StatusOr<std::vector<int32_t>> ParseIds(const char* field, const google::protobuf::RepeatedField<uint32_t>& ids) {
+absl::StatusOr<std::vector<int32_t>> ParseIds(const char* field,
+                                              const google::protobuf::RepeatedField<uint32_t>& ids) {
   for (int i = 0; i < ids.size(); ++i) {
     if (ids[i] > kMaxInt) {
-      return InvalidField(absl::StrCat(field, "[", i, "]"), absl::StrCat("is ", ids[i], ", must be at most ", kMaxInt));
+      return InvalidField(absl::StrCat(field, "[", i, "]"),
+                          absl::StrCat("is ", ids[i], ", must be at most ", kMaxInt));
     }
   }
   return std::vector<int32_t>(ids.begin(), ids.end());
@@ -37,7 +39,8 @@ absl::StatusOr<SamplingOptions> ParseSampling(const v1::SamplingParameters& mess
   if (message.has_top_p()) sampling.top_p = message.top_p();
   if (message.has_min_p()) sampling.min_p = message.min_p();
   if (message.top_k() > kMaxInt) {
-    return InvalidField("options.sampling.top_k", absl::StrCat("is ", message.top_k(), ", must be at most ", kMaxInt));
+    return InvalidField("options.sampling.top_k",
+                        absl::StrCat("is ", message.top_k(), ", must be at most ", kMaxInt));
   }
   sampling.top_k = static_cast<int32_t>(message.top_k());
   if (!message.has_seed() && !sampling.greedy()) {
@@ -55,8 +58,9 @@ absl::StatusOr<SpeculationOptions> ParseSpeculation(const v1::SpeculationOptions
   SpeculationOptions speculation;
   if (message.has_nodes()) speculation.nodes = message.nodes();
   if (speculation.nodes < SpeculationOptions::kAuto || speculation.nodes > SpeculationOptions::kMaxNodes) {
-    return InvalidField("options.speculation.nodes", absl::StrCat("is ", speculation.nodes, ", must be from -1 to ",
-                                                                  SpeculationOptions::kMaxNodes));
+    return InvalidField(
+        "options.speculation.nodes",
+        absl::StrCat("is ", speculation.nodes, ", must be from -1 to ", SpeculationOptions::kMaxNodes));
   }
   switch (message.tree()) {
     case v1::DRAFT_TREE_UNSPECIFIED:
@@ -66,13 +70,15 @@ absl::StatusOr<SpeculationOptions> ParseSpeculation(const v1::SpeculationOptions
       speculation.shape = TreeShape::kPublished;
       return speculation;
     default:
-      return InvalidField("options.speculation.tree", absl::StrCat("is ", message.tree(), ", which is unknown"));
+      return InvalidField("options.speculation.tree",
+                          absl::StrCat("is ", message.tree(), ", which is unknown"));
   }
 }
 
 absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
   const std::chrono::system_clock::time_point deadline = context.deadline();
-  return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture() : absl::FromChrono(deadline);
+  return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture()
+                                                                  : absl::FromChrono(deadline);
 }
 
 grpc::Status Loading() { return grpc::Status(grpc::StatusCode::UNAVAILABLE, "the model is being loaded"); }
@@ -130,12 +136,14 @@ class FileStream final : public grpc::ServerWriteReactor<v1::GetTokenizerRespons
 
 absl::StatusOr<Request> ParseRequest(const v1::WorkerServiceStreamGenerateRequest& message) {
   if (message.request_id().size() > kMaxRequestId) {
-    return InvalidField("request_id", absl::StrCat("has ", message.request_id().size(), " bytes, limit is ", kMaxRequestId));
+    return InvalidField(
+        "request_id", absl::StrCat("has ", message.request_id().size(), " bytes, limit is ", kMaxRequestId));
   }
   CLAMOR_RETURN_IF_ERROR(CheckTenant("tenant", message.tenant()));
   const v1::GenerationOptions& options = message.options();
   if (options.has_max_tokens() && (options.max_tokens() < 1 || options.max_tokens() > kMaxInt)) {
-    return InvalidField("options.max_tokens", absl::StrCat("is ", options.max_tokens(), ", must be from 1 to ", kMaxInt));
+    return InvalidField("options.max_tokens",
+                        absl::StrCat("is ", options.max_tokens(), ", must be from 1 to ", kMaxInt));
   }
   Request request;
   request.id = message.request_id();
@@ -155,7 +163,8 @@ absl::StatusOr<Request> ParseRequest(const v1::WorkerServiceStreamGenerateReques
       absl::StrAppend(&request.tenant, kNoStore);
       break;
     default:
-      return InvalidField("options.draft_scope", absl::StrCat("is ", options.draft_scope(), ", which is unknown"));
+      return InvalidField("options.draft_scope",
+                          absl::StrCat("is ", options.draft_scope(), ", which is unknown"));
   }
   return request;
 }
@@ -183,7 +192,8 @@ grpc::ServerWriteReactor<v1::WorkerServiceStreamGenerateResponse>* WorkerService
   absl::StatusOr<Request> request = ParseRequest(*message);
   if (worker == nullptr || !request.ok()) {
     auto* refusal = new TokenStream(context, {}, streams_, nullptr);
-    refusal->OnRefused(worker == nullptr ? absl::UnavailableError("the model is being loaded") : request.status());
+    refusal->OnRefused(worker == nullptr ? absl::UnavailableError("the model is being loaded")
+                                         : request.status());
     return refusal;
   }
   request->deadline = DeadlineOf(*context);
@@ -196,7 +206,8 @@ grpc::ServerWriteReactor<v1::WorkerServiceStreamGenerateResponse>* WorkerService
   started.set_prompt_tokens(static_cast<uint32_t>(request->prompt_ids.size()));
 
   // What the store gets: the prompt and the whole answer, wherever it began.
-  const bool stored = worker->corpus() != nullptr && (!message->options().has_store() || message->options().store());
+  const bool stored =
+      worker->corpus() != nullptr && (!message->options().has_store() || message->options().store());
   std::vector<int32_t> document;
   if (stored) {
     document = request->prompt_ids;
@@ -222,8 +233,8 @@ grpc::ServerWriteReactor<v1::WorkerServiceStreamGenerateResponse>* WorkerService
   return stream;
 }
 
-grpc::ServerUnaryReactor* WorkerService::GetLoad(grpc::CallbackServerContext* context, const v1::GetLoadRequest*,
-                                                 v1::GetLoadResponse* response) {
+grpc::ServerUnaryReactor* WorkerService::GetLoad(grpc::CallbackServerContext* context,
+                                                 const v1::GetLoadRequest*, v1::GetLoadResponse* response) {
   Worker* const worker = worker_;
   if (worker == nullptr) return Reply(context, Loading());
   const EngineLoad load = worker->engine().Load();
@@ -248,8 +259,8 @@ grpc::ServerUnaryReactor* WorkerService::GetModelInfo(grpc::CallbackServerContex
   return Reply(context, grpc::Status::OK);
 }
 
-grpc::ServerWriteReactor<v1::GetTokenizerResponse>* WorkerService::GetTokenizer(grpc::CallbackServerContext*,
-                                                                                const v1::GetTokenizerRequest*) {
+grpc::ServerWriteReactor<v1::GetTokenizerResponse>* WorkerService::GetTokenizer(
+    grpc::CallbackServerContext*, const v1::GetTokenizerRequest*) {
   Worker* const worker = worker_;
   return worker == nullptr ? new FileStream(Loading()) : new FileStream(worker->model().files.contents);
 }

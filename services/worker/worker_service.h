@@ -15,8 +15,8 @@
 
 namespace clamor {
 
-// What the message asks, in the engine's words; the only place that reads it. INVALID_ARGUMENT names the field. What
-// depends on the model (vocabulary, context) is checked by Engine::Submit.
+// What the message asks, in the engine's words; the only place that reads it. INVALID_ARGUMENT names the
+// field. What depends on the model (vocabulary, context) is checked by Engine::Submit.
 absl::StatusOr<Request> ParseRequest(const v1::WorkerServiceStreamGenerateRequest& message);
 
 class WorkerService final : public v1::WorkerService::CallbackService {
@@ -39,8 +39,8 @@ class WorkerService final : public v1::WorkerService::CallbackService {
   grpc::ServerUnaryReactor* GetModelInfo(grpc::CallbackServerContext* context,
                                          const v1::WorkerServiceGetModelInfoRequest* request,
                                          v1::WorkerServiceGetModelInfoResponse* response) override;
-  grpc::ServerWriteReactor<v1::GetTokenizerResponse>* GetTokenizer(grpc::CallbackServerContext* context,
-                                                                   const v1::GetTokenizerRequest* request) override;
+  grpc::ServerWriteReactor<v1::GetTokenizerResponse>* GetTokenizer(
+      grpc::CallbackServerContext* context, const v1::GetTokenizerRequest* request) override;
   grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* context, const v1::DrainRequest* request,
                                   v1::DrainResponse* response) override;
 

@@ -50,7 +50,8 @@ TEST(PickMergeTest, RewritesWhatIsAQuarterDead) {
 }
 
 TEST(PickMergeTest, SettlesWithFewParts) {
-  // Whatever the sizes, merging until nothing is picked leaves a number of parts that grows with the logarithm.
+  // Whatever the sizes, merging until nothing is picked leaves a number of parts that grows with the
+  // logarithm.
   std::mt19937_64 random(1);
   for (int round = 0; round < 20; ++round) {
     Parts parts;

@@ -1,7 +1,7 @@
 // Changes a store until it is killed, and says on stdout what was acknowledged: `crash_writer FOLDER SEED`.
 //
-// For each change it writes one line before ("try ...") and one after ("ack"). The change itself follows from the seed and
-// its number, so that the test can make the same ones (crash_changes.h).
+// For each change it writes one line before ("try ...") and one after ("ack"). The change itself follows from
+// the seed and its number, so that the test can make the same ones (crash_changes.h).
 #include <cstdio>
 #include <cstdlib>
 

@@ -51,7 +51,8 @@ TEST(DocumentDbTest, NamesBothFormatVersions) {
   { ASSERT_TRUE(DocumentDb::Open(folder / "db").ok()); }
   {  // As a later version might leave it, with a column family that this one does not know.
     std::vector<rocksdb::ColumnFamilyDescriptor> families;
-    for (const char* name : {"default", "catalog", "documents"}) families.emplace_back(name, rocksdb::ColumnFamilyOptions());
+    for (const char* name : {"default", "catalog", "documents"})
+      families.emplace_back(name, rocksdb::ColumnFamilyOptions());
     std::vector<rocksdb::ColumnFamilyHandle*> handles;
     rocksdb::DB* db = nullptr;
     ASSERT_TRUE(rocksdb::DB::Open({}, folder / "db", families, &handles, &db).ok());
@@ -59,12 +60,14 @@ TEST(DocumentDbTest, NamesBothFormatVersions) {
     rocksdb::ColumnFamilyHandle* later = nullptr;
     ASSERT_TRUE(db->CreateColumnFamily({}, "later", &later).ok());
     handles.push_back(later);
-    for (rocksdb::ColumnFamilyHandle* handle : handles) ASSERT_TRUE(db->DestroyColumnFamilyHandle(handle).ok());
+    for (rocksdb::ColumnFamilyHandle* handle : handles)
+      ASSERT_TRUE(db->DestroyColumnFamilyHandle(handle).ok());
     delete db;
   }
   const absl::Status status = DocumentDb::Open(folder / "db").status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
-  EXPECT_NE(std::string(status.message()).find("format version 2, this program reads version 1"), std::string::npos)
+  EXPECT_NE(std::string(status.message()).find("format version 2, this program reads version 1"),
+            std::string::npos)
       << status;
 }
 

@@ -52,10 +52,12 @@ TEST(KeyCodecTest, NamesHaveLimits) {
   for (const Namespace& bad : {Namespace{"", "f"}, Namespace{"t", ""}, Namespace{std::string(129, 't'), "f"},
                                Namespace{"t", std::string(65, 'f')}, Namespace{std::string("t\0u", 3), "f"},
                                Namespace{"t", "xyz"}, Namespace{"t", std::string("f\0", 2)}}) {
-    EXPECT_EQ(ValidateNamespace(bad).code(), absl::StatusCode::kInvalidArgument) << bad.tenant << " " << bad.fingerprint;
+    EXPECT_EQ(ValidateNamespace(bad).code(), absl::StatusCode::kInvalidArgument)
+        << bad.tenant << " " << bad.fingerprint;
   }
-  EXPECT_NE(std::string(ValidateTenant(std::string(129, 't')).message()).find("129 bytes, must have 1 to 128"),
-            std::string::npos);
+  EXPECT_NE(
+      std::string(ValidateTenant(std::string(129, 't')).message()).find("129 bytes, must have 1 to 128"),
+      std::string::npos);
   EXPECT_TRUE(ValidateDocumentId(std::string(256, '\0')).ok());
   EXPECT_FALSE(ValidateDocumentId("").ok());
   EXPECT_FALSE(ValidateDocumentId(std::string(257, 'x')).ok());
@@ -68,7 +70,8 @@ TEST(KeyCodecTest, ValuesComeBack) {
   EXPECT_EQ(entry->checksum, 5u);
   EXPECT_EQ(entry->tokens, 77u);
   const Tokens tokens = {0, 1, kTokenLimit - 1};
-  const auto decoded = DecodeTokens(EncodeTokens(tokens), {.number = 1, .checksum = TokenChecksum(tokens), .tokens = 3});
+  const auto decoded =
+      DecodeTokens(EncodeTokens(tokens), {.number = 1, .checksum = TokenChecksum(tokens), .tokens = 3});
   ASSERT_TRUE(decoded.ok());
   EXPECT_EQ(*decoded, tokens);
 }
@@ -86,7 +89,8 @@ TEST(KeyCodecTest, AnyBytesDecodeOrAreDataLoss) {
     decoded += check(SplitKey(bytes).status());
     decoded += check(DecodeEntry(bytes).status());
     decoded += check(DecodeDocumentNumber(bytes).status());
-    decoded += check(DecodeTokens(bytes, {.checksum = random() % 2, .tokens = 1 + uint32_t(random() % 10)}).status());
+    decoded += check(
+        DecodeTokens(bytes, {.checksum = random() % 2, .tokens = 1 + uint32_t(random() % 10)}).status());
   }
   EXPECT_GT(decoded, 0);
   const Tokens over = {1, kTokenLimit};

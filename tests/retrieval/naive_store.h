@@ -20,7 +20,8 @@ namespace clamor::retrieval {
 using Tokens = std::vector<uint32_t>;
 
 // As BuildTrie, by way of a trie of all paths.
-inline std::vector<Trie::Node> NaiveTrie(const std::vector<Tokens>& continuations, size_t max_nodes, size_t max_depth) {
+inline std::vector<Trie::Node> NaiveTrie(const std::vector<Tokens>& continuations, size_t max_nodes,
+                                         size_t max_depth) {
   std::map<Tokens, uint32_t> counts;
   for (const Tokens& continuation : continuations) {
     for (size_t depth = 1; depth <= std::min(continuation.size(), max_depth); ++depth) {
@@ -96,7 +97,8 @@ class NaiveStore {
       });
       if (hits.size() > static_cast<size_t>(options.max_occurrences)) hits.resize(options.max_occurrences);
       std::vector<Tokens> continuations;
-      for (const Hit& hit : hits) continuations.emplace_back(hit.tokens->begin() + hit.position, hit.tokens->end());
+      for (const Hit& hit : hits)
+        continuations.emplace_back(hit.tokens->begin() + hit.position, hit.tokens->end());
       return {static_cast<int32_t>(length), static_cast<uint32_t>(hits.size()),
               NaiveTrie(continuations, options.max_nodes, options.max_depth)};
     }

@@ -26,8 +26,8 @@ std::shared_ptr<const Segment> BuildSegment(const std::vector<Tokens>& documents
 }
 
 // Compares with the naive store for one context; the documents have ids "0", "1"...
-void CheckDraft(const Segment& segment, const Segment::DeadSet* dead, const NaiveStore& naive, const Tokens& context,
-                const DraftOptions& options) {
+void CheckDraft(const Segment& segment, const Segment::DeadSet* dead, const NaiveStore& naive,
+                const Tokens& context, const DraftOptions& options) {
   Parts parts = {{.segment = std::shared_ptr<const Segment>(&segment, [](const Segment*) {}),
                   .dead = dead ? std::make_shared<Segment::DeadSet>(*dead) : nullptr}};
   ASSERT_EQ(Draft(parts, context, options), naive.Draft({"t", "f"}, context, options));
@@ -78,7 +78,8 @@ TEST(SegmentTest, RandomTextsWithDeadDocuments) {
       if (!dead[i]) naive.Append({"t", "f"}, std::to_string(i), documents[i]);
     }
     for (int query = 0; query < 50; ++query) {
-      CheckDraft(*segment, &dead, naive, RandomTokens(random, random() % 14, alphabet), RandomOptions(random));
+      CheckDraft(*segment, &dead, naive, RandomTokens(random, random() % 14, alphabet),
+                 RandomOptions(random));
     }
   }
 }
@@ -205,7 +206,8 @@ TEST(SegmentTest, AnyDamageIsRefusedOrHarmless) {
     if (bad == good) continue;
     EXPECT_EQ((*segment)->CheckIntegrity().code(), absl::StatusCode::kDataLoss);
     const std::vector<Segment::Input> inputs = {{segment->get(), nullptr}};
-    EXPECT_EQ(Segment::Merge("prefix", inputs, "", kNotCancelled).status().code(), absl::StatusCode::kDataLoss);
+    EXPECT_EQ(Segment::Merge("prefix", inputs, "", kNotCancelled).status().code(),
+              absl::StatusCode::kDataLoss);
     const Parts parts = {{.segment = *segment, .dead = nullptr}};
     for (int query = 0; query < 10; ++query) {
       const Trie trie = Draft(parts, RandomTokens(random, 8, 4), RandomOptions(random));

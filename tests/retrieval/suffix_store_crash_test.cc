@@ -20,8 +20,8 @@ extern char** environ;
 namespace clamor::retrieval {
 namespace {
 
-// Starts the writer, kills it once it acknowledged `acks` changes (sometimes in the middle of the next), and returns how
-// many were tried and acknowledged by then.
+// Starts the writer, kills it once it acknowledged `acks` changes (sometimes in the middle of the next), and
+// returns how many were tried and acknowledged by then.
 struct Progress {
   uint64_t tried = 0, acknowledged = 0;
 };
@@ -44,7 +44,8 @@ Progress RunAndKill(const std::string& folder, uint64_t seed, uint64_t acks, use
   std::array<char, 8> word;
   unsigned long long index = 0;
   bool killed = false;
-  while (std::fscanf(lines, "%7s %llu", word.data(), &index) == 2) {  // what was written before the kill is still read
+  while (std::fscanf(lines, "%7s %llu", word.data(), &index) ==
+         2) {  // what was written before the kill is still read
     (word[0] == 't' ? progress.tried : progress.acknowledged) = index + 1;
     if (progress.acknowledged < acks || killed) continue;
     usleep(delay);
@@ -75,7 +76,8 @@ TEST(SuffixStoreCrashTest, KeepsAllThatWasAcknowledged) {
   TempFolder folder;
   NaiveStore naive;
   int in_doubt = 0;
-  for (uint64_t round = 0; round < 12u / (kSlow > 1 ? 4 : 1); ++round) {  // each round goes on with the folder of the last
+  for (uint64_t round = 0; round < 12u / (kSlow > 1 ? 4 : 1);
+       ++round) {  // each round goes on with the folder of the last
     const Progress progress = RunAndKill(folder / "store", round, 1 + random() % 60, random() % 3000);
     ASSERT_GT(progress.acknowledged, 0u);
     ASSERT_LE(progress.acknowledged, progress.tried);
@@ -86,7 +88,8 @@ TEST(SuffixStoreCrashTest, KeepsAllThatWasAcknowledged) {
     ASSERT_NE(store, nullptr);
     const absl::Status sound = store->CheckIntegrity();
     ASSERT_TRUE(sound.ok()) << sound;
-    // The change under way when the kill came is there or not, but whole: making it now must lead to the same either way.
+    // The change under way when the kill came is there or not, but whole: making it now must lead to the same
+    // either way.
     if (progress.tried > progress.acknowledged) {
       ++in_doubt;
       const Change change = MakeChange(round, progress.acknowledged);

@@ -2,14 +2,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <random>
 #include <thread>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/retrieval/naive_store.h"
@@ -33,7 +30,8 @@ TEST(SuffixStoreTest, DraftsWhatFollowed) {
   ASSERT_TRUE(trie.ok()) << trie.status();
   EXPECT_EQ(trie->match_length, 2);
   EXPECT_EQ(trie->occurrences, 2u);
-  EXPECT_THAT(trie->nodes, testing::ElementsAre(Trie::Node{4, -1, 2}, Trie::Node{5, 0, 1}, Trie::Node{6, 0, 1}));
+  EXPECT_THAT(trie->nodes,
+              testing::ElementsAre(Trie::Node{4, -1, 2}, Trie::Node{5, 0, 1}, Trie::Node{6, 0, 1}));
   EXPECT_EQ(store->Draft(kNs, Tokens{1, 2, 3}, {})->occurrences, 1u) << "the longer match alone";
   EXPECT_EQ(*store->Draft(kNs, Tokens{4, 6}, {}), Trie{}) << "nothing follows";
   EXPECT_EQ(*store->Draft(kNs, Tokens{3}, {}), Trie{}) << "shorter than min_match";
@@ -75,7 +73,8 @@ TEST(SuffixStoreTest, OfEqualIdsInABatchTheLastCounts) {
 
 TEST(SuffixStoreTest, BadInputIsRefusedWithBothNumbers) {
   TempFolder folder;
-  auto opened = SuffixStore::Open({.path = folder / "store", .max_tokens_per_tenant = 10, .max_document_tokens = 8});
+  auto opened =
+      SuffixStore::Open({.path = folder / "store", .max_tokens_per_tenant = 10, .max_document_tokens = 8});
   ASSERT_TRUE(opened.ok());
   SuffixStore& store = **opened;
   auto append = [&](const Namespace& ns, const std::string& id, const Tokens& tokens) {
@@ -89,7 +88,8 @@ TEST(SuffixStoreTest, BadInputIsRefusedWithBothNumbers) {
   EXPECT_EQ(append(kNs, std::string(257, 'x'), {1}).code(), kInvalid);
   EXPECT_THAT(Message(append(kNs, "a", {})), HasSubstr("0 tokens, must have 1 to 8"));
   EXPECT_THAT(Message(append(kNs, "a", Tokens(9, 1))), HasSubstr("9 tokens, must have 1 to 8"));
-  EXPECT_THAT(Message(append(kNs, "a", {5, 1u << 31})), HasSubstr("token id 2147483648 at 1, limit is 2147483648"));
+  EXPECT_THAT(Message(append(kNs, "a", {5, 1u << 31})),
+              HasSubstr("token id 2147483648 at 1, limit is 2147483648"));
   EXPECT_EQ(store.DeleteDocument(kNs, "").status().code(), kInvalid);
   EXPECT_EQ(store.DeleteTenant("").status().code(), kInvalid);
   EXPECT_EQ(store.DeleteTenant(std::string("a\0", 2)).status().code(), kInvalid);
@@ -99,9 +99,10 @@ TEST(SuffixStoreTest, BadInputIsRefusedWithBothNumbers) {
               HasSubstr("max_match is 257, must be 1 to 256"));
   EXPECT_THAT(Message(store.Draft(kNs, Tokens{1}, {.max_match = 3, .min_match = 4}).status()),
               HasSubstr("min_match is 4, must be 1 to 3"));
-  for (const DraftOptions& bad : {DraftOptions{.max_nodes = 0}, DraftOptions{.max_nodes = 1025},
-                                  DraftOptions{.max_depth = -1}, DraftOptions{.max_depth = 257},
-                                  DraftOptions{.max_occurrences = 0}, DraftOptions{.max_occurrences = 4097}}) {
+  for (const DraftOptions& bad :
+       {DraftOptions{.max_nodes = 0}, DraftOptions{.max_nodes = 1025}, DraftOptions{.max_depth = -1},
+        DraftOptions{.max_depth = 257}, DraftOptions{.max_occurrences = 0},
+        DraftOptions{.max_occurrences = 4097}}) {
     EXPECT_EQ(store.Draft(kNs, Tokens{1}, bad).status().code(), kInvalid);
   }
   EXPECT_EQ(store.GetStats().documents, 0u);
@@ -208,170 +209,6 @@ TEST(SuffixStoreTest, AFileInTheWayIsNamed) {
   EXPECT_THAT(Message(status), HasSubstr(folder / "file"));
 }
 
-// Some documents, enough of them that segments go into files, and the store closed again.
-NaiveStore FillStore(const std::string& path, std::mt19937_64& random) {
-  NaiveStore naive;
-  auto store = OpenStore(path, 2000);
-  for (int i = 0; i < 60; ++i) {
-    const Tokens tokens = RandomTokens(random, 100, 3);
-    EXPECT_TRUE(*store->Append(kNs, std::to_string(i), tokens));
-    naive.Append(kNs, std::to_string(i), tokens);
-  }
-  for (int i = 59; i >= 0; i -= 9) {  // the newest too
-    EXPECT_TRUE(*store->DeleteDocument(kNs, std::to_string(i)));
-    naive.DeleteDocument(kNs, std::to_string(i));
-  }
-  return naive;
-}
-
-void ExpectSame(const SuffixStore& store, const NaiveStore& naive, std::mt19937_64& random) {
-  EXPECT_TRUE(store.CheckIntegrity().ok()) << store.CheckIntegrity();
-  for (int query = 0; query < 50; ++query) {
-    const Tokens context = RandomTokens(random, 12, 3);
-    const DraftOptions options = RandomOptions(random);
-    ASSERT_EQ(*store.Draft(kNs, context, options), naive.Draft(kNs, context, options));
-  }
-}
-
-TEST(SuffixStoreTest, SegmentFilesAreOnlyAnIndex) {
-  std::mt19937_64 random(9);
-  TempFolder folder;
-  const NaiveStore naive = FillStore(folder / "store", random);
-  const std::vector<std::filesystem::path> files = FilesUnder(folder / "store/segments");
-  ASSERT_FALSE(files.empty());
-  // Damaged, doubled, left unfinished, foreign, gone: the next start makes do.
-  std::filesystem::copy_file(files[0], folder / "store/segments/000000999999.seg");
-  std::ofstream(folder / "store/segments/000001000000.seg.tmp") << "half";
-  std::ofstream(folder / "store/segments/notes.seg") << "foreign";
-  ExpectSame(*OpenStore(folder / "store", 2000), naive, random);
-  for (const auto& file : FilesUnder(folder / "store/segments")) std::filesystem::resize_file(file, 100);
-  ExpectSame(*OpenStore(folder / "store", 2000), naive, random);
-  for (const auto& file : FilesUnder(folder / "store/segments")) EXPECT_GT(std::filesystem::file_size(file), 100u);
-  std::filesystem::remove_all(folder / "store/segments");
-  ExpectSame(*OpenStore(folder / "store", 2000), naive, random);
-}
-
-TEST(SuffixStoreTest, SegmentFilesOfDeletedDocumentsStayDead) {
-  // A crash may leave a segment of a document that was deleted, or of a tenant.
-  std::mt19937_64 random(10);
-  TempFolder folder;
-  NaiveStore naive = FillStore(folder / "store", random);
-  std::filesystem::copy(folder / "store/segments", folder / "old");
-  {
-    auto store = OpenStore(folder / "store", 2000);
-    for (const auto& [id, tokens] : naive.Documents(kNs)) ASSERT_TRUE(*store->DeleteDocument(kNs, id));
-    naive.DeleteTenant(kNs.tenant);
-  }
-  for (const auto& file : FilesUnder(folder / "store/segments")) std::filesystem::remove(file);
-  {  // Nothing is left, so that the numbers begin again: only the checksums tell old from new.
-    auto store = OpenStore(folder / "store", 2000);
-    const Tokens tokens = RandomTokens(random, 100, 3);
-    ASSERT_TRUE(*store->Append(kNs, "new", tokens));
-    naive.Append(kNs, "new", tokens);
-  }
-  for (const auto& file : FilesUnder(folder / "old")) {
-    std::filesystem::copy_file(file, folder / "store/segments" / file.filename(),
-                               std::filesystem::copy_options::skip_existing);
-  }
-  ExpectSame(*OpenStore(folder / "store", 2000), naive, random);
-}
-
-TEST(SuffixStoreTest, AWrongBodyIsFoundByCheckIntegrity) {
-  std::mt19937_64 random(11);
-  TempFolder folder;
-  FillStore(folder / "store", random);
-  const auto file = FilesUnder(folder / "store/segments").front();
-  {
-    std::fstream out(file, std::ios::in | std::ios::out | std::ios::binary);
-    out.seekp(static_cast<std::streamoff>(std::filesystem::file_size(file)) * 3 / 4);
-    out << "damage damage damage";
-  }
-  auto store = OpenStore(folder / "store", 1u << 20);
-  ASSERT_NE(store, nullptr);
-  EXPECT_EQ(store->CheckIntegrity().code(), absl::StatusCode::kDataLoss);
-  for (int query = 0; query < 50; ++query) {
-    EXPECT_TRUE(store->Draft(kNs, RandomTokens(random, 12, 3), RandomOptions(random)).ok());
-  }
-}
-
-TEST(SuffixStoreTest, ADeletedTenantLeavesNoBytes) {
-  std::mt19937_64 random(12);
-  TempFolder folder;
-  // Token patterns and a name that occur nowhere else, in a document that is in a segment file, in one that is on the heap
-  // and in the log only, in one that was replaced and in one that was deleted before.
-  const std::string name = "tenant-to-be-forgotten";
-  Tokens canary = {0x7a6b5c4d, 0x1e2f3a4b};
-  const std::string_view needle(reinterpret_cast<const char*>(canary.data()), 8);
-  auto with_canary = [&] {
-    Tokens tokens = RandomTokens(random, 60, 50);
-    tokens.insert(tokens.begin() + 30, canary.begin(), canary.end());
-    return tokens;
-  };
-  auto count_files = [&](std::string_view pattern) {  // as it is, or in hexadecimal as logs may have it
-    std::string hex = absl::BytesToHexString(std::string(pattern));
-    std::string upper = absl::AsciiStrToUpper(hex);
-    int count = 0;
-    for (const auto& file : FilesUnder(folder / "store")) {
-      const std::string bytes = ReadFile(file);
-      for (std::string_view form : {pattern, std::string_view(hex), std::string_view(upper)}) {
-        count += bytes.find(form) != std::string::npos;
-      }
-    }
-    return count;
-  };
-  auto store = OpenStore(folder / "store", 1000);
-  NaiveStore naive;
-  for (int i = 0; i < 100; ++i) {
-    const Tokens kept = RandomTokens(random, 60, 50);
-    ASSERT_TRUE(store->Append(kNs, std::to_string(i), kept).ok());
-    naive.Append(kNs, std::to_string(i), kept);
-    ASSERT_TRUE(store->Append({name, i % 2 ? "f0" : "f1"}, std::to_string(i % 80), with_canary()).ok());
-  }
-  ASSERT_TRUE(*store->DeleteDocument({name, "f0"}, "31"));
-  store.reset();
-  store = OpenStore(folder / "store", 1000);  // so that some of it is in table files
-  ASSERT_TRUE(store->Append({name, "f0"}, "last", with_canary()).ok());
-  ASSERT_GT(count_files(needle), 1);
-  ASSERT_GT(count_files(name), 1);
-
-  EXPECT_EQ(*store->DeleteTenant(name), 80u);
-  EXPECT_EQ(count_files(needle), 0);
-  EXPECT_EQ(count_files(name), 0);
-  EXPECT_EQ(store->GetStats(name).documents, 0u);
-  EXPECT_EQ(store->GetStats(name).tokens, 0u);
-  EXPECT_EQ(*store->Draft({name, "f0"}, canary, {}), Trie{});
-  EXPECT_EQ(*store->DeleteTenant(name), 0u);
-  for (int query = 0; query < 50; ++query) {
-    const Tokens context = RandomTokens(random, 6, 50);
-    ASSERT_EQ(*store->Draft(kNs, context, {.min_match = 1}), naive.Draft(kNs, context, {.min_match = 1}));
-  }
-  EXPECT_TRUE(store->CheckIntegrity().ok()) << store->CheckIntegrity();
-  store.reset();
-  store = OpenStore(folder / "store");
-  EXPECT_EQ(count_files(needle), 0);
-  EXPECT_EQ(store->GetStats().documents, 100u);
-  EXPECT_TRUE(*store->Append({name, "f0"}, "again", canary)) << "a deleted tenant may come back";
-}
-
-TEST(SuffixStoreTest, ACheckpointOpensAndIsEqual) {
-  std::mt19937_64 random(13);
-  TempFolder folder;
-  NaiveStore naive = FillStore(folder / "store", random);
-  auto store = OpenStore(folder / "store", 2000);
-  ASSERT_TRUE(store->Checkpoint(folder / "copy").ok());
-  EXPECT_EQ(store->Checkpoint(folder / "copy").code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_FALSE(store->Checkpoint("/proc/nowhere").ok());
-  ASSERT_TRUE(store->DeleteTenant(kNs.tenant).ok());
-  auto copy = OpenStore(folder / "copy", 2000);
-  ASSERT_NE(copy, nullptr);
-  ExpectSame(*copy, naive, random);
-  EXPECT_EQ(copy->GetStats().documents, naive.Documents(kNs).size());
-  // Each goes its own way from here.
-  ASSERT_TRUE(copy->Append(kNs, "more", Tokens(10, 1)).ok());
-  EXPECT_EQ(store->GetStats().documents, 0u);
-  EXPECT_TRUE(copy->CheckIntegrity().ok());
-}
-
 TEST(SuffixStoreTest, StatsCountBytes) {
   TempFolder folder;
   auto store = OpenStore(folder / "store");
@@ -390,7 +227,9 @@ TEST(SuffixStoreTest, AppendsDraftsAndDeletionsAtOnce) {
   std::atomic<bool> stop{false};
   std::vector<std::thread> threads;
   // Every document of a tenant repeats one token, so that a draft tells whose text it saw.
-  auto text_of = [](uint32_t tenant, std::mt19937_64& random) { return Tokens(5 + random() % 100, 100 + tenant); };
+  auto text_of = [](uint32_t tenant, std::mt19937_64& random) {
+    return Tokens(5 + random() % 100, 100 + tenant);
+  };
   for (uint32_t tenant = 0; tenant < 3; ++tenant) {
     threads.emplace_back([&, tenant] {
       std::mt19937_64 random(tenant);
@@ -412,10 +251,13 @@ TEST(SuffixStoreTest, AppendsDraftsAndDeletionsAtOnce) {
   for (uint32_t tenant = 0; tenant < 3; ++tenant) {
     readers.emplace_back([&, tenant] {
       while (!stop) {
-        const auto trie = store->Draft({"tenant" + std::to_string(tenant), "f0"}, Tokens(4, 100 + tenant), {});
+        const auto trie =
+            store->Draft({"tenant" + std::to_string(tenant), "f0"}, Tokens(4, 100 + tenant), {});
         ASSERT_TRUE(trie.ok());
         for (const Trie::Node& node : trie->nodes) ASSERT_EQ(node.token, 100 + tenant);
-        ASSERT_EQ(store->Draft({"tenant" + std::to_string(tenant), "f0"}, Tokens(4, 101 + tenant), {})->match_length, 0);
+        ASSERT_EQ(store->Draft({"tenant" + std::to_string(tenant), "f0"}, Tokens(4, 101 + tenant), {})
+                      ->match_length,
+                  0);
       }
     });
   }

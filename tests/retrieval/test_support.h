@@ -6,6 +6,7 @@
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <ostream>
 #include <random>
 #include <string>
 #include <vector>
@@ -68,7 +69,8 @@ inline std::string ReadFile(const std::filesystem::path& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-inline std::vector<std::filesystem::path> FilesUnder(const std::string& folder, const std::string& extension = "") {
+inline std::vector<std::filesystem::path> FilesUnder(const std::string& folder,
+                                                     const std::string& extension = "") {
   std::vector<std::filesystem::path> files;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
     if (!entry.is_regular_file()) continue;
@@ -77,11 +79,12 @@ inline std::vector<std::filesystem::path> FilesUnder(const std::string& folder, 
   return files;
 }
 
-}  // namespace clamor::retrieval
-
-namespace clamor::retrieval {
+// How GoogleTest shows a trie.
 inline void PrintTo(const Trie& trie, std::ostream* out) {
   *out << "match " << trie.match_length << " of " << trie.occurrences << ":";
-  for (const Trie::Node& node : trie.nodes) *out << " {" << node.token << " <" << node.parent << " x" << node.count << "}";
+  for (const Trie::Node& node : trie.nodes) {
+    *out << " {" << node.token << " <" << node.parent << " x" << node.count << "}";
+  }
 }
+
 }  // namespace clamor::retrieval

@@ -1,5 +1,5 @@
-// A retrieval service for tests: a real gRPC server on a loopback port that answers, stalls, fails or lies on demand, and
-// can be stopped and started again on the same port.
+// A retrieval service for tests: a real gRPC server on a loopback port that answers, stalls, fails or lies on
+// demand, and can be stopped and started again on the same port.
 #pragma once
 
 #include <functional>
@@ -61,7 +61,8 @@ class FakeRetrieval final : public v1::RetrievalService::Service {
     return appends_;
   }
 
-  grpc::Status Lookup(grpc::ServerContext*, const v1::LookupRequest* request, v1::LookupResponse* response) override {
+  grpc::Status Lookup(grpc::ServerContext*, const v1::LookupRequest* request,
+                      v1::LookupResponse* response) override {
     OnLookup on_lookup;
     {
       absl::MutexLock lock(&mu_);
@@ -70,7 +71,8 @@ class FakeRetrieval final : public v1::RetrievalService::Service {
     }
     return on_lookup(*request, response);
   }
-  grpc::Status Append(grpc::ServerContext*, const v1::AppendRequest* request, v1::AppendResponse* response) override {
+  grpc::Status Append(grpc::ServerContext*, const v1::AppendRequest* request,
+                      v1::AppendResponse* response) override {
     OnAppend on_append;
     {
       absl::MutexLock lock(&mu_);
@@ -83,7 +85,9 @@ class FakeRetrieval final : public v1::RetrievalService::Service {
     absl::MutexLock lock(&mu_);
     for (const v1::Document& document : request->documents()) {
       const std::string key = absl::StrCat(document.namespace_().tenant(), "/", document.id());
-      const bool added = documents_.emplace(key, std::vector<uint32_t>(document.tokens().begin(), document.tokens().end())).second;
+      const bool added =
+          documents_.emplace(key, std::vector<uint32_t>(document.tokens().begin(), document.tokens().end()))
+              .second;
       response->add_outcomes(added ? v1::APPEND_OUTCOME_STORED : v1::APPEND_OUTCOME_UNCHANGED);
     }
     return grpc::Status::OK;

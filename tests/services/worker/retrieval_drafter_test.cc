@@ -31,7 +31,8 @@ RetrievalDrafterOptions Options() {
                       .max_backoff = absl::Milliseconds(200)}};
 }
 
-void Ask(RetrievalDrafter& drafter, uint64_t sequence, std::vector<int32_t> context, const std::string& tenant = "t") {
+void Ask(RetrievalDrafter& drafter, uint64_t sequence, std::vector<int32_t> context,
+         const std::string& tenant = "t") {
   const auto position = static_cast<int64_t>(context.size());
   drafter.Ask(sequence, tenant, context, position);
 }
@@ -67,7 +68,8 @@ TEST(RetrievalDrafterTest, QuestionsOfOneStepTravelTogether) {
   RetrievalDrafterOptions options = Options();
   options.gather = absl::Milliseconds(200);
   RetrievalDrafter drafter(MakeRetrievalChannel(server.address()), options, nullptr);
-  for (uint64_t sequence = 1; sequence <= 20; ++sequence) Ask(drafter, sequence, {static_cast<int32_t>(sequence)});
+  for (uint64_t sequence = 1; sequence <= 20; ++sequence)
+    Ask(drafter, sequence, {static_cast<int32_t>(sequence)});
   for (uint64_t sequence = 1; sequence <= 20; ++sequence) {
     const auto answer = WaitForAnswer(drafter, sequence);
     ASSERT_TRUE(answer.has_value());
@@ -88,7 +90,8 @@ TEST(RetrievalDrafterTest, OnlyTheNewestQuestionOfASequenceIsSent) {
   ASSERT_TRUE(answer.has_value());
   EXPECT_EQ(answer->position, 3);
   ASSERT_EQ(server.lookups().size(), 1u);
-  EXPECT_THAT(server.lookups()[0].queries(0).context(), testing::ElementsAre(20, 30)) << "at most max_match tokens";
+  EXPECT_THAT(server.lookups()[0].queries(0).context(), testing::ElementsAre(20, 30))
+      << "at most max_match tokens";
 }
 
 TEST(RetrievalDrafterTest, AnswersOfForgottenSequencesAreLostEvenIfTheNumberComesAgain) {
@@ -241,9 +244,8 @@ TEST(RetrievalDrafterTest, EndsWithCallsUnderWay) {
 }
 
 TEST(CircuitBreakerTest, OpensProbesBacksOffAndCloses) {
-  const CircuitBreakerOptions options{.failures_to_open = 3,
-                                      .min_backoff = absl::Milliseconds(250),
-                                      .max_backoff = absl::Seconds(1)};
+  const CircuitBreakerOptions options{
+      .failures_to_open = 3, .min_backoff = absl::Milliseconds(250), .max_backoff = absl::Seconds(1)};
   CircuitBreaker breaker(options);
   absl::Time now = absl::UnixEpoch();
   for (int i = 0; i < 3; ++i) {

@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "absl/synchronization/notification.h"
+#include "gmock/gmock.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
-#include "gmock/gmock.h"
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
 #include "services/rpc_error.h"
@@ -34,11 +34,12 @@ class StreamHost final : public v1::WorkerService::CallbackService {
     v1::Started started;
     started.set_request_id("r");
     started.set_prompt_tokens(5);
-    auto* stream = new TokenStream(context, started, options_, [this](const Finished&, std::vector<int32_t> ids) {
-      absl::MutexLock lock(&mu_);
-      ended_ = true;
-      ids_ = std::move(ids);
-    });
+    auto* stream =
+        new TokenStream(context, started, options_, [this](const Finished&, std::vector<int32_t> ids) {
+          absl::MutexLock lock(&mu_);
+          ended_ = true;
+          ids_ = std::move(ids);
+        });
     if (!refusal_.ok()) {
       stream->OnRefused(refusal_);
       return stream;
@@ -58,7 +59,8 @@ class StreamHost final : public v1::WorkerService::CallbackService {
   // Once the call has arrived.
   TokenStream* stream() {
     absl::MutexLock lock(&mu_);
-    mu_.Await(absl::Condition(+[](TokenStream** stream) { return *stream != nullptr; }, &stream_));
+    mu_.Await(absl::Condition(
+        +[](TokenStream** stream) { return *stream != nullptr; }, &stream_));
     return stream_;
   }
   std::vector<int32_t> ids() {
@@ -117,7 +119,8 @@ TEST(TokenStreamTest, SendsStartedDeltasAndOneFinished) {
   ASSERT_TRUE(reader->Read(&response));
   EXPECT_EQ(response.delta().first_token_index(), 0u);
   EXPECT_THAT(response.delta().token_ids(), testing::ElementsAre(11, 12));
-  EXPECT_THAT(response.delta().sources(), testing::ElementsAre(v1::DRAFT_SOURCE_CONTEXT, v1::DRAFT_SOURCE_CONTEXT));
+  EXPECT_THAT(response.delta().sources(),
+              testing::ElementsAre(v1::DRAFT_SOURCE_CONTEXT, v1::DRAFT_SOURCE_CONTEXT));
   EXPECT_EQ(response.delta().text(), "ab");
   stream->OnDelta(MakeDelta(2, {13}, "c"));
   stream->OnFinished(MakeFinished(FinishReason::kLength));

@@ -82,15 +82,26 @@ TEST(ParseRequestTest, NamesTheFieldThatIsWrong) {
       {"emitted_ids[0]", [](Message& m) { m.add_emitted_ids(2147483648u); }},
       {"options.max_tokens", [](Message& m) { m.mutable_options()->set_max_tokens(0); }},
       {"options.max_tokens", [](Message& m) { m.mutable_options()->set_max_tokens(4294967295u); }},
-      {"options.sampling.temperature", [](Message& m) { m.mutable_options()->mutable_sampling()->set_temperature(-1); m.mutable_options()->mutable_sampling()->set_seed(1); }},
-      {"options.sampling.seed", [](Message& m) { m.mutable_options()->mutable_sampling()->set_temperature(1); }},
-      {"options.sampling.top_k", [](Message& m) { m.mutable_options()->mutable_sampling()->set_top_k(4294967295u); }},
+      {"options.sampling.temperature",
+       [](Message& m) {
+         m.mutable_options()->mutable_sampling()->set_temperature(-1);
+         m.mutable_options()->mutable_sampling()->set_seed(1);
+       }},
+      {"options.sampling.seed",
+       [](Message& m) { m.mutable_options()->mutable_sampling()->set_temperature(1); }},
+      {"options.sampling.top_k",
+       [](Message& m) { m.mutable_options()->mutable_sampling()->set_top_k(4294967295u); }},
       {"options.sampling.top_p", [](Message& m) { m.mutable_options()->mutable_sampling()->set_top_p(0); }},
-      {"options.speculation.nodes", [](Message& m) { m.mutable_options()->mutable_speculation()->set_nodes(129); }},
-      {"options.speculation.nodes", [](Message& m) { m.mutable_options()->mutable_speculation()->set_nodes(-2); }},
+      {"options.speculation.nodes",
+       [](Message& m) { m.mutable_options()->mutable_speculation()->set_nodes(129); }},
+      {"options.speculation.nodes",
+       [](Message& m) { m.mutable_options()->mutable_speculation()->set_nodes(-2); }},
       {"options.speculation.tree",
-       [](Message& m) { m.mutable_options()->mutable_speculation()->set_tree(static_cast<v1::DraftTree>(9)); }},
-      {"options.draft_scope", [](Message& m) { m.mutable_options()->set_draft_scope(static_cast<v1::DraftScope>(9)); }},
+       [](Message& m) {
+         m.mutable_options()->mutable_speculation()->set_tree(static_cast<v1::DraftTree>(9));
+       }},
+      {"options.draft_scope",
+       [](Message& m) { m.mutable_options()->set_draft_scope(static_cast<v1::DraftScope>(9)); }},
   };
   for (const auto& c : cases) {
     Message message = Ask({1}, 8);
@@ -142,8 +153,10 @@ class WorkerServiceTest : public testing::Test {
     while (reader->Read(&response)) {
       if (response.has_started()) result.started = response.started();
       if (response.has_finished()) result.finished = response.finished();
-      EXPECT_TRUE(!response.has_delta() || response.delta().first_token_index() == result.ids.size() + message.emitted_ids_size());
-      result.ids.insert(result.ids.end(), response.delta().token_ids().begin(), response.delta().token_ids().end());
+      EXPECT_TRUE(!response.has_delta() ||
+                  response.delta().first_token_index() == result.ids.size() + message.emitted_ids_size());
+      result.ids.insert(result.ids.end(), response.delta().token_ids().begin(),
+                        response.delta().token_ids().end());
     }
     result.status = reader->Finish();
     return result;
@@ -169,11 +182,13 @@ TEST_F(WorkerServiceTest, IsUnavailableUntilLoaded) {
 TEST_F(WorkerServiceTest, AnswersManyAtOnceAsEachAlone) {
   Start([](WorkerOptions& options) { options.engine.max_sequences = 4; });
   std::vector<Message> messages;
-  for (uint32_t i = 0; i < 12; ++i) messages.push_back(Ask({i + 1, 2 * i + 5, 7}, 24, static_cast<int>(i % 3) * 8));
+  for (uint32_t i = 0; i < 12; ++i)
+    messages.push_back(Ask({i + 1, 2 * i + 5, 7}, 24, static_cast<int>(i % 3) * 8));
   std::vector<Stream> alone, together(messages.size());
   for (const Message& message : messages) alone.push_back(Run(message));
   std::vector<std::thread> clients;
-  for (size_t i = 0; i < messages.size(); ++i) clients.emplace_back([&, i] { together[i] = Run(messages[i]); });
+  for (size_t i = 0; i < messages.size(); ++i)
+    clients.emplace_back([&, i] { together[i] = Run(messages[i]); });
   for (std::thread& client : clients) client.join();
   for (size_t i = 0; i < messages.size(); ++i) {
     ASSERT_TRUE(alone[i].status.ok()) << alone[i].status.error_message();
@@ -191,9 +206,10 @@ TEST_F(WorkerServiceTest, AnswersManyAtOnceAsEachAlone) {
     text = prometheus::TextSerializer().Serialize(registry_.Collect());
     return text.find("clamor_generated_tokens_total{model=\"tiny\"} 576\n") != std::string::npos;
   }));
-  for (const char* name : {"clamor_generated_tokens_total", "clamor_forwards_total", "clamor_step_phase_seconds_bucket",
-                           "clamor_step_rows_bucket", "clamor_draft_nodes_total", "clamor_accept_length_bucket",
-                           "clamor_queue_seconds_bucket", "clamor_build_info", "clamor_preemptions_total"}) {
+  for (const char* name :
+       {"clamor_generated_tokens_total", "clamor_forwards_total", "clamor_step_phase_seconds_bucket",
+        "clamor_step_rows_bucket", "clamor_draft_nodes_total", "clamor_accept_length_bucket",
+        "clamor_queue_seconds_bucket", "clamor_build_info", "clamor_preemptions_total"}) {
     EXPECT_THAT(text, testing::HasSubstr(name));
   }
 }
@@ -219,7 +235,8 @@ TEST_F(WorkerServiceTest, RefusesWithReasons) {
                {Ask({1}, 1 << 30), "CONTEXT_TOO_LONG"}};
   for (const auto& c : cases) {
     const Stream stream = Run(c.message);
-    EXPECT_EQ(stream.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << stream.status.error_message();
+    EXPECT_EQ(stream.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT)
+        << stream.status.error_message();
     EXPECT_EQ(ReasonOf(FromGrpc(stream.status)), c.reason) << stream.status.error_message();
   }
 }
