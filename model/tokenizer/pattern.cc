@@ -84,6 +84,15 @@ class Translator {
                                 word_class, ")(?", edge ? "=" : "!", word_class, "))"));
         break;
       }
+      case 'u': {  // \uHHHH
+        const std::string_view digits = rest_.substr(2, 4);
+        const bool hex = digits.size() == 4 && std::all_of(digits.begin(), digits.end(), [](unsigned char c) {
+                           return absl::ascii_isxdigit(c);
+                         });
+        if (!hex) return Unsupported("\\u without four hexadecimal digits");
+        Replace(6, absl::StrCat("\\x{", std::string(digits), "}"));
+        break;
+      }
       case 'h':
       case 'H':
         return Unsupported(std::string(rest_.substr(0, 2)));

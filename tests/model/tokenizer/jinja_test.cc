@@ -161,9 +161,9 @@ TEST_F(JinjaTest, DeepNestingIsRefusedWhenParsed) {
   };
   constexpr int kMany = 10'000;
   const std::string hostile[] = {
-      "{{ " + repeat("(", kMany) + " }}",
-      "{{ " + repeat("[", kMany) + " }}",
-      "{{ " + repeat("{'a':", kMany) + " }}",
+      "{{ " + repeat("(", kMany) + "1" + repeat(")", kMany) + " }}",
+      "{{ " + repeat("[", kMany) + repeat("]", kMany) + " }}",
+      "{{ " + repeat("{'a':", kMany) + "1" + repeat("}", kMany) + " }}",
       "{{ " + repeat("not ", kMany) + "1 }}",
       "{{ " + repeat("- ", kMany) + "1 }}",
       "{{ 1" + repeat(" + 1", kMany) + " }}",
@@ -178,7 +178,7 @@ TEST_F(JinjaTest, DeepNestingIsRefusedWhenParsed) {
       "{{ 1" + repeat(" if 1 else 1", kMany) + " }}",
       repeat("{% if 1 %}", kMany),
       repeat("{% for i in x %}", kMany),
-      "{% for " + repeat("(", kMany) + " in x %}{% endfor %}",
+      "{% for " + repeat("(", kMany) + "i" + repeat(")", kMany) + " in x %}{% endfor %}",
   };
   for (const std::string& source : hostile) {
     EXPECT_THAT(std::string(Load(source).status().message()), HasSubstr(" levels")) << source.substr(0, 40);
