@@ -265,7 +265,7 @@ void Engine::Rep::ShowLogits(const Sequence& s, int64_t root, int64_t first_row,
 }
 
 void Engine::Rep::AskStore(Sequence& s) {
-  if (source == nullptr || s.drafter == nullptr || !s.drafter->WantsAnswer()) return;
+  if (source == nullptr || s.drafter == nullptr || !s.request.use_store || !s.drafter->WantsAnswer()) return;
   const std::span<const int32_t> text(s.tokens);
   source->Ask(s.handle, s.request.tenant, text.last(std::min<size_t>(text.size(), kAskedContext)),
               static_cast<int64_t>(text.size()));

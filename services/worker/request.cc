@@ -8,7 +8,7 @@ namespace clamor {
 namespace {
 
 constexpr size_t kMaxStops = 16;
-constexpr size_t kMaxStopBytes = 1024;
+constexpr size_t kMaxStopBytes = 256;
 
 absl::Status CheckIds(const char* field, const std::vector<int32_t>& ids, int32_t vocab_size) {
   for (size_t i = 0; i < ids.size(); ++i) {

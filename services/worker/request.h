@@ -35,6 +35,7 @@ struct Request {
   std::vector<std::string> stop;  // stop strings; the text ends before the first that appears
   bool ignore_eos = false;
   SpeculationOptions speculation;
+  bool use_store = true;  // whether the shared store may be asked for drafts
   absl::Time deadline = absl::InfiniteFuture();
 
   // Against what this model and worker can do; INVALID_ARGUMENT names the field and both values. (Other reasons than

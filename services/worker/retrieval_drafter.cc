@@ -4,7 +4,6 @@
 #include <chrono>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/time/clock.h"
 #include "grpcpp/grpcpp.h"
 
@@ -85,7 +84,6 @@ RetrievalDrafter::~RetrievalDrafter() {
 
 void RetrievalDrafter::Ask(uint64_t sequence, const std::string& tenant, std::span<const int32_t> context,
                            int64_t position) {
-  if (absl::EndsWith(tenant, kNoStore)) return;
   const size_t sent = std::min<size_t>(context.size(), options_.max_match);
   std::optional<LookupOutcome> refused;
   {

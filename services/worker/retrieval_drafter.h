@@ -51,10 +51,6 @@ inline constexpr size_t kLookupOutcomes = 6;
 std::string_view LookupOutcomeName(
     LookupOutcome outcome);  // "ok", "timeout", "error", "invalid", "breaker_open", "dropped"
 
-// A tenant's name with this at its end stands for its requests that want nothing from the store: they are
-// kept apart from its others, and Ask does nothing for them. (No tenant's own name holds a slash.)
-inline constexpr absl::string_view kNoStore = "/none";
-
 // A channel that looks for a lost server every quarter second to two seconds.
 std::shared_ptr<grpc::Channel> MakeRetrievalChannel(const std::string& target);
 

@@ -160,7 +160,7 @@ absl::StatusOr<Request> ParseRequest(const v1::WorkerServiceStreamGenerateReques
     case v1::DRAFT_SCOPE_OWN:
       break;
     case v1::DRAFT_SCOPE_NONE:
-      absl::StrAppend(&request.tenant, kNoStore);
+      request.use_store = false;
       break;
     default:
       return InvalidField("options.draft_scope",

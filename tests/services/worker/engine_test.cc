@@ -114,8 +114,8 @@ TEST_F(EngineTest, RefusalsNameFieldAndBothValues) {
       {[](Request& r) { r.sampling.top_k = -1; }, {"top_k is -1", "at least 0"}},
       {[](Request& r) { r.sampling.min_p = 7; }, {"min_p is 7", "[0, 1]"}},
       {[](Request& r) { r.stop.resize(17, "x"); }, {"stop holds 17", "16"}},
-      {[](Request& r) { r.stop = {"a", ""}; }, {"stop[1] has 0 bytes", "1 to 1024"}},
-      {[](Request& r) { r.stop = {std::string(1025, 'x')}; }, {"stop[0] has 1025 bytes", "1024"}},
+      {[](Request& r) { r.stop = {"a", ""}; }, {"stop[1] has 0 bytes", "1 to 256"}},
+      {[](Request& r) { r.stop = {std::string(257, 'x')}; }, {"stop[0] has 257 bytes", "256"}},
       {[](Request& r) { r.speculation.nodes = 129; }, {"nodes is 129", "128"}},
       {[](Request& r) { r.speculation.nodes = -2; }, {"nodes is -2", "128"}},
   };
@@ -444,6 +444,10 @@ TEST_F(EngineTest, StoresOfEveryCharacter) {
   EXPECT_EQ(Answer(request, {.default_nodes = 0}, &liar).ids, alone.ids);
 
   ScriptedSource unasked([](std::span<const int32_t>, int64_t) { return std::nullopt; });
+  request.use_store = false;
+  EXPECT_EQ(Answer(request, {.default_nodes = 0}, &unasked).ids, alone.ids);
+  EXPECT_EQ(unasked.questions, 0) << "the request wants nothing from the store";
+  request.use_store = true;
   request.speculation = kPlain;
   EXPECT_EQ(Answer(request, {.default_nodes = 0}, &unasked).ids, alone.ids);
   EXPECT_EQ(unasked.questions, 0) << "plain decoding has no use for a store";

@@ -212,16 +212,6 @@ TEST(RetrievalDrafterTest, DraftsComeBackAfterARestart) {
   }));
 }
 
-TEST(RetrievalDrafterTest, RequestsThatWantNothingFromTheStoreAskNothing) {
-  FakeRetrieval server;
-  RetrievalDrafter drafter(MakeRetrievalChannel(server.address()), Options(), nullptr);
-  Ask(drafter, 1, {10}, "t/none");
-  Ask(drafter, 2, {10});
-  ASSERT_TRUE(WaitForAnswer(drafter, 2).has_value());
-  ASSERT_EQ(server.lookups().size(), 1u);
-  EXPECT_EQ(server.lookups()[0].queries_size(), 1);
-}
-
 TEST(RetrievalDrafterTest, EndsWithCallsUnderWay) {
   absl::Notification go_on;
   std::atomic<int> calls = 0;

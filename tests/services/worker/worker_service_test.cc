@@ -40,6 +40,7 @@ TEST(ParseRequestTest, DefaultsAreTheEngines) {
   EXPECT_EQ(request->sampling.top_p, 1.0f);
   EXPECT_EQ(request->speculation.nodes, SpeculationOptions::kAuto);
   EXPECT_EQ(request->tenant, "default");
+  EXPECT_TRUE(request->use_store);
 }
 
 TEST(ParseRequestTest, ReadsEveryField) {
@@ -58,7 +59,8 @@ TEST(ParseRequestTest, ReadsEveryField) {
   const auto request = ParseRequest(message);
   ASSERT_TRUE(request.ok()) << request.status();
   EXPECT_THAT(request->emitted_ids, testing::ElementsAre(5));
-  EXPECT_EQ(request->tenant, "a.b-c_D1/none") << "kept apart, and from the store";
+  EXPECT_EQ(request->tenant, "a.b-c_D1");
+  EXPECT_FALSE(request->use_store);
   EXPECT_EQ(request->sampling.temperature, 0.5f);
   EXPECT_EQ(request->sampling.top_p, 0.9f);
   EXPECT_EQ(request->sampling.top_k, 40);
