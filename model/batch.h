@@ -1,4 +1,5 @@
-// One ragged step: rows of many sequences, whatever they are for (prompt tokens, the next token, nodes of a tree).
+// One ragged step: rows of many sequences, whatever they are for (prompt tokens, the next token, nodes of a
+// tree).
 #pragma once
 
 #include <cstdint>
@@ -10,9 +11,9 @@ namespace clamor {
 
 struct Batch {
   // Per row. Rows of one sequence stand together.
-  std::vector<int32_t> tokens;     // ids
-  std::vector<int32_t> positions;  // logical: depth in the sequence
-  std::vector<int32_t> slots;      // where the row's key and value go
+  std::vector<int32_t> tokens;                   // ids
+  std::vector<int32_t> positions;                // logical: depth in the sequence
+  std::vector<int32_t> slots;                    // where the row's key and value go
   std::vector<kernels::AttentionRow> attention;  // what the row sees, itself last; borrows pages and `extra`
   std::vector<int32_t> logit_rows;               // rows whose logits are wanted, ascending
 

@@ -263,8 +263,8 @@ std::string_view FamilyName(Family family) {
 
 namespace {
 
-// libm's exp and log differ between machines by their last bit; these are the same products and sums everywhere, good to
-// about 1e-15.
+// libm's exp and log differ between machines by their last bit; these are the same products and sums
+// everywhere, good to about 1e-15.
 double NaturalLog(double x) {
   int exponent = 0;
   const double mantissa = std::frexp(x, &exponent);  // in [0.5, 1)

@@ -18,7 +18,8 @@ namespace clamor {
 
 class KvCache;
 
-// Pages of one sequence, in logical order: token t lies in slot pages()[t / kPageSize] * kPageSize + t % kPageSize.
+// Pages of one sequence, in logical order: token t lies in slot pages()[t / kPageSize] * kPageSize + t %
+// kPageSize.
 class KvLease {
  public:
   KvLease() = default;
@@ -30,7 +31,8 @@ class KvLease {
   int64_t tokens() const { return static_cast<int64_t>(pages_.size()) * kernels::kPageSize; }
   // REQUIRES: 0 <= token < tokens().
   int32_t Slot(int64_t token) const {
-    return pages_[token / kernels::kPageSize] * kernels::kPageSize + static_cast<int32_t>(token % kernels::kPageSize);
+    return pages_[token / kernels::kPageSize] * kernels::kPageSize +
+           static_cast<int32_t>(token % kernels::kPageSize);
   }
 
  private:

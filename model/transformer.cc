@@ -40,7 +40,8 @@ Transformer::Transformer(ModelDescription description, Weights weights, int32_t 
     : description_(std::move(description)),
       weights_(std::move(weights)),
       max_positions_(max_positions),
-      rope_(description_.config.rope.InverseFrequencies(description_.config.head_dim), max_positions + kSpareDepth) {}
+      rope_(description_.config.rope.InverseFrequencies(description_.config.head_dim),
+            max_positions + kSpareDepth) {}
 
 void Transformer::Forward(const Batch& batch, KvCache& cache, Activations& scratch,
                           kernels::ThreadPool& pool) const {

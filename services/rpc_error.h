@@ -1,10 +1,10 @@
 // How errors cross the network, and the one table of their reasons.
 //
 // Inside a server an error is an absl::Status. Its reason, if it has one, stands in brackets at the start of
-// the message ("[QUEUE_FULL] 256 requests wait, limit 256"); INVALID_ARGUMENT without one means INVALID_FIELD,
-// and its message begins with the field's path ("options.sampling.top_p is 2, must be ..."). On the wire the
-// reason is a google.rpc.ErrorInfo of domain "clamor", the field a google.rpc.BadRequest, a time to wait a
-// google.rpc.RetryInfo.
+// the message ("[QUEUE_FULL] 256 requests wait, limit 256"); INVALID_ARGUMENT without one means
+// INVALID_FIELD, and its message begins with the field's path ("options.sampling.top_p is 2, must be ...").
+// On the wire the reason is a google.rpc.ErrorInfo of domain "clamor", the field a google.rpc.BadRequest, a
+// time to wait a google.rpc.RetryInfo.
 //
 // Tested by tests/services/rpc_error_test.cc.
 #pragma once

@@ -23,6 +23,6 @@ esac
 
 source deploy/packages.sh
 ensure_packages --tests
-cmake --preset "$preset" >/dev/null
+cmake --preset "$preset" -DCLAMOR_TESTS=ON >/dev/null
 cmake --build --preset "$preset"
 ctest --preset "$preset" "${arguments[@]}" "$@"

@@ -1,7 +1,7 @@
 // Last seen likely successors of each token (Token Recycling, arXiv 2408.08696): source A.
 //
-// One table serves all sequences of a tenant, so that new requests start warm. Bounded by the vocabulary: 72 bytes for
-// each token that was ever looked behind. Threads: the engine's only.
+// One table serves all sequences of a tenant, so that new requests start warm. Bounded by the vocabulary: 72
+// bytes for each token that was ever looked behind. Threads: the engine's only.
 #pragma once
 
 #include <algorithm>
@@ -17,7 +17,7 @@ class Adjacency {
  public:
   static constexpr int kSuccessors = 8;
   struct Entry {
-    std::array<int32_t, kSuccessors> tokens;       // best first; -1: none
+    std::array<int32_t, kSuccessors> tokens;  // best first; -1: none
     std::array<float, kSuccessors> log_probabilities;
   };
 

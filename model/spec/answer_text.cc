@@ -17,7 +17,8 @@ size_t HeldBy(std::string_view text, std::string_view stop) {
 
 }  // namespace
 
-AnswerText::AnswerText(const Tokenizer* tokenizer, std::vector<std::string> stops) : stops_(std::move(stops)) {
+AnswerText::AnswerText(const Tokenizer* tokenizer, std::vector<std::string> stops)
+    : stops_(std::move(stops)) {
   if (tokenizer != nullptr) decoder_.emplace(tokenizer, /*skip_specials=*/true);
 }
 

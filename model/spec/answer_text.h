@@ -1,7 +1,7 @@
 // The text of one answer as its tokens come, ending before the first stop string that appears.
 //
-// What could still become a stop string, and bytes of an unfinished character, are held back. Threads: the engine's only.
-// Tested by tests/model/spec/answer_text_test.cc.
+// What could still become a stop string, and bytes of an unfinished character, are held back. Threads: the
+// engine's only. Tested by tests/model/spec/answer_text_test.cc.
 #pragma once
 
 #include <cstdint>

@@ -14,7 +14,8 @@ int RankBucket(int rank) { return rank < 3 ? rank : rank < 5 ? 3 : 4; }
 
 int LengthBucket(int length) {
   constexpr int kBounds[] = {2, 3, 4, 5, 7, 10, 16};
-  return static_cast<int>(std::upper_bound(std::begin(kBounds), std::end(kBounds), length) - std::begin(kBounds));
+  return static_cast<int>(std::upper_bound(std::begin(kBounds), std::end(kBounds), length) -
+                          std::begin(kBounds));
 }
 
 // A continuation that always came is stronger evidence the more often it did.
@@ -40,12 +41,14 @@ int Calibration::ProbabilityBucket(float probability) {
 int Calibration::DepthBucket(int depth) { return depth <= 1 ? 0 : depth <= 3 ? 1 : 2; }
 
 int Calibration::CountBucket(int match_length, uint32_t count, uint32_t total, int depth) {
-  return (LengthBucket(match_length) * kRatioBuckets + RatioBucket(count, total)) * kDepthBuckets + DepthBucket(depth);
+  return (LengthBucket(match_length) * kRatioBuckets + RatioBucket(count, total)) * kDepthBuckets +
+         DepthBucket(depth);
 }
 
 Calibration::Key Calibration::Jacobi(int row, int rank, float log_probability, bool on_trail) {
   row = std::min(row, kJacobiRows - 1);
-  return kJacobiBegin + ((row * 2 + (on_trail ? 0 : 1)) * kJacobiRanks + RankBucket(rank)) * kProbabilityBuckets +
+  return kJacobiBegin +
+         ((row * 2 + (on_trail ? 0 : 1)) * kJacobiRanks + RankBucket(rank)) * kProbabilityBuckets +
          ProbabilityBucket(std::exp(log_probability));
 }
 
@@ -68,7 +71,8 @@ Calibration::Key Calibration::Recycled(int match_length, int depth) {
 }
 
 Calibration::Key Calibration::Agreement(int sources, float best) {
-  return kAgreementBegin + (std::clamp(sources, 2, kAgreeing + 1) - 2) * kProbabilityBuckets + ProbabilityBucket(best);
+  return kAgreementBegin + (std::clamp(sources, 2, kAgreeing + 1) - 2) * kProbabilityBuckets +
+         ProbabilityBucket(best);
 }
 
 Calibration::Calibration() { SetPriors(); }
@@ -81,7 +85,8 @@ void Calibration::SetPriors() {
       for (int rank = 0; rank < kJacobiRanks; ++rank) {
         for (int p = 0; p < kProbabilityBuckets; ++p) {
           const int key = kJacobiBegin + ((row * 2 + off) * kJacobiRanks + rank) * kProbabilityBuckets + p;
-          beta_[key].prior = kProbabilityMeans[p] * kRankFactor[rank] * std::pow(0.8f, row) * (off ? 0.7f : 1.0f);
+          beta_[key].prior =
+              kProbabilityMeans[p] * kRankFactor[rank] * std::pow(0.8f, row) * (off ? 0.7f : 1.0f);
         }
       }
     }
@@ -90,7 +95,8 @@ void Calibration::SetPriors() {
   constexpr float kRatioMean[kRatioBuckets] = {0.98f, 0.75f, 0.7f, 0.5f, 0.3f, 0.15f, 0.06f, 0.02f};
   for (const int begin : {kContextBegin, kStoreBegin}) {
     for (int i = 0; i < kLengthBuckets * kRatioBuckets * kDepthBuckets; ++i) {
-      beta_[begin + i].prior = kLengthFactor[i / (kRatioBuckets * kDepthBuckets)] * kRatioMean[i / kDepthBuckets % kRatioBuckets];
+      beta_[begin + i].prior =
+          kLengthFactor[i / (kRatioBuckets * kDepthBuckets)] * kRatioMean[i / kDepthBuckets % kRatioBuckets];
     }
   }
   for (int rank = 0; rank < kAdjacencyRanks; ++rank) {
@@ -99,7 +105,8 @@ void Calibration::SetPriors() {
           0.5f * kProbabilityMeans[i % kProbabilityBuckets] + 0.04f / static_cast<float>(rank + 1);
     }
   }
-  for (int i = 0; i < 2 * kDepthBuckets; ++i) beta_[kRecycledBegin + i].prior = i < kDepthBuckets ? 0.1f : 0.25f;
+  for (int i = 0; i < 2 * kDepthBuckets; ++i)
+    beta_[kRecycledBegin + i].prior = i < kDepthBuckets ? 0.1f : 0.25f;
   for (int i = 0; i < kAgreeing * kProbabilityBuckets; ++i) {
     const float best = kProbabilityMeans[i % kProbabilityBuckets];
     beta_[kAgreementBegin + i].prior = best + 0.25f * (1 - best);

@@ -1,9 +1,8 @@
 // How often a guess turns out right, learned per kind of evidence from guesses that were put to the test.
 //
-// Each key holds a Beta posterior: hits and misses, decayed so that about the last two thousand trials count, on top of a
-// prior mean. Only children of accepted nodes are trials; what lies below a miss was never tested.
-// Threads: the engine's only.
-// Tested by tests/model/spec/calibration_test.cc.
+// Each key holds a Beta posterior: hits and misses, decayed so that about the last two thousand trials count,
+// on top of a prior mean. Only children of accepted nodes are trials; what lies below a miss was never
+// tested. Threads: the engine's only. Tested by tests/model/spec/calibration_test.cc.
 #pragma once
 
 #include <array>
@@ -17,8 +16,8 @@ class Calibration {
   // Evidence of one proposal as a key; each function has a range of its own.
   using Key = uint16_t;
 
-  // J: row of the trail (0: right under the root), rank in the row, probability there; whether the parent node is itself
-  // the row above's best token.
+  // J: row of the trail (0: right under the root), rank in the row, probability there; whether the parent
+  // node is itself the row above's best token.
   static Key Jacobi(int row, int rank, float log_probability, bool on_trail);
   // C and S: length of the matched context, count of the continuation among `total`, depth in the tree.
   static Key Context(int match_length, uint32_t count, uint32_t total, int depth);
@@ -49,7 +48,8 @@ class Calibration {
   static constexpr int kContextBegin = kJacobiBegin + kJacobiRows * 2 * kJacobiRanks * kProbabilityBuckets;
   static constexpr int kStoreBegin = kContextBegin + kLengthBuckets * kRatioBuckets * kDepthBuckets;
   static constexpr int kAdjacencyBegin = kStoreBegin + kLengthBuckets * kRatioBuckets * kDepthBuckets;
-  static constexpr int kRecycledBegin = kAdjacencyBegin + kAdjacencyRanks * kDepthBuckets * kProbabilityBuckets;
+  static constexpr int kRecycledBegin =
+      kAdjacencyBegin + kAdjacencyRanks * kDepthBuckets * kProbabilityBuckets;
   static constexpr int kAgreementBegin = kRecycledBegin + 2 * kDepthBuckets;
   static constexpr int kKeys = kAgreementBegin + kAgreeing * kProbabilityBuckets;
 

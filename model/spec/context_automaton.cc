@@ -45,14 +45,16 @@ void ContextAutomaton::Extend(int32_t token) {
       states_[current].link = q;
     } else {
       const int32_t clone = Clone(q, states_[p].length + 1);
-      for (; p >= 0 && Target(p, token) == q; p = states_[p].link) edges_[edge_of_[Key(p, token)]].target = clone;
+      for (; p >= 0 && Target(p, token) == q; p = states_[p].link)
+        edges_[edge_of_[Key(p, token)]].target = clone;
       states_[current].link = clone;
     }
   }
   last_ = current;
   ++tokens_;
   int32_t counted = 0;
-  for (int32_t s = current; s > 0 && counted < kCountedSuffixes; s = states_[s].link, ++counted) ++states_[s].count;
+  for (int32_t s = current; s > 0 && counted < kCountedSuffixes; s = states_[s].link, ++counted)
+    ++states_[s].count;
 }
 
 ContextAutomaton::Cursor ContextAutomaton::End() const {
@@ -63,16 +65,19 @@ ContextAutomaton::Cursor ContextAutomaton::End() const {
 ContextAutomaton::Cursor ContextAutomaton::Advance(Cursor cursor, int32_t token) const {
   for (int32_t state = cursor.state; state >= 0; state = states_[state].link) {
     if (state != cursor.state) cursor.length = states_[state].length;
-    if (const int32_t target = Target(state, token); target >= 0) return {.state = target, .length = cursor.length + 1};
+    if (const int32_t target = Target(state, token); target >= 0)
+      return {.state = target, .length = cursor.length + 1};
   }
   return {};
 }
 
-void ContextAutomaton::Continuations(Cursor cursor, int shorter, absl::FunctionRef<void(const Continuation&)> visit) const {
+void ContextAutomaton::Continuations(Cursor cursor, int shorter,
+                                     absl::FunctionRef<void(const Continuation&)> visit) const {
   int32_t length = cursor.length;
   for (int32_t state = cursor.state; state > 0 && length > 0 && shorter >= 0; --shorter) {
     int examined = 0;
-    for (int32_t e = states_[state].first_edge; e >= 0 && examined < kEdgesExamined; e = edges_[e].next, ++examined) {
+    for (int32_t e = states_[state].first_edge; e >= 0 && examined < kEdgesExamined;
+         e = edges_[e].next, ++examined) {
       visit({.token = edges_[e].token,
              .count = states_[edges_[e].target].count,
              .total = states_[state].count,

@@ -1,9 +1,9 @@
 // A suffix automaton over one sequence's own text (Blumer et al. 1985): source C.
 //
-// Every context that has occurred is a path from the initial state; the state reached knows how often the context
-// occurred and by which tokens it went on. Extend is amortised O(1) but for counts, which are kept on at most
-// kCountedSuffixes suffixes a token (more only in text that repeats itself without end, where they do not matter).
-// Memory: about 170 bytes a token. Threads: none of its own; const methods may run side by side.
+// Every context that has occurred is a path from the initial state; the state reached knows how often the
+// context occurred and by which tokens it went on. Extend is amortised O(1) but for counts, which are kept on
+// at most kCountedSuffixes suffixes a token (more only in text that repeats itself without end, where they do
+// not matter). Memory: about 170 bytes a token. Threads: none of its own; const methods may run side by side.
 // Tested by tests/model/spec/context_automaton_test.cc against a naive count of n-grams.
 #pragma once
 
@@ -26,8 +26,8 @@ class ContextAutomaton {
   };
   struct Continuation {
     int32_t token;
-    uint32_t count;         // occurrences of context + token
-    uint32_t total;         // occurrences of the context
+    uint32_t count;        // occurrences of context + token
+    uint32_t total;        // occurrences of the context
     int32_t match_length;  // of the context
   };
 
@@ -40,8 +40,8 @@ class ContextAutomaton {
   // The cursor of the text behind `cursor` with `token` appended.
   Cursor Advance(Cursor cursor, int32_t token) const;
 
-  // Calls `visit` for continuations of the longest context first, then of up to `shorter` shorter ones (which may repeat
-  // tokens), newest first, at most kEdgesExamined of each; contexts of length 0 are left out.
+  // Calls `visit` for continuations of the longest context first, then of up to `shorter` shorter ones (which
+  // may repeat tokens), newest first, at most kEdgesExamined of each; contexts of length 0 are left out.
   void Continuations(Cursor cursor, int shorter, absl::FunctionRef<void(const Continuation&)> visit) const;
 
   int64_t tokens() const { return tokens_; }

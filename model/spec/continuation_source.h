@@ -1,5 +1,5 @@
-// Where continuations seen elsewhere come from (source S): declared here because the drafter needs it; the worker
-// implements it over the retrieval service.
+// Where continuations seen elsewhere come from (source S): declared here because the drafter needs it; the
+// worker implements it over the retrieval service.
 //
 // Answers are hints: late, missing or wrong ones change speed, never output.
 #pragma once
@@ -33,9 +33,11 @@ class ContinuationSource {
     ContinuationTrie trie;
   };
 
-  // Asks for continuations of `context` (the tail of a sequence whose whole length is `position`). Returns at once; a
-  // question that is still open for the same sequence may be dropped. Only the engine's thread calls these three.
-  virtual void Ask(uint64_t sequence, const std::string& tenant, std::span<const int32_t> context, int64_t position) = 0;
+  // Asks for continuations of `context` (the tail of a sequence whose whole length is `position`). Returns at
+  // once; a question that is still open for the same sequence may be dropped. Only the engine's thread calls
+  // these three.
+  virtual void Ask(uint64_t sequence, const std::string& tenant, std::span<const int32_t> context,
+                   int64_t position) = 0;
   // The newest answer that has arrived for `sequence` since the last Take. Never waits.
   virtual std::optional<Answer> Take(uint64_t sequence) = 0;
   // No more questions for `sequence`; an answer on its way is dropped.

@@ -25,8 +25,8 @@ absl::Status DraftTree::CheckIntegrity() const {
       return absl::InternalError(absl::StrCat("draft tree node ", i, " has parent ", node.parent));
     }
     if (!root && node.depth != nodes[node.parent].depth + 1) {
-      return absl::InternalError(
-          absl::StrCat("draft tree node ", i, " has depth ", node.depth, ", its parent ", nodes[node.parent].depth));
+      return absl::InternalError(absl::StrCat("draft tree node ", i, " has depth ", node.depth,
+                                              ", its parent ", nodes[node.parent].depth));
     }
   }
   return absl::OkStatus();
@@ -42,7 +42,8 @@ void Verify(const DraftTree& tree, absl::FunctionRef<int32_t(int32_t node)> targ
   Match deepest = matched[0];
   for (int32_t i = 1; i < static_cast<int32_t>(tree.nodes.size()); ++i) {
     const DraftNode& node = tree.nodes[i];
-    const auto parent = std::find_if(matched.begin(), matched.end(), [&](const Match& m) { return m.node == node.parent; });
+    const auto parent =
+        std::find_if(matched.begin(), matched.end(), [&](const Match& m) { return m.node == node.parent; });
     if (parent == matched.end() || parent->target != node.token) continue;
     matched.push_back({i, target(i)});
     if (node.depth > tree.nodes[deepest.node].depth) deepest = matched.back();

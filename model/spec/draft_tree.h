@@ -15,14 +15,15 @@ namespace clamor {
 
 struct DraftNode {
   int32_t token = 0;
-  int32_t parent = -1;  // index into nodes; -1 for the root only
-  int32_t depth = 0;    // of the root: 0
+  int32_t parent = -1;            // index into nodes; -1 for the root only
+  int32_t depth = 0;              // of the root: 0
   Source source = Source::kNone;  // the best of those that proposed it
-  float survival = 1;   // estimated probability that the node is on the accepted path
+  float survival = 1;             // estimated probability that the node is on the accepted path
 };
 
-// Node 0 is the root, the newest token of the text: it is certain, but the model has not read it yet. Children stand
-// after their parents. Siblings may carry equal tokens (the published template does not merge them).
+// Node 0 is the root, the newest token of the text: it is certain, but the model has not read it yet.
+// Children stand after their parents. Siblings may carry equal tokens (the published template does not merge
+// them).
 struct DraftTree {
   std::vector<DraftNode> nodes;
 
@@ -40,9 +41,9 @@ struct Accepted {
   int32_t next = 0;           // the model's own token after the path: the new root
 };
 
-// Descends from the root while a child's token equals `target(node)`, the model's token after that node. Where equal
-// siblings match, the deepest accepted path wins, then the one whose node came first. `target` is called once for every
-// matched node.
+// Descends from the root while a child's token equals `target(node)`, the model's token after that node.
+// Where equal siblings match, the deepest accepted path wins, then the one whose node came first. `target` is
+// called once for every matched node.
 void Verify(const DraftTree& tree, absl::FunctionRef<int32_t(int32_t node)> target, Accepted& accepted);
 
 }  // namespace clamor

@@ -1,5 +1,6 @@
-// Guesses the next tokens of one sequence as a tree, and learns from what became of them. Two kinds: MergedDrafter (all
-// sources in one best-first tree) and PublishedDrafter (the fixed template of the MSN paper, for comparison).
+// Guesses the next tokens of one sequence as a tree, and learns from what became of them. Two kinds:
+// MergedDrafter (all sources in one best-first tree) and PublishedDrafter (the fixed template of the MSN
+// paper, for comparison).
 //
 // A drafter changes speed, never output. Threads: the engine's only.
 #pragma once
@@ -15,12 +16,16 @@ namespace clamor {
 // The best tokens after each node of a tree, as kernels::TopK wrote them. Borrowed.
 struct NodeLogits {
   int32_t k = 0;
-  const int32_t* ids = nullptr;          // [nodes, k], best first
-  const float* values = nullptr;         // [nodes, k] logits
-  const float* log_sum_exp = nullptr;    // [nodes]
+  const int32_t* ids = nullptr;        // [nodes, k], best first
+  const float* values = nullptr;       // [nodes, k] logits
+  const float* log_sum_exp = nullptr;  // [nodes]
 
-  std::span<const int32_t> Ids(int32_t node) const { return {ids + int64_t{node} * k, static_cast<size_t>(k)}; }
-  float LogProbability(int32_t node, int32_t rank) const { return values[int64_t{node} * k + rank] - log_sum_exp[node]; }
+  std::span<const int32_t> Ids(int32_t node) const {
+    return {ids + int64_t{node} * k, static_cast<size_t>(k)};
+  }
+  float LogProbability(int32_t node, int32_t rank) const {
+    return values[int64_t{node} * k + rank] - log_sum_exp[node];
+  }
 };
 
 class Drafter {

@@ -12,8 +12,8 @@ constexpr float kMaxSiblingSum = 0.98f;  // something always is left for a token
 constexpr float kLeastSurvival = 1e-5f;
 constexpr int kMostSources = 5;
 
-// Length of the chain that is kept under the root whatever its survival: its rejected nodes are the next trail, so
-// without it a step that accepts little would leave the next one blind.
+// Length of the chain that is kept under the root whatever its survival: its rejected nodes are the next
+// trail, so without it a step that accepts little would leave the next one blind.
 int32_t TailLength(int32_t max_nodes) { return std::min(5, max_nodes / 3); }
 
 }  // namespace
@@ -45,12 +45,14 @@ void MergedDrafter::Offer(ContinuationSource::Answer answer) {
   trie_ = std::move(answer.trie);
   trie_.match_length = static_cast<int32_t>(std::clamp<int64_t>(trie_.match_length, 0, answer.position));
   store_ = -1;
-  for (int64_t i = answer.position; i < length && store_ != kNoStore; ++i) store_ = StoreChild(store_, text_[i]);
+  for (int64_t i = answer.position; i < length && store_ != kNoStore; ++i)
+    store_ = StoreChild(store_, text_[i]);
 }
 
 bool MergedDrafter::WantsAnswer() const {
   if (store_ == kNoStore) return true;
-  return std::none_of(trie_.nodes.begin(), trie_.nodes.end(), [this](const auto& node) { return node.parent == store_; });
+  return std::none_of(trie_.nodes.begin(), trie_.nodes.end(),
+                      [this](const auto& node) { return node.parent == store_; });
 }
 
 void MergedDrafter::Draft(int32_t max_nodes, DraftTree& tree) {
@@ -145,7 +147,8 @@ void MergedDrafter::Expand(const DraftTree& tree, int32_t node) {
 }
 
 // One source may propose a token once per node; its first word, which is its best, counts.
-void MergedDrafter::Propose(int32_t token, Source source, Calibration::Key key, int32_t store, bool on_trail) {
+void MergedDrafter::Propose(int32_t token, Source source, Calibration::Key key, int32_t store,
+                            bool on_trail) {
   const float mean = knowledge_->calibration.Mean(key);
   for (Proposal& p : proposals_) {
     if (p.token != token) continue;
@@ -198,7 +201,8 @@ void MergedDrafter::ProposeStore(const Cursors& cursors, int32_t depth) {
     if (child.parent != cursors.store) continue;
     ++proposed;
     total = std::max(total, child.count);
-    Propose(child.token, Source::kStore, Calibration::Store(match, child.count, total, depth), static_cast<int32_t>(i));
+    Propose(child.token, Source::kStore, Calibration::Store(match, child.count, total, depth),
+            static_cast<int32_t>(i));
   }
 }
 
@@ -230,9 +234,12 @@ void MergedDrafter::ProposeRecycled(int32_t before, int32_t token, int32_t depth
 void MergedDrafter::Observe(const DraftTree& tree, const NodeLogits& logits, const Accepted& accepted) {
   LearnCalibration(tree, accepted);
   std::array<float, Adjacency::kSuccessors> log_probabilities;
-  for (int32_t i = static_cast<int32_t>(tree.nodes.size()) - 1; i >= 0; --i) {  // the root last: it is certain
-    for (int32_t rank = 0; rank < Adjacency::kSuccessors; ++rank) log_probabilities[rank] = logits.LogProbability(i, rank);
-    knowledge_->adjacency.Observe(tree.nodes[i].token, logits.Ids(i).first(Adjacency::kSuccessors), log_probabilities);
+  for (int32_t i = static_cast<int32_t>(tree.nodes.size()) - 1; i >= 0;
+       --i) {  // the root last: it is certain
+    for (int32_t rank = 0; rank < Adjacency::kSuccessors; ++rank)
+      log_probabilities[rank] = logits.LogProbability(i, rank);
+    knowledge_->adjacency.Observe(tree.nodes[i].token, logits.Ids(i).first(Adjacency::kSuccessors),
+                                  log_probabilities);
   }
   KeepTrail(tree, logits, accepted.path.empty() ? 0 : accepted.path.back(), accepted.next);
 }
@@ -245,7 +252,8 @@ void MergedDrafter::LearnCalibration(const DraftTree& tree, const Accepted& acce
     const int32_t hit = depth < accepted.path.size() ? accepted.path[depth] : -1;
     for (int32_t i = visited + 1; i < static_cast<int32_t>(tree.nodes.size()); ++i) {
       if (tree.nodes[i].parent != visited) continue;
-      for (int k = 0; k < evidence_[i].size; ++k) knowledge_->calibration.Learn(evidence_[i].keys[k], i == hit);
+      for (int k = 0; k < evidence_[i].size; ++k)
+        knowledge_->calibration.Learn(evidence_[i].keys[k], i == hit);
     }
     if (hit < 0) return;
     visited = hit;
@@ -254,7 +262,8 @@ void MergedDrafter::LearnCalibration(const DraftTree& tree, const Accepted& acce
 }
 
 // The deepest chain under the last accepted node was rejected; what the model said there is the trail.
-void MergedDrafter::KeepTrail(const DraftTree& tree, const NodeLogits& logits, int32_t last_accepted, int32_t next) {
+void MergedDrafter::KeepTrail(const DraftTree& tree, const NodeLogits& logits, int32_t last_accepted,
+                              int32_t next) {
   const int32_t nodes = static_cast<int32_t>(tree.nodes.size());
   std::vector<bool> below(nodes, false);
   below[last_accepted] = true;
@@ -274,13 +283,15 @@ void MergedDrafter::KeepTrail(const DraftTree& tree, const NodeLogits& logits, i
     const int32_t row = tree.nodes[i].depth - tree.nodes[last_accepted].depth - 1;
     if (row >= kTrailRows) continue;
     std::copy_n(logits.Ids(i).begin(), kTopK, trail_[row].tokens.begin());
-    for (int32_t rank = 0; rank < kTopK; ++rank) trail_[row].log_probabilities[rank] = logits.LogProbability(i, rank);
+    for (int32_t rank = 0; rank < kTopK; ++rank)
+      trail_[row].log_probabilities[rank] = logits.LogProbability(i, rank);
   }
   // A row of NaN has no best token: nothing is known from there on.
   for (int32_t row = 0; row < trail_rows_; ++row) {
     if (trail_[row].tokens[0] < 0) trail_rows_ = row;
   }
-  for (int32_t row = 0; row < trail_rows_ && recycled.size < static_cast<int32_t>(recycled.tokens.size()); ++row) {
+  for (int32_t row = 0; row < trail_rows_ && recycled.size < static_cast<int32_t>(recycled.tokens.size());
+       ++row) {
     recycled.tokens[recycled.size++] = trail_[row].tokens[0];
   }
   if (recycled.size > 1) {

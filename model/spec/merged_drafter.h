@@ -1,10 +1,10 @@
 // One best-first tree from all sources.
 //
-// Each source proposes children of a node with evidence; Calibration turns evidence into a probability of being right; the
-// product along the path is a node's survival. Survival never grows downwards, so the B best nodes always form a tree, and
-// taking the best candidate B times finds it (as EAGLE-2, arXiv 2406.16858, does with draft-model probabilities). A child
-// keeps the cursor of every source that can go on from it, so a store path may continue where the trail ends.
-// Tested by tests/model/spec/merged_drafter_test.cc.
+// Each source proposes children of a node with evidence; Calibration turns evidence into a probability of
+// being right; the product along the path is a node's survival. Survival never grows downwards, so the B best
+// nodes always form a tree, and taking the best candidate B times finds it (as EAGLE-2, arXiv 2406.16858,
+// does with draft-model probabilities). A child keeps the cursor of every source that can go on from it, so a
+// store path may continue where the trail ends. Tested by tests/model/spec/merged_drafter_test.cc.
 #pragma once
 
 #include <array>
@@ -30,8 +30,8 @@ class MergedDrafter : public Drafter {
   static constexpr int32_t kTrailRows = 8;
   static constexpr size_t kMaxTrieNodes = 1024;
 
-  // Answers of the store that are malformed, name tokens outside [0, vocab_size) or have over kMaxTrieNodes nodes are
-  // dropped.
+  // Answers of the store that are malformed, name tokens outside [0, vocab_size) or have over kMaxTrieNodes
+  // nodes are dropped.
   MergedDrafter(DraftKnowledge* knowledge, int32_t vocab_size, uint64_t seed)
       : knowledge_(knowledge), vocab_size_(vocab_size), random_(seed) {}
 
@@ -85,7 +85,8 @@ class MergedDrafter : public Drafter {
   void ProposeStore(const Cursors& cursors, int32_t depth);
   void ProposeAdjacency(int32_t token, int32_t depth);
   void ProposeRecycled(int32_t before, int32_t token, int32_t depth);
-  void Propose(int32_t token, Source source, Calibration::Key key, int32_t store = kNoStore, bool on_trail = false);
+  void Propose(int32_t token, Source source, Calibration::Key key, int32_t store = kNoStore,
+               bool on_trail = false);
   void AddTail(DraftTree& tree, int32_t max_nodes, int32_t length);
   void LearnCalibration(const DraftTree& tree, const Accepted& accepted);
   void KeepTrail(const DraftTree& tree, const NodeLogits& logits, int32_t last_accepted, int32_t next);

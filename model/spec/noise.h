@@ -15,6 +15,8 @@ inline uint64_t NextRandom(uint64_t& state) {
 }
 
 // A token of `text`, each place equally likely. REQUIRES: text is not empty.
-inline int32_t NoiseToken(std::span<const int32_t> text, uint64_t& state) { return text[NextRandom(state) % text.size()]; }
+inline int32_t NoiseToken(std::span<const int32_t> text, uint64_t& state) {
+  return text[NextRandom(state) % text.size()];
+}
 
 }  // namespace clamor

@@ -19,14 +19,16 @@ struct TemplateNode {
 
 // Medusa's mc_sim_7b_63, columns as digits.
 constexpr std::string_view kShape[] = {
-    "0",  "00", "1",  "01",  "2",  "000", "10", "02",  "3",   "03",  "4",  "04",  "20",   "05",  "001", "5",
-    "06", "6",  "07", "010", "11", "7",   "08", "002", "30",  "09",  "8",  "9",   "100",  "020", "12",  "003",
-    "40", "21", "004", "005", "0000", "011", "006", "030", "50", "13", "007", "008", "009", "60", "040", "14",
-    "70", "012", "200", "31", "22", "80", "050", "15", "101", "021", "90", "060", "0001", "16", "070"};
+    "0",   "00",  "1",   "01",  "2",   "000", "10",  "02",  "3",    "03",  "4",    "04",  "20",
+    "05",  "001", "5",   "06",  "6",   "07",  "010", "11",  "7",    "08",  "002",  "30",  "09",
+    "8",   "9",   "100", "020", "12",  "003", "40",  "21",  "004",  "005", "0000", "011", "006",
+    "030", "50",  "13",  "007", "008", "009", "60",  "040", "14",   "70",  "012",  "200", "31",
+    "22",  "80",  "050", "15",  "101", "021", "90",  "060", "0001", "16",  "070"};
 
 std::vector<TemplateNode> MakeTemplate() {
   std::vector<TemplateNode> nodes = {{.depth = 0, .column = -1, .parent = -1}};
-  for (int d = 1; d <= kLongest; ++d) nodes.push_back({.depth = d, .column = Drafter::kTopK, .parent = d - 1});
+  for (int d = 1; d <= kLongest; ++d)
+    nodes.push_back({.depth = d, .column = Drafter::kTopK, .parent = d - 1});
   std::vector<std::string_view> paths(nodes.size(), "-");  // the chain's nodes are nobody's prefix
   for (const std::string_view path : kShape) {
     int32_t parent = 0;
@@ -34,7 +36,8 @@ std::vector<TemplateNode> MakeTemplate() {
       const std::string_view prefix = path.substr(0, path.size() - 1);
       parent = static_cast<int32_t>(std::find(paths.begin(), paths.end(), prefix) - paths.begin());
     }
-    nodes.push_back({.depth = static_cast<int32_t>(path.size()), .column = path.back() - '0', .parent = parent});
+    nodes.push_back(
+        {.depth = static_cast<int32_t>(path.size()), .column = path.back() - '0', .parent = parent});
     paths.push_back(path);
   }
   return nodes;
@@ -50,7 +53,8 @@ std::vector<std::vector<int32_t>> MakeLeafPaths() {
   const auto& nodes = Template();
   std::vector<std::vector<int32_t>> paths;
   for (int32_t i = 1; i < static_cast<int32_t>(nodes.size()); ++i) {
-    if (std::any_of(nodes.begin(), nodes.end(), [i](const TemplateNode& n) { return n.parent == i; })) continue;
+    if (std::any_of(nodes.begin(), nodes.end(), [i](const TemplateNode& n) { return n.parent == i; }))
+      continue;
     std::vector<int32_t> path;
     for (int32_t n = i; n > 0; n = nodes[n].parent) path.push_back(n);
     paths.emplace_back(path.rbegin(), path.rend());
@@ -80,13 +84,15 @@ void PublishedDrafter::Extend(std::span<const int32_t> tokens) {
   if (!fresh_) Retrieve();
 }
 
-// Up to three trailing tokens, longest match first, and where they first stood; the five tokens after that place.
+// Up to three trailing tokens, longest match first, and where they first stood; the five tokens after that
+// place.
 void PublishedDrafter::Retrieve() {
   constexpr int64_t kMatch = 3;
   for (auto& row : table_) row[kRetrievedColumn] = kUnknown;
   const int64_t n = static_cast<int64_t>(text_.size());
   int64_t best = 0, at = 0;
-  for (int64_t end = kMatch; end < n && best < kMatch; ++end) {  // text_[end - kMatch, end) against the trailing tokens
+  for (int64_t end = kMatch; end < n && best < kMatch;
+       ++end) {  // text_[end - kMatch, end) against the trailing tokens
     int64_t match = 0;
     while (match < kMatch && text_[end - 1 - match] == text_[n - 1 - match]) ++match;
     if (match > best) {

@@ -1,10 +1,9 @@
-// TR-Jacobi as published with MSN (arXiv 2406.17404): 68 nodes and the root. One chain of five retrieved tokens, and
-// Medusa's 63-node shape filled per depth with the ten best tokens of the last rejected chain; what no chain filled holds
-// random tokens of the text so far.
+// TR-Jacobi as published with MSN (arXiv 2406.17404): 68 nodes and the root. One chain of five retrieved
+// tokens, and Medusa's 63-node shape filled per depth with the ten best tokens of the last rejected chain;
+// what no chain filled holds random tokens of the text so far.
 //
-// Unlike the released code, a search path ends where it ends: padding it with the root would accept an "A B A" that the
-// model never said.
-// Tested by tests/model/spec/published_drafter_test.cc.
+// Unlike the released code, a search path ends where it ends: padding it with the root would accept an "A B
+// A" that the model never said. Tested by tests/model/spec/published_drafter_test.cc.
 #pragma once
 
 #include <array>
@@ -36,7 +35,7 @@ class PublishedDrafter : public Drafter {
 
   void Retrieve();
 
-  std::vector<int32_t> text_;  // the newest token, the root, is the last
+  std::vector<int32_t> text_;                                   // the newest token, the root, is the last
   std::array<std::array<int32_t, kTopK + 1>, kDepth> table_{};  // [depth - 1][column] token
   bool fresh_ = true;                                           // no step yet: the table holds nothing
   uint64_t random_;

@@ -56,7 +56,8 @@ absl::Status SamplingOptions::Validate() const {
 
 float GumbelNoise(uint64_t seed, int64_t position, int32_t token) {
   const uint64_t p = static_cast<uint64_t>(position);
-  const auto bits = Philox({static_cast<uint32_t>(token), 0, static_cast<uint32_t>(p), static_cast<uint32_t>(p >> 32)}, seed);
+  const auto bits = Philox(
+      {static_cast<uint32_t>(token), 0, static_cast<uint32_t>(p), static_cast<uint32_t>(p >> 32)}, seed);
   const float u = (static_cast<float>(bits[0] >> 9) + 0.5f) * 0x1p-23f;  // 23 bits: never 0 or 1
   return -kernels::Log(-kernels::Log(u));
 }
@@ -88,7 +89,8 @@ int32_t Sampler::Draw(std::span<const float> logits, const SamplingOptions& opti
     if (options.top_p < 1) {
       double sum = 0;
       size_t i = 0;
-      while (i < kept && sum < static_cast<double>(options.top_p) * total) sum += kernels::Exp(scaled_[order_[i++]] - most);
+      while (i < kept && sum < static_cast<double>(options.top_p) * total)
+        sum += kernels::Exp(scaled_[order_[i++]] - most);
       kept = std::max<size_t>(i, 1);
     }
     if (options.min_p > 0) {

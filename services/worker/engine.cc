@@ -81,7 +81,8 @@ std::unique_ptr<Drafter> Engine::Rep::MakeDrafter(Sequence& s) {
     return std::make_unique<PublishedDrafter>(s.request.sampling.seed);
   }
   s.knowledge = knowledge.Get(s.request.tenant);
-  return std::make_unique<MergedDrafter>(s.knowledge.get(), model->config().vocab_size, s.request.sampling.seed);
+  return std::make_unique<MergedDrafter>(s.knowledge.get(), model->config().vocab_size,
+                                         s.request.sampling.seed);
 }
 
 void Engine::Rep::Plan() {
@@ -102,9 +103,10 @@ void Engine::Rep::Draft(StepReport& report) {
     if (source != nullptr) {
       if (auto answer = source->Take(s.handle)) s.drafter->Offer(*std::move(answer));
     }
-    const int32_t nodes = s.request.speculation.nodes != SpeculationOptions::kAuto ? s.request.speculation.nodes
-                          : options.default_nodes != SpeculationOptions::kAuto     ? options.default_nodes
-                                                                                   : StepCost::kRows.back() / 2;
+    const int32_t nodes = s.request.speculation.nodes != SpeculationOptions::kAuto
+                              ? s.request.speculation.nodes
+                          : options.default_nodes != SpeculationOptions::kAuto ? options.default_nodes
+                                                                               : StepCost::kRows.back() / 2;
     s.drafter->Draft(nodes, s.tree);
   }
   if (options.default_nodes == SpeculationOptions::kAuto) Budget();
@@ -151,8 +153,8 @@ void Engine::Rep::Forward() {
   top_values.resize(rows * Drafter::kTopK);
   log_sum_exp.resize(rows);
   const int64_t vocab = model->config().vocab_size;
-  kernels::TopK(activations.logits.data(), vocab, rows, vocab, Drafter::kTopK, top_ids.data(), top_values.data(),
-                log_sum_exp.data(), pool);
+  kernels::TopK(activations.logits.data(), vocab, rows, vocab, Drafter::kTopK, top_ids.data(),
+                top_values.data(), log_sum_exp.data(), pool);
 }
 
 NodeLogits Engine::Rep::LogitsOf(int64_t first_row) const {
@@ -235,7 +237,8 @@ void Engine::Rep::CommitSequence(const StepShare& share, int64_t first_row, Step
   if (!end) {
     // Accepted rows move down to where their tokens stand: never past a row that is still to move.
     for (size_t i = 0; i < accepted.path.size(); ++i) {
-      const int32_t from = s.pages.Slot(root + accepted.path[i]), to = s.pages.Slot(root + 1 + static_cast<int64_t>(i));
+      const int32_t from = s.pages.Slot(root + accepted.path[i]),
+                    to = s.pages.Slot(root + 1 + static_cast<int64_t>(i));
       if (from != to) cache.Move(from, to);
     }
     s.committed = static_cast<int64_t>(s.tokens.size()) - 1;

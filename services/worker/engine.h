@@ -3,9 +3,9 @@
 //     plan -> draft -> build tree -> forward -> verify -> commit -> stream
 //
 // Links neither gRPC, protobuf nor RocksDB: tests and the command line run it as it is.
-// Threads: Submit, Cancel and Load may be called from any thread; Step and what it calls (sinks, the continuation source)
-// belong to one thread at a time.
-// Tested by tests/services/worker/engine_test.cc and tests/equivalence/.
+// Threads: Submit, Cancel and Load may be called from any thread; Step and what it calls (sinks, the
+// continuation source) belong to one thread at a time. Tested by tests/services/worker/engine_test.cc and
+// tests/equivalence/.
 #pragma once
 
 #include <array>
@@ -28,16 +28,17 @@
 namespace clamor {
 
 struct EngineOptions {
-  int32_t threads = 1;            // of the forward pass, the calling thread included
-  int64_t kv_tokens = 32768;      // room of the key/value cache, shared by all sequences
-  int32_t max_sequences = 16;     // running at once
-  int32_t max_waiting = 256;      // queued; one more is refused
-  int32_t prefill_chunk = 256;    // prompt tokens per step, over all sequences
-  // What SpeculationOptions::kAuto means for requests that leave it: kAuto weighs survival against measured step cost.
+  int32_t threads = 1;          // of the forward pass, the calling thread included
+  int64_t kv_tokens = 32768;    // room of the key/value cache, shared by all sequences
+  int32_t max_sequences = 16;   // running at once
+  int32_t max_waiting = 256;    // queued; one more is refused
+  int32_t prefill_chunk = 256;  // prompt tokens per step, over all sequences
+  // What SpeculationOptions::kAuto means for requests that leave it: kAuto weighs survival against measured
+  // step cost.
   int32_t default_nodes = SpeculationOptions::kAuto;
-  // Unless null, makes the drafter of a request whose nodes are not 0 in place of the built-in ones, for experiments and
-  // tests. Its trees must pass DraftTree::CheckIntegrity, hold ids of the vocabulary and at most
-  // SpeculationOptions::kMaxNodes guesses.
+  // Unless null, makes the drafter of a request whose nodes are not 0 in place of the built-in ones, for
+  // experiments and tests. Its trees must pass DraftTree::CheckIntegrity, hold ids of the vocabulary and at
+  // most SpeculationOptions::kMaxNodes guesses.
   std::function<std::unique_ptr<Drafter>(const Request&)> drafter_factory;
   absl::Status Validate() const;  // INVALID_ARGUMENT names field and value
 };
@@ -62,33 +63,37 @@ class StepObserver {
   virtual ~StepObserver() = default;
   virtual void OnStep(const StepReport& report) = 0;  // on the engine's thread; must not block
   virtual void OnAccepted(int32_t tokens) = 0;        // tokens emitted by one sequence in one forward
-  // The row of logits that each emitted token was chosen from and the token's absolute position, if WantsLogits says so.
+  // The row of logits that each emitted token was chosen from and the token's absolute position, if
+  // WantsLogits says so.
   virtual bool WantsLogits() const { return false; }
   virtual void OnLogits(uint64_t, int64_t, std::span<const float>) {}  // handle, position, logits
 };
 
 class Engine {
  public:
-  // `model` and, unless null, `tokenizer` (needed for text and stop strings), `source` and `observer` must outlive the engine.
+  // `model` and, unless null, `tokenizer` (needed for text and stop strings), `source` and `observer` must
+  // outlive the engine.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const Transformer* model, const Tokenizer* tokenizer,
                                                         ContinuationSource* source, StepObserver* observer,
                                                         const EngineOptions& options);
   ~Engine();
 
-  // Queues `request`. `sink` must live until its OnFinished; it is not called if this fails: INVALID_ARGUMENT (a field;
-  // "[CONTEXT_TOO_LONG]" when prompt and max_tokens exceed the context), RESOURCE_EXHAUSTED "[QUEUE_FULL]", UNAVAILABLE
+  // Queues `request`. `sink` must live until its OnFinished; it is not called if this fails: INVALID_ARGUMENT
+  // (a field;
+  // "[CONTEXT_TOO_LONG]" when prompt and max_tokens exceed the context), RESOURCE_EXHAUSTED "[QUEUE_FULL]",
+  // UNAVAILABLE
   // "[DRAINING]" after Drain. Returns a handle for Cancel.
   absl::StatusOr<uint64_t> Submit(Request request, TokenSink* sink);
 
-  // The request ends with `reason` (kCancelled, kSlowConsumer or kDeadline) at the next step and its pages are free then. A
-  // handle that has finished is ignored.
+  // The request ends with `reason` (kCancelled, kSlowConsumer or kDeadline) at the next step and its pages
+  // are free then. A handle that has finished is ignored.
   void Cancel(uint64_t handle, FinishReason reason = FinishReason::kCancelled);
 
   // Runs one step. False if there was nothing to do.
   bool Step();
 
-  // Runs Step until `stop` is set, parked while there is nothing to do. On return all requests have been finished as
-  // cancelled. WakeUp makes it look at `stop`.
+  // Runs Step until `stop` is set, parked while there is nothing to do. On return all requests have been
+  // finished as cancelled. WakeUp makes it look at `stop`.
   void Run(const std::atomic<bool>& stop);
   void WakeUp();
 

@@ -1,4 +1,5 @@
-// Who gets into the engine and who leaves it: everything that other threads may call, and the step's two ends.
+// Who gets into the engine and who leaves it: everything that other threads may call, and the step's two
+// ends.
 #include <algorithm>
 #include <optional>
 #include <utility>
@@ -16,14 +17,16 @@ namespace {
 
 absl::Status CheckRange(const char* field, int64_t value, int64_t least, int64_t most) {
   if (value >= least && value <= most) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, ", must be in [", least, ", ", most, "]"));
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " is ", value, ", must be in [", least, ", ", most, "]"));
 }
 
 }  // namespace
 
 absl::Status EngineOptions::Validate() const {
   CLAMOR_RETURN_IF_ERROR(CheckRange("threads", threads, 1, 1024));
-  CLAMOR_RETURN_IF_ERROR(CheckRange("kv_tokens", kv_tokens, 2 * SpeculationOptions::kMaxNodes, int64_t{1} << 30));
+  CLAMOR_RETURN_IF_ERROR(
+      CheckRange("kv_tokens", kv_tokens, 2 * SpeculationOptions::kMaxNodes, int64_t{1} << 30));
   CLAMOR_RETURN_IF_ERROR(CheckRange("max_sequences", max_sequences, 1, 1024));
   CLAMOR_RETURN_IF_ERROR(CheckRange("max_waiting", max_waiting, 0, 1 << 20));
   CLAMOR_RETURN_IF_ERROR(CheckRange("prefill_chunk", prefill_chunk, 1, 1 << 16));
@@ -147,20 +150,23 @@ absl::StatusOr<uint64_t> Engine::Submit(Request request, TokenSink* sink) {
   CLAMOR_RETURN_IF_ERROR(request.Validate(rep_->model->config().vocab_size, context));
   auto s = std::make_unique<Sequence>(0, std::move(request), sink, rep_->tokenizer);
   const int64_t capacity = rep_->cache.pages_total() * kernels::kPageSize;
-  const int64_t room = std::min<int64_t>(context, capacity - SpeculationOptions::kMaxNodes) - s->prompt_tokens();
+  const int64_t room =
+      std::min<int64_t>(context, capacity - SpeculationOptions::kMaxNodes) - s->prompt_tokens();
   const int64_t least = std::max<int64_t>(1, static_cast<int64_t>(s->request.emitted_ids.size()));
-  s->max_tokens = static_cast<int32_t>(s->request.max_tokens > 0 ? s->request.max_tokens : std::max(room, least));
+  s->max_tokens =
+      static_cast<int32_t>(s->request.max_tokens > 0 ? s->request.max_tokens : std::max(room, least));
   if (s->max_tokens > room) {
-    return absl::InvalidArgumentError(absl::StrCat("[CONTEXT_TOO_LONG] prompt of ", s->prompt_tokens(), " tokens and max_tokens ",
-                                                   s->max_tokens, " exceed the ", room + s->prompt_tokens(),
-                                                   " tokens that this worker's key/value cache holds for one request"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("[CONTEXT_TOO_LONG] prompt of ", s->prompt_tokens(), " tokens and max_tokens ",
+                     s->max_tokens, " exceed the ", room + s->prompt_tokens(),
+                     " tokens that this worker's key/value cache holds for one request"));
   }
   s->queued = absl::Now();
   absl::MutexLock lock(&rep_->mu);
   if (rep_->draining) return absl::UnavailableError("[DRAINING] this worker takes no new requests");
   if (static_cast<int64_t>(rep_->waiting.size()) >= rep_->options.max_waiting) {
-    return absl::ResourceExhaustedError(absl::StrCat("[QUEUE_FULL] ", rep_->waiting.size(), " requests wait, the limit is ",
-                                                     rep_->options.max_waiting));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "[QUEUE_FULL] ", rep_->waiting.size(), " requests wait, the limit is ", rep_->options.max_waiting));
   }
   s->handle = rep_->next_handle++;
   const uint64_t handle = s->handle;

@@ -1,4 +1,5 @@
-// The engine's state, for engine.cc (the step) and engine_queue.cc (who gets in, who leaves). Nothing else includes it.
+// The engine's state, for engine.cc (the step) and engine_queue.cc (who gets in, who leaves). Nothing else
+// includes it.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +22,8 @@
 namespace clamor {
 
 struct Engine::Rep {
-  Rep(const Transformer* model, const Tokenizer* tokenizer, ContinuationSource* source, StepObserver* observer,
-      const EngineOptions& options)
+  Rep(const Transformer* model, const Tokenizer* tokenizer, ContinuationSource* source,
+      StepObserver* observer, const EngineOptions& options)
       : model(model),
         tokenizer(tokenizer),
         source(source),

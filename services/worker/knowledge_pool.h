@@ -1,4 +1,5 @@
-// What drafting has learned, apart for each tenant, for at most kTenants of them; the longest unused is forgotten.
+// What drafting has learned, apart for each tenant, for at most kTenants of them; the longest unused is
+// forgotten.
 //
 // Threads: the engine's only.
 #pragma once

@@ -23,23 +23,27 @@ absl::Status CheckIds(const char* field, const std::vector<int32_t>& ids, int32_
 }  // namespace
 
 absl::Status Request::Validate(int32_t vocab_size, int32_t max_positions) const {
-  if (prompt_ids.empty()) return absl::InvalidArgumentError("prompt_ids is empty, must hold at least one token");
+  if (prompt_ids.empty())
+    return absl::InvalidArgumentError("prompt_ids is empty, must hold at least one token");
   if (absl::Status s = CheckIds("prompt_ids", prompt_ids, vocab_size); !s.ok()) return s;
   if (absl::Status s = CheckIds("emitted_ids", emitted_ids, vocab_size); !s.ok()) return s;
-  if (max_tokens < 0) return absl::InvalidArgumentError(absl::StrCat("max_tokens is ", max_tokens, ", must be at least 0"));
-  const int64_t prompt = static_cast<int64_t>(prompt_ids.size()), emitted = static_cast<int64_t>(emitted_ids.size());
+  if (max_tokens < 0)
+    return absl::InvalidArgumentError(absl::StrCat("max_tokens is ", max_tokens, ", must be at least 0"));
+  const int64_t prompt = static_cast<int64_t>(prompt_ids.size()),
+                emitted = static_cast<int64_t>(emitted_ids.size());
   if (max_tokens > 0 && emitted > max_tokens) {
     return absl::InvalidArgumentError(
         absl::StrCat("emitted_ids holds ", emitted, " tokens, must be at most max_tokens ", max_tokens));
   }
   if (prompt + std::max<int64_t>({max_tokens, emitted, 1}) > max_positions) {
-    return absl::InvalidArgumentError(absl::StrCat("[CONTEXT_TOO_LONG] prompt of ", prompt, " tokens and max_tokens ",
-                                                   std::max<int64_t>(max_tokens, emitted), " exceed the context of ",
-                                                   max_positions, " tokens"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "[CONTEXT_TOO_LONG] prompt of ", prompt, " tokens and max_tokens ",
+        std::max<int64_t>(max_tokens, emitted), " exceed the context of ", max_positions, " tokens"));
   }
   if (absl::Status s = sampling.Validate(); !s.ok()) return s;
   if (stop.size() > kMaxStops) {
-    return absl::InvalidArgumentError(absl::StrCat("stop holds ", stop.size(), " strings, must be at most ", kMaxStops));
+    return absl::InvalidArgumentError(
+        absl::StrCat("stop holds ", stop.size(), " strings, must be at most ", kMaxStops));
   }
   for (size_t i = 0; i < stop.size(); ++i) {
     if (stop[i].empty() || stop[i].size() > kMaxStopBytes) {
@@ -49,19 +53,24 @@ absl::Status Request::Validate(int32_t vocab_size, int32_t max_positions) const 
   }
   if (speculation.nodes < SpeculationOptions::kAuto || speculation.nodes > SpeculationOptions::kMaxNodes) {
     return absl::InvalidArgumentError(absl::StrCat("nodes is ", speculation.nodes, ", must be in [0, ",
-                                                   SpeculationOptions::kMaxNodes, "], or ", SpeculationOptions::kAuto,
-                                                   " for auto"));
+                                                   SpeculationOptions::kMaxNodes, "], or ",
+                                                   SpeculationOptions::kAuto, " for auto"));
   }
   return absl::OkStatus();
 }
 
 std::string_view FinishReasonName(FinishReason reason) {
   switch (reason) {
-    case FinishReason::kStop: return "stop";
-    case FinishReason::kLength: return "length";
-    case FinishReason::kCancelled: return "cancelled";
-    case FinishReason::kDeadline: return "deadline";
-    case FinishReason::kSlowConsumer: return "slow_consumer";
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kCancelled:
+      return "cancelled";
+    case FinishReason::kDeadline:
+      return "deadline";
+    case FinishReason::kSlowConsumer:
+      return "slow_consumer";
   }
   return "";
 }

@@ -27,10 +27,10 @@ struct Request {
   std::string id;      // for logs; need not be unique
   std::string tenant;  // drafts, adjacency and calibration are kept apart by it
   std::vector<int32_t> prompt_ids;
-  // Of an answer begun elsewhere: they count towards max_tokens and are not sent again. If they end the answer already, it
-  // finishes at once.
+  // Of an answer begun elsewhere: they count towards max_tokens and are not sent again. If they end the
+  // answer already, it finishes at once.
   std::vector<int32_t> emitted_ids;
-  int32_t max_tokens = 0;            // 0: up to the model's context
+  int32_t max_tokens = 0;  // 0: up to the model's context
   SamplingOptions sampling;
   std::vector<std::string> stop;  // stop strings; the text ends before the first that appears
   bool ignore_eos = false;
@@ -38,8 +38,9 @@ struct Request {
   bool use_store = true;  // whether the shared store may be asked for drafts
   absl::Time deadline = absl::InfiniteFuture();
 
-  // Against what this model and worker can do; INVALID_ARGUMENT names the field and both values. (Other reasons than
-  // INVALID_FIELD are named in brackets at the start of the message, e.g. "[CONTEXT_TOO_LONG] ...".)
+  // Against what this model and worker can do; INVALID_ARGUMENT names the field and both values. (Other
+  // reasons than INVALID_FIELD are named in brackets at the start of the message, e.g. "[CONTEXT_TOO_LONG]
+  // ...".)
   absl::Status Validate(int32_t vocab_size, int32_t max_positions) const;
 };
 
@@ -50,8 +51,9 @@ std::string_view FinishReasonName(FinishReason reason);  // "stop", "length", "c
 struct Delta {
   int64_t first_token_index = 0;
   std::vector<int32_t> token_ids;
-  std::string text;             // may lag behind the ids: incomplete characters and possible stop strings are held back
-  std::vector<Source> sources;  // [token_ids] who drafted each; kNone for a token that came from the model's own step
+  std::string text;  // may lag behind the ids: incomplete characters and possible stop strings are held back
+  std::vector<Source>
+      sources;  // [token_ids] who drafted each; kNone for a token that came from the model's own step
 };
 
 struct Usage {
@@ -66,7 +68,9 @@ struct GenerationStats {
   std::array<int64_t, kSources> accepted_by_source{};  // by static_cast<size_t>(Source)
   double queue_seconds = 0, prefill_seconds = 0, decode_seconds = 0;
 
-  double tokens_per_forward(int64_t tokens) const { return forwards > 0 ? static_cast<double>(tokens) / forwards : 0; }
+  double tokens_per_forward(int64_t tokens) const {
+    return forwards > 0 ? static_cast<double>(tokens) / forwards : 0;
+  }
 };
 
 struct Finished {
@@ -76,8 +80,8 @@ struct Finished {
   GenerationStats stats;
 };
 
-// Receives one request's output. Called on the engine's thread, so it must return at once and never block; must outlive
-// the call of OnFinished, which comes exactly once and last.
+// Receives one request's output. Called on the engine's thread, so it must return at once and never block;
+// must outlive the call of OnFinished, which comes exactly once and last.
 class TokenSink {
  public:
   virtual ~TokenSink() = default;

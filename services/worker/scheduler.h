@@ -9,16 +9,17 @@
 
 namespace clamor {
 
-// One sequence's part of a step: first `prefill` known tokens, then, if `decode`, its newest token and a draft tree.
+// One sequence's part of a step: first `prefill` known tokens, then, if `decode`, its newest token and a
+// draft tree.
 struct StepShare {
   int32_t sequence = 0;  // index into what Schedule was given
   int32_t prefill = 0;
   bool decode = false;
 };
 
-// `unread`: per sequence, oldest first, tokens that stand before its newest one and are not yet in the cache. Sequences that
-// have none decode, every step; the others share `prefill_chunk` tokens in order of age, and one whose last tokens are read
-// decodes in the same step. REQUIRES: prefill_chunk > 0.
+// `unread`: per sequence, oldest first, tokens that stand before its newest one and are not yet in the cache.
+// Sequences that have none decode, every step; the others share `prefill_chunk` tokens in order of age, and
+// one whose last tokens are read decodes in the same step. REQUIRES: prefill_chunk > 0.
 void Schedule(std::span<const int64_t> unread, int32_t prefill_chunk, std::vector<StepShare>& plan);
 
 }  // namespace clamor

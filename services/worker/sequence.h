@@ -30,8 +30,8 @@ struct Sequence {
 
   std::shared_ptr<DraftKnowledge> knowledge;  // of the tenant; the drafter uses it
   std::unique_ptr<Drafter> drafter;           // null: plain decoding
-  DraftTree tree;                    // of the running step
-  Accepted accepted;                 // of the running step
+  DraftTree tree;                             // of the running step
+  Accepted accepted;                          // of the running step
 
   int64_t prompt_tokens() const { return static_cast<int64_t>(request.prompt_ids.size()); }
   int64_t answer_tokens() const { return static_cast<int64_t>(tokens.size()) - prompt_tokens(); }

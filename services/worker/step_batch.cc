@@ -30,7 +30,8 @@ void AddNodeRow(const Sequence& s, int64_t root, int32_t node, Batch& batch) {
 
 }  // namespace
 
-void BuildBatch(std::span<const StepShare> plan, std::span<const std::unique_ptr<Sequence>> sequences, Batch& batch) {
+void BuildBatch(std::span<const StepShare> plan, std::span<const std::unique_ptr<Sequence>> sequences,
+                Batch& batch) {
   batch.Clear();
   size_t extra = 0;
   for (const StepShare& share : plan) {

@@ -31,7 +31,8 @@ void StepCost::Refresh(int32_t rows, double seconds) {
   constexpr double kWeight = 0.05;
   seconds_[nearest] *= 1 + kWeight * (std::clamp(seconds / Seconds(rows), 0.5, 2.0) - 1);
   // More rows never cost less: a neighbour that the new value passed moves with it.
-  for (size_t i = nearest; i + 1 < kRows.size(); ++i) seconds_[i + 1] = std::max(seconds_[i + 1], seconds_[i]);
+  for (size_t i = nearest; i + 1 < kRows.size(); ++i)
+    seconds_[i + 1] = std::max(seconds_[i + 1], seconds_[i]);
   for (size_t i = nearest; i > 0; --i) seconds_[i - 1] = std::min(seconds_[i - 1], seconds_[i]);
 }
 

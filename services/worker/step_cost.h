@@ -13,8 +13,8 @@ class StepCost {
  public:
   static constexpr std::array<int32_t, 8> kRows = {1, 2, 4, 8, 16, 32, 64, 128};
 
-  // `seconds` for a step of kRows[i] rows; entries <= 0 are unknown and extended from the last known one in proportion.
-  // Until anything is known, every row costs the same and no node pays.
+  // `seconds` for a step of kRows[i] rows; entries <= 0 are unknown and extended from the last known one in
+  // proportion. Until anything is known, every row costs the same and no node pays.
   void Set(const std::array<double, kRows.size()>& seconds);
 
   // Seconds of a step of `rows` >= 1 rows, linear between the measured sizes and beyond the last.
@@ -23,8 +23,9 @@ class StepCost {
   // A step took `seconds` for `rows` rows: moves the nearest measured size a little towards it.
   void Refresh(int32_t rows, double seconds);
 
-  // The number n of the best draft nodes for which (sequences + sum of the n largest survivals) / Seconds(sequences + n) is
-  // greatest, 0 if no n gains at least 3 %. `survivals` must be in descending order.
+  // The number n of the best draft nodes for which (sequences + sum of the n largest survivals) /
+  // Seconds(sequences + n) is greatest, 0 if no n gains at least 3 %. `survivals` must be in descending
+  // order.
   int32_t BestNodes(int32_t sequences, std::span<const float> survivals) const;
 
  private:

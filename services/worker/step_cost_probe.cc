@@ -7,8 +7,8 @@
 namespace clamor {
 namespace {
 
-constexpr int kRuns = 3;              // the fastest counts: others were disturbed
-constexpr double kTooSlow = 0.5;      // seconds
+constexpr int kRuns = 3;          // the fastest counts: others were disturbed
+constexpr double kTooSlow = 0.5;  // seconds
 
 // `rows` tokens of one sequence, all of whose logits are wanted, as a verification step wants them.
 void FillBatch(int32_t rows, const KvLease& pages, Batch& batch) {
@@ -24,8 +24,8 @@ void FillBatch(int32_t rows, const KvLease& pages, Batch& batch) {
 
 }  // namespace
 
-std::array<double, StepCost::kRows.size()> ProbeStepCost(const Transformer& model, KvCache& cache, Activations& scratch,
-                                                         kernels::ThreadPool& pool) {
+std::array<double, StepCost::kRows.size()> ProbeStepCost(const Transformer& model, KvCache& cache,
+                                                         Activations& scratch, kernels::ThreadPool& pool) {
   std::array<double, StepCost::kRows.size()> seconds{};
   Batch batch;
   for (size_t i = 0; i < seconds.size(); ++i) {
@@ -37,7 +37,8 @@ std::array<double, StepCost::kRows.size()> ProbeStepCost(const Transformer& mode
       const absl::Time begin = absl::Now();
       model.Forward(batch, cache, scratch, pool);
       const double took = absl::ToDoubleSeconds(absl::Now() - begin);
-      if (run > 0 || took > kTooSlow) seconds[i] = seconds[i] > 0 ? std::min(seconds[i], took) : took;  // run 0 warms up
+      if (run > 0 || took > kTooSlow)
+        seconds[i] = seconds[i] > 0 ? std::min(seconds[i], took) : took;  // run 0 warms up
       if (took > kTooSlow) break;
     }
     if (seconds[i] > kTooSlow) break;

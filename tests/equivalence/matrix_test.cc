@@ -1,5 +1,6 @@
-// The master test: whatever drafts, batches, cuts the prompt, computes or lies, the ids of every answer and the logits that
-// each of its tokens was chosen from are the bits of plain decoding, alone, in one piece, on one thread.
+// The master test: whatever drafts, batches, cuts the prompt, computes or lies, the ids of every answer and
+// the logits that each of its tokens was chosen from are the bits of plain decoding, alone, in one piece, on
+// one thread.
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -49,13 +50,14 @@ constexpr int32_t kThreads[] = {1, 2};
 
 // One place in the matrix, as indices into the five lists.
 using Combination = std::array<int, 5>;
-constexpr std::array<int, 5> kSizes = {static_cast<int>(std::size(kFamilies)), static_cast<int>(std::size(kModes)),
-                                       static_cast<int>(std::size(kBatches)), static_cast<int>(std::size(kChunks)),
-                                       static_cast<int>(std::size(kThreads))};
+constexpr std::array<int, 5> kSizes = {
+    static_cast<int>(std::size(kFamilies)), static_cast<int>(std::size(kModes)),
+    static_cast<int>(std::size(kBatches)), static_cast<int>(std::size(kChunks)),
+    static_cast<int>(std::size(kThreads))};
 
 std::string Name(const Combination& c) {
-  return absl::StrCat(kFamilies[c[0]], ", ", kModes[c[1]].name, ", batch ", kBatches[c[2]], ", chunk ", kChunks[c[3]], ", ",
-                      kThreads[c[4]], " threads");
+  return absl::StrCat(kFamilies[c[0]], ", ", kModes[c[1]].name, ", batch ", kBatches[c[2]], ", chunk ",
+                      kChunks[c[3]], ", ", kThreads[c[4]], " threads");
 }
 
 // What plain decoding says.
@@ -102,9 +104,11 @@ std::vector<Request> Requests(const std::string& family) {
   std::vector<Request> requests;
   const auto goldens = Goldens(family);
   for (const auto& golden : goldens) requests.push_back({.prompt_ids = golden.prompt_ids});
-  requests.push_back({.prompt_ids = goldens[2].prompt_ids,
-                      .sampling = {.temperature = 0.8f, .top_k = 40, .top_p = 0.9f, .min_p = 0.02f, .seed = 7}});
-  requests.push_back({.prompt_ids = goldens[3].prompt_ids, .sampling = {.temperature = 0.8f, .seed = 1u << 31}});
+  requests.push_back(
+      {.prompt_ids = goldens[2].prompt_ids,
+       .sampling = {.temperature = 0.8f, .top_k = 40, .top_p = 0.9f, .min_p = 0.02f, .seed = 7}});
+  requests.push_back(
+      {.prompt_ids = goldens[3].prompt_ids, .sampling = {.temperature = 0.8f, .seed = 1u << 31}});
   for (size_t i = 0; i < requests.size(); ++i) {
     requests[i].id = std::to_string(i);
     requests[i].max_tokens = kTokens;
@@ -119,7 +123,8 @@ std::vector<Expected> PlainAlone(const std::string& family) {
     request.speculation.nodes = 0;
     answers.push_back({.request = request});
     LogitsWatch watch(/*keep=*/true);
-    const auto engine = MakeEngine(TinyModel(family), {.prefill_chunk = 1 << 16, .default_nodes = 0}, nullptr, nullptr, &watch);
+    const auto engine = MakeEngine(TinyModel(family), {.prefill_chunk = 1 << 16, .default_nodes = 0}, nullptr,
+                                   nullptr, &watch);
     RecordingSink sink;
     watch.Expect(Submit(*engine, std::move(request), sink), &answers.back());
     while (engine->Step()) {
@@ -150,9 +155,11 @@ void Check(const Combination& c, std::vector<Expected>& answers, int32_t tokens)
       return std::make_unique<RandomDrafter>(std::move(text), vocab, random());
     };
   }
-  ScriptedSource liar([&](std::span<const int32_t>, int64_t position) { return HostileAnswer(position, vocab, random); });
+  ScriptedSource liar(
+      [&](std::span<const int32_t>, int64_t position) { return HostileAnswer(position, vocab, random); });
   LogitsWatch watch(/*keep=*/false);
-  const auto engine = MakeEngine(model, options, nullptr, mode.drafts == Mode::kLyingStore ? &liar : nullptr, &watch);
+  const auto engine =
+      MakeEngine(model, options, nullptr, mode.drafts == Mode::kLyingStore ? &liar : nullptr, &watch);
   std::vector<RecordingSink> sinks(answers.size());
   for (size_t i = 0; i < answers.size(); ++i) {
     Request request = answers[i].request;
@@ -216,9 +223,9 @@ class Matrix : public testing::TestWithParam<kernels::CpuTarget> {
   std::vector<std::vector<Expected>> answers_;
 };
 
-// Any two factors meet in every pair of their values on every target. The fastest target also runs all combinations with
-// one thread, and CLAMOR_MATRIX=all all there are on every target (an hour or so: scalar kernels are slow, and two threads
-// that wait for each other on busy cores are slower).
+// Any two factors meet in every pair of their values on every target. The fastest target also runs all
+// combinations with one thread, and CLAMOR_MATRIX=all all there are on every target (an hour or so: scalar
+// kernels are slow, and two threads that wait for each other on busy cores are slower).
 TEST_P(Matrix, IdsAndLogitsAreThoseOfPlainDecoding) {
   const std::vector<Combination> whole = WholeMatrix();
   std::vector<Combination> chosen = EveryPair(whole);
@@ -230,13 +237,16 @@ TEST_P(Matrix, IdsAndLogitsAreThoseOfPlainDecoding) {
     std::copy_if(whole.begin(), whole.end(), std::back_inserter(chosen),
                  [](const Combination& c) { return kThreads[c[4]] == 1; });
   }
-  const int32_t tokens = GetParam() == kernels::CpuTarget::kScalar ? kTokens / 2 : kTokens;  // too slow for more
+  const int32_t tokens =
+      GetParam() == kernels::CpuTarget::kScalar ? kTokens / 2 : kTokens;  // too slow for more
   for (const Combination& c : chosen) {
     Check(c, answers_[c[0]], tokens);
     if (HasFatalFailure()) return;
   }
-  std::printf("%s: %zu of %zu combinations of model, mode, batch, prefill chunk and threads, 7 requests of %d tokens each\n",
-              std::string(kernels::CpuTargetName(GetParam())).c_str(), chosen.size(), whole.size(), tokens);
+  std::printf(
+      "%s: %zu of %zu combinations of model, mode, batch, prefill chunk and threads, 7 requests of %d tokens "
+      "each\n",
+      std::string(kernels::CpuTargetName(GetParam())).c_str(), chosen.size(), whole.size(), tokens);
 }
 
 INSTANTIATE_TEST_SUITE_P(Targets, Matrix, testing::ValuesIn(kernels::SupportedCpuTargets()),
@@ -247,7 +257,8 @@ TEST(Golden, GreedyIdsOfEveryCase) {
   for (const char* family : kFamilies) {
     for (const Mode& mode : kModes) {
       if (mode.drafts != Mode::kOwn) continue;
-      const auto engine = MakeEngine(TinyModel(family), {.max_sequences = 5, .default_nodes = mode.speculation.nodes});
+      const auto engine =
+          MakeEngine(TinyModel(family), {.max_sequences = 5, .default_nodes = mode.speculation.nodes});
       const auto goldens = Goldens(family);
       std::vector<RecordingSink> sinks(goldens.size());
       for (size_t i = 0; i < goldens.size(); ++i) {

@@ -1,4 +1,5 @@
-// Answers do not depend on who else is there: random arrivals, cancellations, batch sizes and modes in one engine.
+// Answers do not depend on who else is there: random arrivals, cancellations, batch sizes and modes in one
+// engine.
 #include <algorithm>
 #include <cstdint>
 #include <map>
@@ -39,10 +40,14 @@ class Schedules : public testing::TestWithParam<const char*> {
 
   SpeculationOptions RandomSpeculation() {
     switch (Below(4)) {
-      case 0: return {.nodes = 0};
-      case 1: return {.shape = TreeShape::kPublished};
-      case 2: return {.nodes = SpeculationOptions::kAuto};
-      default: return {.nodes = 1 + Below(SpeculationOptions::kMaxNodes)};
+      case 0:
+        return {.nodes = 0};
+      case 1:
+        return {.shape = TreeShape::kPublished};
+      case 2:
+        return {.nodes = SpeculationOptions::kAuto};
+      default:
+        return {.nodes = 1 + Below(SpeculationOptions::kMaxNodes)};
     }
   }
 
@@ -94,10 +99,12 @@ TEST_P(Schedules, AnswersAreThoseGivenAlone) {
         r.request.speculation = RandomSpeculation();
         r.handle = Submit(*engine, r.request, r.sink);
       }
-      if (!requests.empty() && Below(60) == 0) engine->Cancel(requests[Below(static_cast<int>(requests.size()))]->handle);
+      if (!requests.empty() && Below(60) == 0)
+        engine->Cancel(requests[Below(static_cast<int>(requests.size()))]->handle);
       engine->Step();
       ASSERT_LE(engine->Load().running, options.max_sequences);
-      finished = std::count_if(requests.begin(), requests.end(), [](const auto& r) { return r->sink.finished.has_value(); });
+      finished = std::count_if(requests.begin(), requests.end(),
+                               [](const auto& r) { return r->sink.finished.has_value(); });
     }
     for (const auto& r : requests) {
       const std::vector<int32_t>& alone = Alone(r->request);
@@ -115,7 +122,8 @@ TEST_P(Schedules, AnswersAreThoseGivenAlone) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, Schedules, testing::ValuesIn(kFamilies), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Families, Schedules, testing::ValuesIn(kFamilies),
+                         [](const auto& info) { return info.param; });
 
 }  // namespace
 }  // namespace clamor

@@ -1,5 +1,5 @@
-// What drafting is worth, on a model that was trained with noise: tokens per forward on GSM8K questions, and not one id
-// different. (The PyTorch implementation of the published method gets 2.39 with these weights.)
+// What drafting is worth, on a model that was trained with noise: tokens per forward on GSM8K questions, and
+// not one id different. (The PyTorch implementation of the published method gets 2.39 with these weights.)
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
@@ -23,8 +23,9 @@ std::vector<std::vector<int32_t>> Prompts(const Tokenizer& tokenizer) {
   std::ifstream in(std::string(CLAMOR_TESTDATA) + "/gsm8k/test-40.jsonl");
   for (std::string line; prompts.size() < kQuestions && std::getline(in, line);) {
     const std::string question = nlohmann::json::parse(line).at("question");
-    const auto ids = tokenizer.Encode(
-        absl::StrCat("<|im_start|>user\n", absl::StripAsciiWhitespace(question), "<|im_end|>\n<|im_start|>assistant\n"), {});
+    const auto ids = tokenizer.Encode(absl::StrCat("<|im_start|>user\n", absl::StripAsciiWhitespace(question),
+                                                   "<|im_end|>\n<|im_start|>assistant\n"),
+                                      {});
     EXPECT_TRUE(ids.ok()) << ids.status();
     prompts.push_back(ids.value());
   }
@@ -37,7 +38,8 @@ struct Answers {
 };
 
 Answers Ask(const std::vector<std::vector<int32_t>>& prompts, SpeculationOptions speculation) {
-  const auto engine = MakeEngine(ModelAt(CLAMOR_DEMO_MODEL), {.threads = 2, .max_sequences = 8, .default_nodes = 0});
+  const auto engine =
+      MakeEngine(ModelAt(CLAMOR_DEMO_MODEL), {.threads = 2, .max_sequences = 8, .default_nodes = 0});
   std::vector<RecordingSink> sinks(prompts.size());
   for (size_t i = 0; i < prompts.size(); ++i) {
     Submit(*engine, {.prompt_ids = prompts[i], .max_tokens = kTokens, .speculation = speculation}, sinks[i]);

@@ -23,7 +23,7 @@ TEST(KvCacheTest, LeasesAreDisjointAndComeBack) {
   KvCache cache(Config(), 10);
   EXPECT_EQ(cache.pages_total(), 10);
   {
-    const auto a = cache.Lease(33);  // three pages
+    const auto a = cache.Lease(33);   // three pages
     const auto b = cache.Lease(112);  // seven
     ASSERT_TRUE(a && b);
     EXPECT_EQ(cache.pages_used(), 10);
@@ -61,14 +61,15 @@ TEST(KvCacheTest, MoveCopiesEveryLayerBitForBit) {
       k[i] = static_cast<float>(layer) + 0.25f * static_cast<float>(i);
       v[i] = -k[i] + 1;
     }
-    kernels::StoreKv(k.data(), config.kv_size(), v.data(), config.kv_size(), 2, slots, cache.layer(layer), pool);
+    kernels::StoreKv(k.data(), config.kv_size(), v.data(), config.kv_size(), 2, slots, cache.layer(layer),
+                     pool);
   }
   // What a row that sees only one slot gets is that slot's value.
   const auto seen = [&](int layer, int32_t slot) {
     const kernels::AttentionRow row{.extra = &slot, .extra_count = 1};
     std::vector<float> out(config.q_size());
-    kernels::TreeAttention(q.data(), config.q_size(), {&row, 1}, config.heads, 1.0f, 0, cache.layer(layer), out.data(),
-                           config.q_size(), pool);
+    kernels::TreeAttention(q.data(), config.q_size(), {&row, 1}, config.heads, 1.0f, 0, cache.layer(layer),
+                           out.data(), config.q_size(), pool);
     return out;
   };
   for (int layer = 0; layer < config.layers; ++layer) {

@@ -1,5 +1,5 @@
-// Every golden of four families: logits, next-token log-probabilities, greedy continuations and all nodes of draft trees, as
-// PyTorch computed them in fp32 from the same files.
+// Every golden of four families: logits, next-token log-probabilities, greedy continuations and all nodes of
+// draft trees, as PyTorch computed them in fp32 from the same files.
 #include "model/transformer.h"
 
 #include <algorithm>
@@ -24,8 +24,8 @@ constexpr float kTolerance = 2e-4f;
 class Runner {
  public:
   explicit Runner(const std::string& family, int threads = 1) : pool_(threads) {
-    auto model = Transformer::Load(std::string(CLAMOR_TESTDATA) + "/tiny-" + family, WeightFormat::kStored, 0, pool_,
-                                   [](uint64_t, uint64_t) {});
+    auto model = Transformer::Load(std::string(CLAMOR_TESTDATA) + "/tiny-" + family, WeightFormat::kStored, 0,
+                                   pool_, [](uint64_t, uint64_t) {});
     if (!model.ok()) {
       ADD_FAILURE() << model.status();
       std::abort();
@@ -34,8 +34,10 @@ class Runner {
     cache_ = std::make_unique<KvCache>(model_->config(), 64);
   }
 
-  // Logits after each of `ids`, then after each node of a tree (parents[0] == -1 is the root; it follows the last id).
-  std::vector<std::vector<float>> Logits(const std::vector<int32_t>& ids, const std::vector<int32_t>& tree = {},
+  // Logits after each of `ids`, then after each node of a tree (parents[0] == -1 is the root; it follows the
+  // last id).
+  std::vector<std::vector<float>> Logits(const std::vector<int32_t>& ids,
+                                         const std::vector<int32_t>& tree = {},
                                          const std::vector<int32_t>& parents = {}) {
     const int64_t n = static_cast<int64_t>(ids.size());
     const KvLease lease = *cache_->Lease(n + static_cast<int64_t>(tree.size()));
@@ -105,10 +107,12 @@ TEST_P(GoldenTest, LogitsAndLogProbabilities) {
     const auto ids = golden.at("prompt_ids").get<std::vector<int32_t>>();
     const auto rows = runner.Logits(ids);
     const auto expected = golden.at("last_logits").get<std::vector<float>>();
-    EXPECT_THAT(rows.back(), testing::Pointwise(testing::FloatNear(kTolerance), expected)) << ids.size() << " tokens";
+    EXPECT_THAT(rows.back(), testing::Pointwise(testing::FloatNear(kTolerance), expected))
+        << ids.size() << " tokens";
     const auto next = golden.at("next_logprobs").get<std::vector<double>>();
     ASSERT_EQ(next.size(), ids.size() - 1);
-    for (size_t i = 0; i < next.size(); ++i) EXPECT_NEAR(LogProbability(rows[i], ids[i + 1]), next[i], kTolerance) << i;
+    for (size_t i = 0; i < next.size(); ++i)
+      EXPECT_NEAR(LogProbability(rows[i], ids[i + 1]), next[i], kTolerance) << i;
   }
 }
 
@@ -147,7 +151,8 @@ TEST_P(GoldenTest, EveryNodeOfEveryTree) {
   }
 }
 
-// A node's logits are the bits that its path gives as a plain text, on every target, with any number of threads.
+// A node's logits are the bits that its path gives as a plain text, on every target, with any number of
+// threads.
 TEST_P(GoldenTest, TreeEqualsTextBitwise) {
   const auto& golden = cases_.at(2);
   const auto ids = golden.at("prompt_ids").get<std::vector<int32_t>>();

@@ -41,7 +41,8 @@ struct Streamed {
   size_t tokens = 0;  // read before the answer ended
 };
 
-Streamed Stream(const Tokenizer& tokenizer, const std::vector<int32_t>& ids, const std::vector<std::string>& stops) {
+Streamed Stream(const Tokenizer& tokenizer, const std::vector<int32_t>& ids,
+                const std::vector<std::string>& stops) {
   AnswerText answer(&tokenizer, stops);
   Streamed result;
   for (const int32_t id : ids) {
@@ -57,9 +58,10 @@ Streamed Stream(const Tokenizer& tokenizer, const std::vector<int32_t>& ids, con
   return result;
 }
 
-// The dull twin: decode each prefix as a whole and look for a stop string in it. Text that Decode may still change, or that
-// is half a character, is not looked at before the end.
-Streamed NaiveStream(const Tokenizer& tokenizer, const std::vector<int32_t>& ids, const std::vector<std::string>& stops) {
+// The dull twin: decode each prefix as a whole and look for a stop string in it. Text that Decode may still
+// change, or that is half a character, is not looked at before the end.
+Streamed NaiveStream(const Tokenizer& tokenizer, const std::vector<int32_t>& ids,
+                     const std::vector<std::string>& stops) {
   StreamDecoder decoder(&tokenizer, /*skip_specials=*/true);
   Streamed result;
   const auto cut = [&] {
@@ -134,7 +136,8 @@ TEST_P(AnswerTextTest, RandomStopsAgainstTheWholeText) {
     const Streamed got = Stream(tokenizer_, ids, stops), expected = NaiveStream(tokenizer_, ids, stops);
     ASSERT_EQ(got.text, expected.text) << testing::PrintToString(stops);
     ASSERT_EQ(got.matched_stop, expected.matched_stop) << testing::PrintToString(stops);
-    ASSERT_EQ(got.tokens, expected.tokens) << "the answer must end with the token that completes the stop string";
+    ASSERT_EQ(got.tokens, expected.tokens)
+        << "the answer must end with the token that completes the stop string";
   }
 }
 
@@ -143,7 +146,8 @@ TEST_P(AnswerTextTest, RandomTokens) {
   std::mt19937 random(2);
   for (int round = 0; round < 1000; ++round) {
     std::vector<int32_t> ids(1 + random() % 30);
-    for (int32_t& id : ids) id = static_cast<int32_t>(random() % static_cast<uint32_t>(tokenizer_.vocab_size()));
+    for (int32_t& id : ids)
+      id = static_cast<int32_t>(random() % static_cast<uint32_t>(tokenizer_.vocab_size()));
     EXPECT_EQ(Stream(tokenizer_, ids, {}).text, tokenizer_.Decode(ids, true).value());
     const std::vector<std::string> stops = {"e", "\xEF\xBF\xBD", "th"};
     const Streamed got = Stream(tokenizer_, ids, stops), expected = NaiveStream(tokenizer_, ids, stops);

@@ -19,7 +19,8 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr int kInts[] = {-1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 16, 32, 1000, INT_MAX};
 constexpr uint32_t kCounts[] = {0, 1, 2, 3, 9, 10, 30, 100, UINT32_MAX};
-constexpr float kLogs[] = {0, -0.05f, -0.2f, -0.5f, -1, -1.5f, -2, -3, -5, -100, -kInfinity, kInfinity, kNaN, 1};
+constexpr float kLogs[] = {0,  -0.05f, -0.2f, -0.5f,      -1,        -1.5f, -2,
+                           -3, -5,     -100,  -kInfinity, kInfinity, kNaN,  1};
 
 // All keys that each kind of evidence can have.
 std::vector<std::set<Key>> KeysByKind() {
@@ -70,11 +71,16 @@ TEST(Calibration, PriorsAreProbabilitiesAndOrdered) {
     }
   }
   // More evidence of a kind never starts out lower.
-  EXPECT_GT(calibration.Mean(Calibration::Jacobi(0, 0, -0.01f, true)), calibration.Mean(Calibration::Jacobi(0, 0, -3, true)));
-  EXPECT_GT(calibration.Mean(Calibration::Jacobi(0, 0, -1, true)), calibration.Mean(Calibration::Jacobi(3, 0, -1, true)));
-  EXPECT_GT(calibration.Mean(Calibration::Jacobi(1, 0, -1, true)), calibration.Mean(Calibration::Jacobi(1, 0, -1, false)));
-  EXPECT_GT(calibration.Mean(Calibration::Context(12, 5, 5, 0)), calibration.Mean(Calibration::Context(2, 5, 5, 0)));
-  EXPECT_GT(calibration.Mean(Calibration::Store(5, 9, 10, 0)), calibration.Mean(Calibration::Store(5, 1, 10, 0)));
+  EXPECT_GT(calibration.Mean(Calibration::Jacobi(0, 0, -0.01f, true)),
+            calibration.Mean(Calibration::Jacobi(0, 0, -3, true)));
+  EXPECT_GT(calibration.Mean(Calibration::Jacobi(0, 0, -1, true)),
+            calibration.Mean(Calibration::Jacobi(3, 0, -1, true)));
+  EXPECT_GT(calibration.Mean(Calibration::Jacobi(1, 0, -1, true)),
+            calibration.Mean(Calibration::Jacobi(1, 0, -1, false)));
+  EXPECT_GT(calibration.Mean(Calibration::Context(12, 5, 5, 0)),
+            calibration.Mean(Calibration::Context(2, 5, 5, 0)));
+  EXPECT_GT(calibration.Mean(Calibration::Store(5, 9, 10, 0)),
+            calibration.Mean(Calibration::Store(5, 1, 10, 0)));
   EXPECT_GT(calibration.Mean(Calibration::Recycled(2, 0)), calibration.Mean(Calibration::Recycled(1, 0)));
   EXPECT_GT(calibration.Mean(Calibration::Agreement(2, 0.5f)), 0.5f);
 }

@@ -38,7 +38,8 @@ NaiveCount Count(const Text& text, const Text& context, int64_t length) {
 
 // The longest suffix of `context`, at most `limit` tokens, that something follows in `text`.
 int64_t LongestFollowed(const Text& text, const Text& context, int64_t limit) {
-  for (int64_t length = std::min<int64_t>(limit, static_cast<int64_t>(context.size())); length > 0; --length) {
+  for (int64_t length = std::min<int64_t>(limit, static_cast<int64_t>(context.size())); length > 0;
+       --length) {
     if (!Count(text, context, length).next.empty()) return length;
   }
   return 0;
@@ -51,7 +52,8 @@ void CheckContinuations(const ContextAutomaton& automaton, const Text& text, con
   Text context = text;
   context.insert(context.end(), path.begin(), path.end());
 
-  // What the cursor should stand on: matching one token at a time, from the longest suffix that stood before the end.
+  // What the cursor should stand on: matching one token at a time, from the longest suffix that stood before
+  // the end.
   int64_t length = 0;
   while (length + 1 < static_cast<int64_t>(text.size()) && Count(text, text, length + 1).total > 1) ++length;
   Text seen = text;
@@ -112,7 +114,8 @@ TEST(ContextAutomaton, AllSmallTexts) {
         for (int depth = 0; depth <= 2; ++depth) {
           for (uint32_t path = 0; path < (depth == 0 ? 1u : depth == 1 ? base : base * base); ++path) {
             CheckContinuations(automaton, text, Digits(path, depth, base));
-            if (HasFatalFailure()) FAIL() << "text " << testing::PrintToString(text) << " path " << path << "/" << depth;
+            if (HasFatalFailure())
+              FAIL() << "text " << testing::PrintToString(text) << " path " << path << "/" << depth;
           }
         }
       }
@@ -136,7 +139,8 @@ TEST(ContextAutomaton, RandomTextsAfterEveryToken) {
         text.push_back(token);
       }
       Text path;
-      for (uint32_t depth = random() % 5; depth > 0; --depth) path.push_back(static_cast<int32_t>(random() % (alphabet + 1)));
+      for (uint32_t depth = random() % 5; depth > 0; --depth)
+        path.push_back(static_cast<int32_t>(random() % (alphabet + 1)));
       CheckContinuations(automaton, text, path);
       ASSERT_FALSE(HasFatalFailure()) << "round " << round << ", " << testing::PrintToString(text);
     }
@@ -167,7 +171,8 @@ TEST(ContextAutomaton, AtMostSoManyContinuationsOfOneContext) {
   EXPECT_EQ(visits, 32);
 }
 
-// Text that repeats one token without end: counts stop at kCountedSuffixes suffixes a token, and never exceed the truth.
+// Text that repeats one token without end: counts stop at kCountedSuffixes suffixes a token, and never exceed
+// the truth.
 TEST(ContextAutomaton, EndlessRepetitionIsCountedUpToTheCap) {
   constexpr int32_t kCap = ContextAutomaton::kCountedSuffixes;
   ContextAutomaton automaton;

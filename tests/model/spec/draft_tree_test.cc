@@ -100,7 +100,8 @@ TEST(Verify, RandomTrees) {
     DraftTree tree;
     tree.Reset(static_cast<int32_t>(random() % alphabet));
     for (int32_t i = 0, n = static_cast<int32_t>(random() % 80); i < n; ++i) {
-      const int32_t parent = random() % 3 ? i - static_cast<int32_t>(random() % std::min(i + 1, 4)) : static_cast<int32_t>(random() % (i + 1));
+      const int32_t parent = random() % 3 ? i - static_cast<int32_t>(random() % std::min(i + 1, 4))
+                                          : static_cast<int32_t>(random() % (i + 1));
       const int32_t right = Hash(PathTokens(tree, parent), alphabet);
       tree.Add(random() % 2 ? right : static_cast<int32_t>(random() % alphabet), parent, Source::kJacobi);
     }
@@ -109,8 +110,8 @@ TEST(Verify, RandomTrees) {
   }
 }
 
-// The released code pads short paths with the root, so "A", "A B" with the model saying B, then A, counts the padding as a
-// third token. Nothing was drafted there: it is the model's own next token.
+// The released code pads short paths with the root, so "A", "A B" with the model saying B, then A, counts the
+// padding as a third token. Nothing was drafted there: it is the model's own next token.
 TEST(Verify, APathIsNotPaddedWithTheRoot) {
   DraftTree tree;
   tree.Reset(/*A*/ 1);

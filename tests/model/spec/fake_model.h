@@ -1,5 +1,5 @@
-// A model made up for tests of drafters: the ten best next tokens are a hash of the last tokens, so that texts have order,
-// repeat, and can be learned from.
+// A model made up for tests of drafters: the ten best next tokens are a hash of the last tokens, so that
+// texts have order, repeat, and can be learned from.
 #pragma once
 
 #include <algorithm>
@@ -52,7 +52,10 @@ class FakeLogits {
   }
 
   NodeLogits view() const {
-    return {.k = Drafter::kTopK, .ids = ids_.data(), .values = values_.data(), .log_sum_exp = log_sum_exp_.data()};
+    return {.k = Drafter::kTopK,
+            .ids = ids_.data(),
+            .values = values_.data(),
+            .log_sum_exp = log_sum_exp_.data()};
   }
   const std::vector<std::vector<int32_t>>& rows() const { return rows_; }
 

@@ -68,10 +68,17 @@ Answer Hostile(int64_t position, std::mt19937& random) {
   constexpr int32_t kOdd[] = {-1, -2, -3, INT32_MIN, INT32_MAX, kVocab, kVocab - 1, 0};
   Answer answer{.position = position};
   switch (random() % 8) {
-    case 0: answer.position -= static_cast<int64_t>(random() % 6); break;           // stale
-    case 1: answer.position += 1 + static_cast<int64_t>(random() % 6); break;       // from the future
-    case 2: answer.position = random() % 2 ? INT64_MIN : INT64_MAX; break;
-    default: break;
+    case 0:
+      answer.position -= static_cast<int64_t>(random() % 6);
+      break;  // stale
+    case 1:
+      answer.position += 1 + static_cast<int64_t>(random() % 6);
+      break;  // from the future
+    case 2:
+      answer.position = random() % 2 ? INT64_MIN : INT64_MAX;
+      break;
+    default:
+      break;
   }
   answer.trie.match_length = random() % 3 ? static_cast<int32_t>(random() % 20) : kOdd[random() % 8];
   answer.trie.occurrences = random() % 3 ? static_cast<uint32_t>(random() % 10) : UINT32_MAX;
@@ -92,9 +99,10 @@ struct Outcome {
   std::array<int64_t, kSources> accepted{};
 };
 
-// Decodes with a made-up model and checks every tree. Targets are the model's best tokens, or any of its ten if `sampled`.
-Outcome Decode(const FakeModel& model, std::vector<int32_t> text, DraftKnowledge& knowledge, int steps, int32_t max_nodes,
-           std::mt19937& random, bool hostile, bool sampled) {
+// Decodes with a made-up model and checks every tree. Targets are the model's best tokens, or any of its ten
+// if `sampled`.
+Outcome Decode(const FakeModel& model, std::vector<int32_t> text, DraftKnowledge& knowledge, int steps,
+               int32_t max_nodes, std::mt19937& random, bool hostile, bool sampled) {
   Outcome run;
   MergedDrafter drafter(&knowledge, kVocab, random());
   drafter.Extend(text);
@@ -110,11 +118,14 @@ Outcome Decode(const FakeModel& model, std::vector<int32_t> text, DraftKnowledge
       drafter.Trim(fewer, tree);
       CheckTree(tree, text.back(), fewer);
       EXPECT_EQ(tree.drafted(), std::min(fewer, before.drafted()));
-      EXPECT_TRUE(SameTree(tree, before, std::min(TailBegin(tree), TailBegin(before)))) << "the best nodes stay";
+      EXPECT_TRUE(SameTree(tree, before, std::min(TailBegin(tree), TailBegin(before))))
+          << "the best nodes stay";
     }
     const FakeLogits logits(model, text, tree);
     Accepted accepted;
-    Verify(tree, [&](int32_t node) { return logits.rows()[node][sampled ? (text.size() + node) % 10 : 0]; }, accepted);
+    Verify(
+        tree, [&](int32_t node) { return logits.rows()[node][sampled ? (text.size() + node) % 10 : 0]; },
+        accepted);
     drafter.Observe(tree, logits.view(), accepted);
     std::vector<int32_t> emitted;
     for (const int32_t node : accepted.path) {
@@ -138,7 +149,8 @@ TEST(MergedDrafter, EveryTreeKeepsTheRules) {
       const FakeModel model{.vocab = kVocab, .order = 1 + round % 3, .salt = static_cast<uint32_t>(round)};
       std::vector<int32_t> prompt(1 + random() % 40);
       for (int32_t& token : prompt) token = static_cast<int32_t>(random() % kVocab);
-      Decode(model, prompt, knowledge, 25, -1, random, /*hostile=*/round % 2 == 1, /*sampled=*/round % 4 >= 2);
+      Decode(model, prompt, knowledge, 25, -1, random, /*hostile=*/round % 2 == 1,
+             /*sampled=*/round % 4 >= 2);
       ASSERT_FALSE(HasFatalFailure()) << "round " << round;
     }
   }
@@ -156,7 +168,8 @@ TEST(MergedDrafter, NoNodesIsTheRootAlone) {
   EXPECT_EQ(tree.drafted(), 0);
 }
 
-// A model whose text is learnable: drafting must pay, more so with more nodes, and with what another run has learned.
+// A model whose text is learnable: drafting must pay, more so with more nodes, and with what another run has
+// learned.
 TEST(MergedDrafter, LearnsFromTextTrailAndOtherSequences) {
   std::mt19937 random(1);
   const FakeModel model{.vocab = kVocab, .order = 1, .salt = 5};
@@ -257,13 +270,15 @@ TEST(MergedDrafter, MalformedAnswersLeaveTheOldOneInPlace) {
   MergedDrafter drafter(&knowledge, kVocab, 1);
   drafter.Extend(std::vector<int32_t>{1, 2, 3});
   drafter.Offer(Chain(3, {10, 11, 12}));
-  Answer bad_parent = Chain(3, {20, 21}), self_parent = bad_parent, low_token = bad_parent, high_token = bad_parent;
+  Answer bad_parent = Chain(3, {20, 21}), self_parent = bad_parent, low_token = bad_parent,
+         high_token = bad_parent;
   bad_parent.trie.nodes[1].parent = -2;
   self_parent.trie.nodes[1].parent = 1;
   low_token.trie.nodes[1].token = -1;
   high_token.trie.nodes[1].token = kVocab;
   const Answer huge = Chain(3, std::vector<int32_t>(MergedDrafter::kMaxTrieNodes + 1, 20));
-  for (const Answer& answer : {bad_parent, self_parent, low_token, high_token, huge, Chain(4, {20}), Chain(-1, {20}), Chain(3, {})}) {
+  for (const Answer& answer : {bad_parent, self_parent, low_token, high_token, huge, Chain(4, {20}),
+                               Chain(-1, {20}), Chain(3, {})}) {
     drafter.Offer(answer);
     DraftTree tree;
     drafter.Draft(4, tree);
@@ -314,7 +329,8 @@ TEST(MergedDrafter, RowsWithoutABestTokenAreNoTrail) {
   const std::vector<int32_t> ids(129 * Drafter::kTopK, -1);
   const std::vector<float> values(129 * Drafter::kTopK, -std::numeric_limits<float>::infinity());
   const std::vector<float> sums(129, std::numeric_limits<float>::quiet_NaN());
-  const NodeLogits nothing{.k = Drafter::kTopK, .ids = ids.data(), .values = values.data(), .log_sum_exp = sums.data()};
+  const NodeLogits nothing{
+      .k = Drafter::kTopK, .ids = ids.data(), .values = values.data(), .log_sum_exp = sums.data()};
   DraftTree tree;
   for (int step = 0; step < 10; ++step) {
     drafter.Draft(40, tree);

@@ -1,4 +1,5 @@
-// Against a literal transcription of the published algorithm, over whole runs with a model made up for the purpose.
+// Against a literal transcription of the published algorithm, over whole runs with a model made up for the
+// purpose.
 #include "model/spec/published_drafter.h"
 
 #include <algorithm>
@@ -22,11 +23,13 @@ constexpr int K = 10, kDepth = 5;
 
 // Medusa's shape, as the authors list it.
 const std::vector<Path> kShape = {
-    {0}, {0,0}, {1}, {0,1}, {2}, {0,0,0}, {1,0}, {0,2}, {3}, {0,3}, {4}, {0,4}, {2,0}, {0,5}, {0,0,1}, {5}, {0,6}, {6},
-    {0,7}, {0,1,0}, {1,1}, {7}, {0,8}, {0,0,2}, {3,0}, {0,9}, {8}, {9}, {1,0,0}, {0,2,0}, {1,2}, {0,0,3}, {4,0}, {2,1},
-    {0,0,4}, {0,0,5}, {0,0,0,0}, {0,1,1}, {0,0,6}, {0,3,0}, {5,0}, {1,3}, {0,0,7}, {0,0,8}, {0,0,9}, {6,0}, {0,4,0},
-    {1,4}, {7,0}, {0,1,2}, {2,0,0}, {3,1}, {2,2}, {8,0}, {0,5,0}, {1,5}, {1,0,1}, {0,2,1}, {9,0}, {0,6,0}, {0,0,0,1},
-    {1,6}, {0,7,0}};
+    {0},          {0, 0},    {1},       {0, 1},    {2},       {0, 0, 0}, {1, 0},       {0, 2},    {3},
+    {0, 3},       {4},       {0, 4},    {2, 0},    {0, 5},    {0, 0, 1}, {5},          {0, 6},    {6},
+    {0, 7},       {0, 1, 0}, {1, 1},    {7},       {0, 8},    {0, 0, 2}, {3, 0},       {0, 9},    {8},
+    {9},          {1, 0, 0}, {0, 2, 0}, {1, 2},    {0, 0, 3}, {4, 0},    {2, 1},       {0, 0, 4}, {0, 0, 5},
+    {0, 0, 0, 0}, {0, 1, 1}, {0, 0, 6}, {0, 3, 0}, {5, 0},    {1, 3},    {0, 0, 7},    {0, 0, 8}, {0, 0, 9},
+    {6, 0},       {0, 4, 0}, {1, 4},    {7, 0},    {0, 1, 2}, {2, 0, 0}, {3, 1},       {2, 2},    {8, 0},
+    {0, 5, 0},    {1, 5},    {1, 0, 1}, {0, 2, 1}, {9, 0},    {0, 6, 0}, {0, 0, 0, 1}, {1, 6},    {0, 7, 0}};
 
 // The published decoder, batch 1, greedy, every search path ending where it ends.
 class Transcription {
@@ -38,7 +41,8 @@ class Transcription {
     nodes_.insert(nodes_.end(), kShape.begin(), kShape.end());
     for (size_t i = 0; i < nodes_.size(); ++i) {
       const Path above(nodes_[i].begin(), nodes_[i].empty() ? nodes_[i].end() : nodes_[i].end() - 1);
-      parents_.push_back(i == 0 ? -1 : static_cast<int>(std::find(nodes_.begin(), nodes_.end(), above) - nodes_.begin()));
+      parents_.push_back(
+          i == 0 ? -1 : static_cast<int>(std::find(nodes_.begin(), nodes_.end(), above) - nodes_.begin()));
     }
     for (size_t i = 1; i < nodes_.size(); ++i) {
       if (std::count(parents_.begin(), parents_.end(), static_cast<int>(i)) > 0) continue;
@@ -61,13 +65,15 @@ class Transcription {
     return ids_;
   }
 
-  // `top`: the ten best tokens after each node. Returns what was emitted: the accepted drafts and the next root.
+  // `top`: the ten best tokens after each node. Returns what was emitted: the accepted drafts and the next
+  // root.
   std::vector<int32_t> Verify(const std::vector<std::vector<int32_t>>& top) {
     int best = -1, most = -1;
     for (size_t i = 0; i < leaf_paths_.size(); ++i) {
       const Path& path = leaf_paths_[i];
       int reward = 0;
-      while (reward + 1 < static_cast<int>(path.size()) && ids_[path[reward + 1]] == top[path[reward]][0]) ++reward;
+      while (reward + 1 < static_cast<int>(path.size()) && ids_[path[reward + 1]] == top[path[reward]][0])
+        ++reward;
       if (reward > most) {
         most = reward;
         best = static_cast<int>(i);
@@ -96,7 +102,8 @@ class Transcription {
   const std::vector<int>& parents() const { return parents_; }
 
  private:
-  // Where up to three trailing tokens stood first, longest match first; the five tokens after. No match: nothing.
+  // Where up to three trailing tokens stood first, longest match first; the five tokens after. No match:
+  // nothing.
   static std::vector<int32_t> Retrieve(const std::vector<int32_t>& text) {
     int best = 0, at = 0;
     const int n = static_cast<int>(text.size());
@@ -147,12 +154,14 @@ TEST(PublishedDrafter, RunsLikeTheTranscription) {
       drafter.Draft(1, tree);  // the number does not matter
       ASSERT_TRUE(tree.CheckIntegrity().ok()) << tree.CheckIntegrity();
       ASSERT_EQ(tree.drafted(), PublishedDrafter::kNodes);
-      for (size_t i = 0; i < tree.nodes.size(); ++i) ASSERT_EQ(tree.nodes[i].parent, published.parents()[i]) << "node " << i;
+      for (size_t i = 0; i < tree.nodes.size(); ++i)
+        ASSERT_EQ(tree.nodes[i].parent, published.parents()[i]) << "node " << i;
       ASSERT_EQ(Tokens(tree), published.Draft()) << "round " << round << ", step " << step;
 
       const FakeLogits logits(model, text, tree);
       Accepted accepted;
-      Verify(tree, [&](int32_t node) { return logits.view().Ids(node)[0]; }, accepted);
+      Verify(
+          tree, [&](int32_t node) { return logits.view().Ids(node)[0]; }, accepted);
       std::vector<int32_t> emitted;
       for (const int32_t node : accepted.path) emitted.push_back(tree.nodes[node].token);
       emitted.push_back(accepted.next);
@@ -175,7 +184,8 @@ TEST(PublishedDrafter, PromptOfOneToken) {
   for (const DraftNode& node : tree.nodes) EXPECT_EQ(node.token, 9);
 }
 
-// With sampling, the tail that was rejected begins where the drawn tokens left the tree, not where the best ones would have.
+// With sampling, the tail that was rejected begins where the drawn tokens left the tree, not where the best
+// ones would have.
 TEST(PublishedDrafter, TrailBeginsBehindTheAcceptedTokens) {
   const FakeModel model{.vocab = 40, .order = 1, .salt = 3};
   std::vector<int32_t> prompt = {1, 2, 3, 4, 5};
@@ -191,9 +201,9 @@ TEST(PublishedDrafter, TrailBeginsBehindTheAcceptedTokens) {
   drafter.Observe(tree, logits.view(), accepted);
   drafter.Extend(emitted);
   drafter.Draft(68, tree);
-  EXPECT_EQ(tree.nodes[6].token, after[0]);        // path "0"
-  EXPECT_EQ(tree.nodes[7].token, after_next[0]);   // path "0 0"
-  EXPECT_EQ(tree.nodes[8].token, after[1]);        // path "1"
+  EXPECT_EQ(tree.nodes[6].token, after[0]);       // path "0"
+  EXPECT_EQ(tree.nodes[7].token, after_next[0]);  // path "0 0"
+  EXPECT_EQ(tree.nodes[8].token, after[1]);       // path "1"
 }
 
 TEST(PublishedDrafter, TrimAndOfferChangeNothing) {

@@ -46,9 +46,9 @@ TEST(Sampled, NaNNeverWins) {
   }
 }
 
-// Philox 4x32-10 of Random123's kat_vectors: counter and key all zero give 6627e8d5 e169c58d bc57ac4c 9b00dbd8. The noise
-// of token 0 at position 0 with seed 0 is made of the first word; with counter (token 0, position 2^64 - 1) and so on there
-// are no published vectors, so an independent Philox below says the rest.
+// Philox 4x32-10 of Random123's kat_vectors: counter and key all zero give 6627e8d5 e169c58d bc57ac4c
+// 9b00dbd8. The noise of token 0 at position 0 with seed 0 is made of the first word; with counter (token 0,
+// position 2^64 - 1) and so on there are no published vectors, so an independent Philox below says the rest.
 double NoiseOfWord(uint32_t word) { return -std::log(-std::log(((word >> 9) + 0.5) / 8388608.0)); }
 
 TEST(Gumbel, PhiloxKnownAnswer) { EXPECT_NEAR(GumbelNoise(0, 0, 0), NoiseOfWord(0x6627e8d5), 1e-5); }
@@ -61,7 +61,8 @@ uint32_t SlowPhilox(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t
       k1 += 0xBB67AE85u;
     }
     const uint64_t a = 0xD2511F53ull * c0, b = 0xCD9E8D57ull * c2;
-    const uint32_t n0 = static_cast<uint32_t>(b >> 32) ^ c1 ^ k0, n2 = static_cast<uint32_t>(a >> 32) ^ c3 ^ k1;
+    const uint32_t n0 = static_cast<uint32_t>(b >> 32) ^ c1 ^ k0,
+                   n2 = static_cast<uint32_t>(a >> 32) ^ c3 ^ k1;
     c0 = n0, c1 = static_cast<uint32_t>(b), c2 = n2, c3 = static_cast<uint32_t>(a);
   }
   return c0;
@@ -82,20 +83,25 @@ TEST(Gumbel, CounterIsTokenAndPositionKeyIsSeed) {
     const uint32_t word = SlowPhilox(static_cast<uint32_t>(token), 0, static_cast<uint32_t>(position),
                                      static_cast<uint32_t>(static_cast<uint64_t>(position) >> 32),
                                      static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
-    ASSERT_NEAR(GumbelNoise(seed, position, token), NoiseOfWord(word), 1e-5 * (1 + std::abs(NoiseOfWord(word))));
+    ASSERT_NEAR(GumbelNoise(seed, position, token), NoiseOfWord(word),
+                1e-5 * (1 + std::abs(NoiseOfWord(word))));
   }
 }
 
-// What top-k, then top-p, then min-p leave, in double; `doubtful` gets ids so close to a limit that float may differ.
-std::set<int32_t> SlowKept(const std::vector<float>& logits, const SamplingOptions& options, std::set<int32_t>& doubtful) {
+// What top-k, then top-p, then min-p leave, in double; `doubtful` gets ids so close to a limit that float may
+// differ.
+std::set<int32_t> SlowKept(const std::vector<float>& logits, const SamplingOptions& options,
+                           std::set<int32_t>& doubtful) {
   std::vector<int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-    return logits[a] / options.temperature > logits[b] / options.temperature;  // in float: equal quotients tie
+    return logits[a] / options.temperature >
+           logits[b] / options.temperature;  // in float: equal quotients tie
   });
   if (options.top_k > 0 && options.top_k < static_cast<int32_t>(order.size())) order.resize(options.top_k);
   std::vector<double> p;
-  for (const int32_t id : order) p.push_back(std::exp((static_cast<double>(logits[id]) - logits[order[0]]) / options.temperature));
+  for (const int32_t id : order)
+    p.push_back(std::exp((static_cast<double>(logits[id]) - logits[order[0]]) / options.temperature));
   const double total = std::accumulate(p.begin(), p.end(), 0.0);
   std::set<int32_t> kept;
   double before = 0;
@@ -103,7 +109,8 @@ std::set<int32_t> SlowKept(const std::vector<float>& logits, const SamplingOptio
     const bool by_top_p = options.top_p >= 1 || before < options.top_p * total;
     const bool by_min_p = p[i] >= options.min_p;
     if (i == 0 || (by_top_p && by_min_p)) kept.insert(order[i]);
-    if (options.top_p < 1 && std::abs(before - options.top_p * total) < 1e-5 * total) doubtful.insert(order[i]);
+    if (options.top_p < 1 && std::abs(before - options.top_p * total) < 1e-5 * total)
+      doubtful.insert(order[i]);
     if (options.min_p > 0 && std::abs(p[i] - options.min_p) < 1e-5) doubtful.insert(order[i]);
     before += p[i];
   }
@@ -130,7 +137,8 @@ TEST(Sampled, IsTheArgmaxOverWhatTheFiltersLeave) {
     int32_t best = -1;
     double most = -1e300;
     for (const int32_t id : kept) {
-      const double value = static_cast<double>(logits[id]) / options.temperature + GumbelNoise(options.seed, position, id);
+      const double value =
+          static_cast<double>(logits[id]) / options.temperature + GumbelNoise(options.seed, position, id);
       if (value > most + 1e-5) {
         best = id;
         most = value;
@@ -139,8 +147,8 @@ TEST(Sampled, IsTheArgmaxOverWhatTheFiltersLeave) {
     const int32_t drawn = sampler.Draw(logits, options, position);
     if (!doubtful.empty()) continue;
     ++checked;
-    ASSERT_EQ(drawn, best) << "round " << round << ", temperature " << options.temperature << ", top_k " << options.top_k
-                           << ", top_p " << options.top_p << ", min_p " << options.min_p;
+    ASSERT_EQ(drawn, best) << "round " << round << ", temperature " << options.temperature << ", top_k "
+                           << options.top_k << ", top_p " << options.top_p << ", min_p " << options.min_p;
   }
   EXPECT_GT(checked, 3000);
 }
@@ -194,7 +202,9 @@ TEST(Sampled, SameDrawWhateverWasDrawnBefore) {
 TEST(SamplingOptions, ValidateNamesFieldAndValue) {
   using testing::HasSubstr;
   EXPECT_TRUE(SamplingOptions{}.Validate().ok());
-  const auto message = [](const SamplingOptions& options) { return std::string(options.Validate().message()); };
+  const auto message = [](const SamplingOptions& options) {
+    return std::string(options.Validate().message());
+  };
   EXPECT_THAT(message({.temperature = -1}), HasSubstr("temperature is -1"));
   EXPECT_THAT(message({.temperature = kNaN}), HasSubstr("temperature is nan"));
   EXPECT_THAT(message({.temperature = 101}), HasSubstr("temperature is 101"));

@@ -1,5 +1,5 @@
-// What tests of the engine share: tiny models, a sink that records, stores that tell the truth or do not, and a drafter that
-// guesses wildly.
+// What tests of the engine share: tiny models, a sink that records, stores that tell the truth or do not, and
+// a drafter that guesses wildly.
 #pragma once
 
 #include <algorithm>
@@ -35,7 +35,9 @@ inline constexpr bool kSanitized = false;
 
 inline constexpr const char* kFamilies[] = {"llama", "qwen2", "qwen3", "mistral"};
 
-inline std::string TinyDirectory(const std::string& family) { return std::string(CLAMOR_TESTDATA) + "/tiny-" + family; }
+inline std::string TinyDirectory(const std::string& family) {
+  return std::string(CLAMOR_TESTDATA) + "/tiny-" + family;
+}
 
 // Loaded once for the whole process.
 inline const Transformer& ModelAt(const std::string& directory) {
@@ -77,7 +79,8 @@ inline std::vector<GoldenCase> Goldens(const std::string& family) {
   const auto golden_file = nlohmann::json::parse(in);
   std::vector<GoldenCase> cases;
   for (const auto& golden : golden_file.at("decoding")) {
-    cases.push_back({golden.at("prompt_ids").get<std::vector<int32_t>>(), golden.at("greedy_ids").get<std::vector<int32_t>>()});
+    cases.push_back({golden.at("prompt_ids").get<std::vector<int32_t>>(),
+                     golden.at("greedy_ids").get<std::vector<int32_t>>()});
   }
   return cases;
 }
@@ -125,7 +128,8 @@ class ScriptedSource : public ContinuationSource {
   using Script = std::function<std::optional<Answer>(std::span<const int32_t> context, int64_t position)>;
   explicit ScriptedSource(Script script, int delay = 0) : script_(std::move(script)), delay_(delay) {}
 
-  void Ask(uint64_t sequence, const std::string&, std::span<const int32_t> context, int64_t position) override {
+  void Ask(uint64_t sequence, const std::string&, std::span<const int32_t> context,
+           int64_t position) override {
     EXPECT_FALSE(context.empty());
     EXPECT_LE(static_cast<int64_t>(context.size()), position);
     EXPECT_FALSE(forgotten_.contains(sequence)) << "a question for a sequence that is gone";
@@ -169,7 +173,8 @@ inline ContinuationSource::Answer HostileAnswer(int64_t position, int32_t vocab,
   answer.trie.match_length = broken ? kOdd[below(4)] : below(20);
   answer.trie.occurrences = broken ? 0 : static_cast<uint32_t>(below(9));
   for (int32_t i = 0, n = below(40); i < n; ++i) {
-    ContinuationTrie::Node node{.token = below(vocab), .parent = below(i + 1) - 1, .count = static_cast<uint32_t>(1 + below(9))};
+    ContinuationTrie::Node node{
+        .token = below(vocab), .parent = below(i + 1) - 1, .count = static_cast<uint32_t>(1 + below(9))};
     if (below(5) == 0 && i > 0) node = answer.trie.nodes.back();  // a child named twice
     if (broken && below(8) == 0) node.token = below(2) ? kOdd[below(4)] : vocab;
     if (broken && below(8) == 0) node.parent = below(2) ? kOdd[below(4)] : i;
@@ -179,8 +184,8 @@ inline ContinuationSource::Answer HostileAnswer(int64_t position, int32_t vocab,
   return answer;
 }
 
-// Trees of any shape, each node right for its depth or wrong by the toss of a coin, equal siblings included. `text` is the
-// prompt and the answer that will come.
+// Trees of any shape, each node right for its depth or wrong by the toss of a coin, equal siblings included.
+// `text` is the prompt and the answer that will come.
 class RandomDrafter : public Drafter {
  public:
   RandomDrafter(std::vector<int32_t> text, int32_t vocab, uint32_t seed)
@@ -218,7 +223,8 @@ class RandomDrafter : public Drafter {
 };
 
 inline std::unique_ptr<Engine> MakeEngine(const Transformer& model, const EngineOptions& options,
-                                          const Tokenizer* tokenizer = nullptr, ContinuationSource* source = nullptr,
+                                          const Tokenizer* tokenizer = nullptr,
+                                          ContinuationSource* source = nullptr,
                                           StepObserver* observer = nullptr) {
   auto engine = Engine::Create(&model, tokenizer, source, observer, options);
   if (!engine.ok()) {

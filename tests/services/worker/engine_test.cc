@@ -30,7 +30,8 @@ using testing::HasSubstr;
 using testing::StartsWith;
 
 constexpr SpeculationOptions kPlain = {.nodes = 0};
-constexpr SpeculationOptions kModes[] = {kPlain, {.shape = TreeShape::kPublished}, {.nodes = 1}, {.nodes = 12}, {.nodes = 64}};
+constexpr SpeculationOptions kModes[] = {
+    kPlain, {.shape = TreeShape::kPublished}, {.nodes = 1}, {.nodes = 12}, {.nodes = 64}};
 constexpr int32_t kVocab = 640;
 
 void StepUntilIdle(Engine& engine) {
@@ -41,7 +42,8 @@ void StepUntilIdle(Engine& engine) {
 class EngineTest : public testing::Test {
  protected:
   // The answer to `request` by an engine of its own.
-  RecordingSink Answer(Request request, EngineOptions options = {.default_nodes = 0}, ContinuationSource* source = nullptr) {
+  RecordingSink Answer(Request request, EngineOptions options = {.default_nodes = 0},
+                       ContinuationSource* source = nullptr) {
     const auto engine = MakeEngine(model_, options, &tokenizer_, source);
     RecordingSink sink(static_cast<int64_t>(request.emitted_ids.size()));
     Submit(*engine, std::move(request), sink);
@@ -54,9 +56,11 @@ class EngineTest : public testing::Test {
   // An honest store that has seen `text` before.
   static ScriptedSource Truthful(std::vector<int32_t> text, int delay = 0) {
     return ScriptedSource(
-        [text = std::move(text)](std::span<const int32_t> context, int64_t position) -> std::optional<ContinuationSource::Answer> {
+        [text = std::move(text)](std::span<const int32_t> context,
+                                 int64_t position) -> std::optional<ContinuationSource::Answer> {
           EXPECT_EQ(context.back(), text[position - 1]);
-          ContinuationSource::Answer answer{.position = position, .trie = {.match_length = 10, .occurrences = 3}};
+          ContinuationSource::Answer answer{.position = position,
+                                            .trie = {.match_length = 10, .occurrences = 3}};
           for (size_t i = position; i < std::min<size_t>(text.size(), position + 10); ++i) {
             const int32_t parent = static_cast<int32_t>(answer.trie.nodes.size()) - 1;
             answer.trie.nodes.push_back({.token = text[i], .parent = parent, .count = 3});
@@ -88,7 +92,8 @@ TEST(EngineOptions, ValidateNamesFieldAndBothValues) {
   EXPECT_THAT(message({.max_sequences = 0}), AllOf(HasSubstr("max_sequences is 0"), HasSubstr("[1, 1024]")));
   EXPECT_THAT(message({.max_waiting = -1}), AllOf(HasSubstr("max_waiting is -1"), HasSubstr("[0, ")));
   EXPECT_THAT(message({.prefill_chunk = 0}), AllOf(HasSubstr("prefill_chunk is 0"), HasSubstr("[1, ")));
-  EXPECT_THAT(message({.default_nodes = 129}), AllOf(HasSubstr("default_nodes is 129"), HasSubstr("[-1, 128]")));
+  EXPECT_THAT(message({.default_nodes = 129}),
+              AllOf(HasSubstr("default_nodes is 129"), HasSubstr("[-1, 128]")));
   EXPECT_EQ(Engine::Create(&TinyModel("llama"), nullptr, nullptr, nullptr, {.threads = 0}).status().code(),
             absl::StatusCode::kInvalidArgument);
 }
@@ -100,12 +105,22 @@ TEST_F(EngineTest, RefusalsNameFieldAndBothValues) {
   };
   const Case cases[] = {
       {[](Request& r) { r.prompt_ids.clear(); }, {"prompt_ids is empty", "at least one"}},
-      {[](Request& r) { r.prompt_ids = {1, kVocab}; }, {"prompt_ids[1] is 640", "[0, 640)"}},
+      {[](Request& r) {
+         r.prompt_ids = {1, kVocab};
+       },
+       {"prompt_ids[1] is 640", "[0, 640)"}},
       {[](Request& r) { r.prompt_ids = {-1}; }, {"prompt_ids[0] is -1", "[0, 640)"}},
-      {[](Request& r) { r.emitted_ids = {5, 6, -7}; }, {"emitted_ids[2] is -7", "[0, 640)"}},
-      {[](Request& r) { r.emitted_ids = {5, 6, 7}, r.max_tokens = 2; }, {"emitted_ids holds 3", "max_tokens 2"}},
+      {[](Request& r) {
+         r.emitted_ids = {5, 6, -7};
+       },
+       {"emitted_ids[2] is -7", "[0, 640)"}},
+      {[](Request& r) {
+         r.emitted_ids = {5, 6, 7}, r.max_tokens = 2;
+       },
+       {"emitted_ids holds 3", "max_tokens 2"}},
       {[](Request& r) { r.max_tokens = -1; }, {"max_tokens is -1", "at least 0"}},
-      {[](Request& r) { r.max_tokens = 512; }, {"[CONTEXT_TOO_LONG]", "prompt of 1 ", "512", "context of 512"}},
+      {[](Request& r) { r.max_tokens = 512; },
+       {"[CONTEXT_TOO_LONG]", "prompt of 1 ", "512", "context of 512"}},
       {[](Request& r) { r.max_tokens = INT32_MAX; }, {"[CONTEXT_TOO_LONG]", "2147483647", "512"}},
       {[](Request& r) { r.prompt_ids.resize(512), r.max_tokens = 0; }, {"[CONTEXT_TOO_LONG]", "512"}},
       {[](Request& r) { r.emitted_ids.resize(512), r.max_tokens = 0; }, {"[CONTEXT_TOO_LONG]", "512"}},
@@ -114,7 +129,10 @@ TEST_F(EngineTest, RefusalsNameFieldAndBothValues) {
       {[](Request& r) { r.sampling.top_k = -1; }, {"top_k is -1", "at least 0"}},
       {[](Request& r) { r.sampling.min_p = 7; }, {"min_p is 7", "[0, 1]"}},
       {[](Request& r) { r.stop.resize(17, "x"); }, {"stop holds 17", "16"}},
-      {[](Request& r) { r.stop = {"a", ""}; }, {"stop[1] has 0 bytes", "1 to 256"}},
+      {[](Request& r) {
+         r.stop = {"a", ""};
+       },
+       {"stop[1] has 0 bytes", "1 to 256"}},
       {[](Request& r) { r.stop = {std::string(257, 'x')}; }, {"stop[0] has 257 bytes", "256"}},
       {[](Request& r) { r.speculation.nodes = 129; }, {"nodes is 129", "128"}},
       {[](Request& r) { r.speculation.nodes = -2; }, {"nodes is -2", "128"}},
@@ -127,7 +145,8 @@ TEST_F(EngineTest, RefusalsNameFieldAndBothValues) {
     const auto handle = engine->Submit(std::move(request), &sink);
     ASSERT_FALSE(handle.ok()) << c.words[0];
     EXPECT_EQ(handle.status().code(), absl::StatusCode::kInvalidArgument);
-    for (const std::string& word : c.words) EXPECT_THAT(std::string(handle.status().message()), HasSubstr(word));
+    for (const std::string& word : c.words)
+      EXPECT_THAT(std::string(handle.status().message()), HasSubstr(word));
     EXPECT_FALSE(engine->Step());
     EXPECT_FALSE(sink.started || sink.finished.has_value()) << "a refused request's sink is not called";
   }
@@ -138,7 +157,8 @@ TEST_F(EngineTest, ARequestLargerThanTheCacheIsRefusedNotStuck) {
   RecordingSink sink;
   const auto handle = engine->Submit(Golden(3, /*max_tokens=*/100), &sink);  // 70 + 100 > 256 - 128
   EXPECT_THAT(std::string(handle.status().message()),
-              AllOf(StartsWith("[CONTEXT_TOO_LONG]"), HasSubstr("prompt of 70"), HasSubstr("max_tokens 100"), HasSubstr("128")));
+              AllOf(StartsWith("[CONTEXT_TOO_LONG]"), HasSubstr("prompt of 70"), HasSubstr("max_tokens 100"),
+                    HasSubstr("128")));
   RecordingSink fits;
   Submit(*engine, Golden(3, 58), fits);
   StepUntilIdle(*engine);
@@ -162,7 +182,8 @@ TEST_F(EngineTest, QueueLimitAndDrain) {
   EXPECT_EQ(engine->Load().waiting, 2);
   const auto full = engine->Submit(Golden(3), &sinks[3]);
   EXPECT_EQ(full.status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_THAT(std::string(full.status().message()), AllOf(StartsWith("[QUEUE_FULL]"), HasSubstr("limit is 2")));
+  EXPECT_THAT(std::string(full.status().message()),
+              AllOf(StartsWith("[QUEUE_FULL]"), HasSubstr("limit is 2")));
   engine->Drain();
   const auto draining = engine->Submit(Golden(3), &sinks[3]);
   EXPECT_EQ(draining.status().code(), absl::StatusCode::kUnavailable);
@@ -227,7 +248,8 @@ TEST_F(EngineTest, DeadlineEndsWaitingAndRunning) {
   EXPECT_EQ(patient.finished->reason, FinishReason::kLength);
 }
 
-// Cut at every length, with paths of a truthful store that run across the cut: ids, text and counts end together.
+// Cut at every length, with paths of a truthful store that run across the cut: ids, text and counts end
+// together.
 TEST_F(EngineTest, MaxTokensCutsInsideAPath) {
   const std::vector<int32_t>& whole = goldens_[2].greedy_ids;
   std::vector<int32_t> text = goldens_[2].prompt_ids;
@@ -277,7 +299,8 @@ TEST_F(EngineTest, StopStringsCutIdsAndTextAtTheSamePlace) {
       ASSERT_EQ(sink.ids, ids) << stop;
       ASSERT_EQ(sink.text, expected) << stop;
       ASSERT_EQ(sink.finished->matched_stop, answer.matched_stop());
-      ASSERT_EQ(sink.finished->reason, answer.matched_stop().empty() ? FinishReason::kLength : FinishReason::kStop);
+      ASSERT_EQ(sink.finished->reason,
+                answer.matched_stop().empty() ? FinishReason::kLength : FinishReason::kStop);
       ASSERT_EQ(sink.finished->usage.completion_tokens, static_cast<int32_t>(ids.size()));
       stopped += !answer.matched_stop().empty();
     }
@@ -295,7 +318,8 @@ TEST_F(EngineTest, AnyOfSeveralEosIdsEndsTheAnswer) {
   std::ofstream(directory + "/generation_config.json", std::ios::trunc)
       << "{\"bos_token_id\": 0, \"eos_token_id\": [" << late << ", 639, " << early << "]}";
   const Transformer& model = ModelAt(directory);
-  const size_t end = std::find_if(whole.begin(), whole.end(), [&](int32_t id) { return id == early || id == late || id == 639; }) -
+  const size_t end = std::find_if(whole.begin(), whole.end(),
+                                  [&](int32_t id) { return id == early || id == late || id == 639; }) -
                      whole.begin() + 1;
   for (const SpeculationOptions& mode : kModes) {
     for (const bool ignore : {false, true}) {
@@ -320,7 +344,9 @@ TEST_F(EngineTest, ResumesAtEveryIndex) {
     SamplingOptions sampling;
     std::vector<std::string> stop;
   };
-  const Case cases[] = {{}, {.sampling = {.temperature = 0.9f, .top_k = 50, .top_p = 0.95f, .seed = 11}}, {.stop = {"zzz", "ing"}}};
+  const Case cases[] = {{},
+                        {.sampling = {.temperature = 0.9f, .top_k = 50, .top_p = 0.95f, .seed = 11}},
+                        {.stop = {"zzz", "ing"}}};
   for (const Case& c : cases) {
     Request request = Golden(3, 30);
     request.sampling = c.sampling;
@@ -334,7 +360,8 @@ TEST_F(EngineTest, ResumesAtEveryIndex) {
       Request rest = request;
       rest.emitted_ids.assign(whole.ids.begin(), whole.ids.begin() + static_cast<int64_t>(split));
       rest.speculation = kModes[split % std::size(kModes)];
-      const RecordingSink sink = Answer(rest, {.prefill_chunk = 1 + static_cast<int32_t>(split), .default_nodes = 0});
+      const RecordingSink sink =
+          Answer(rest, {.prefill_chunk = 1 + static_cast<int32_t>(split), .default_nodes = 0});
       std::vector<int32_t> ids = rest.emitted_ids;
       ids.insert(ids.end(), sink.ids.begin(), sink.ids.end());
       ASSERT_EQ(ids, whole.ids) << "split at " << split;
@@ -357,12 +384,14 @@ TEST_F(EngineTest, StatisticsAddUp) {
       const GenerationStats& stats = sink.finished->stats;
       int64_t accepted = 0;
       for (size_t source = 0; source < kSources; ++source) {
-        const auto by_delta = std::count(sink.sources.begin(), sink.sources.end(), static_cast<Source>(source));
+        const auto by_delta =
+            std::count(sink.sources.begin(), sink.sources.end(), static_cast<Source>(source));
         if (static_cast<Source>(source) == Source::kNone) continue;
         EXPECT_EQ(stats.accepted_by_source[source], by_delta);
         accepted += stats.accepted_by_source[source];
       }
-      // Each forward emits its drafts and one token of its own, but for the last, if it was cut inside its path.
+      // Each forward emits its drafts and one token of its own, but for the last, if it was cut inside its
+      // path.
       const bool cut = sink.sources.back() != Source::kNone;
       EXPECT_EQ(accepted + stats.forwards - cut, 40);
       EXPECT_EQ(stats.forwards, sink.deltas);
@@ -372,7 +401,8 @@ TEST_F(EngineTest, StatisticsAddUp) {
         EXPECT_EQ(stats.draft_nodes, 0);
       } else {
         EXPECT_GE(stats.draft_nodes, accepted);
-        EXPECT_LE(stats.draft_nodes, stats.forwards * (mode.shape == TreeShape::kPublished ? 68 : mode.nodes));
+        EXPECT_LE(stats.draft_nodes,
+                  stats.forwards * (mode.shape == TreeShape::kPublished ? 68 : mode.nodes));
       }
       EXPECT_GE(stats.prefill_seconds, 0);
       EXPECT_GE(stats.decode_seconds, 0);
@@ -393,12 +423,14 @@ class Totals : public StepObserver {
     for (const double seconds : report.seconds) EXPECT_GE(seconds, 0);
   }
   void OnAccepted(int32_t tokens) override { from_sequences += tokens; }
-  int64_t steps = 0, rows = 0, prompt = 0, emitted = 0, forwards = 0, drafted = 0, accepted = 0, from_sequences = 0;
+  int64_t steps = 0, rows = 0, prompt = 0, emitted = 0, forwards = 0, drafted = 0, accepted = 0,
+          from_sequences = 0;
 };
 
 TEST_F(EngineTest, StepReportsAddUpToWhatWasSent) {
   Totals totals;
-  const auto engine = MakeEngine(model_, {.prefill_chunk = 16, .default_nodes = 10}, nullptr, nullptr, &totals);
+  const auto engine =
+      MakeEngine(model_, {.prefill_chunk = 16, .default_nodes = 10}, nullptr, nullptr, &totals);
   RecordingSink sinks[5];
   for (int i = 0; i < 5; ++i) Submit(*engine, Golden(i), sinks[i]);
   StepUntilIdle(*engine);
@@ -411,7 +443,8 @@ TEST_F(EngineTest, StepReportsAddUpToWhatWasSent) {
   EXPECT_EQ(totals.from_sequences, 200);
   EXPECT_EQ(totals.forwards, forwards);
   EXPECT_EQ(totals.drafted, drafted);
-  EXPECT_EQ(totals.prompt, 0 + 1 + 16 + 69 + 149) << "all prompt tokens but each one's last, which is its first root";
+  EXPECT_EQ(totals.prompt, 0 + 1 + 16 + 69 + 149)
+      << "all prompt tokens but each one's last, which is its first root";
   EXPECT_EQ(totals.rows, totals.prompt + totals.forwards + totals.drafted);
   EXPECT_EQ(engine->Load().steps, totals.steps);
 }
@@ -440,7 +473,8 @@ TEST_F(EngineTest, StoresOfEveryCharacter) {
   EXPECT_EQ(Answer(request, {.default_nodes = 0}, &dead).ids, alone.ids);
   EXPECT_GT(dead.questions, 5);
 
-  ScriptedSource liar([&](std::span<const int32_t>, int64_t position) { return HostileAnswer(position, kVocab, random); });
+  ScriptedSource liar(
+      [&](std::span<const int32_t>, int64_t position) { return HostileAnswer(position, kVocab, random); });
   EXPECT_EQ(Answer(request, {.default_nodes = 0}, &liar).ids, alone.ids);
 
   ScriptedSource unasked([](std::span<const int32_t>, int64_t) { return std::nullopt; });

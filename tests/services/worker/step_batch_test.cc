@@ -27,12 +27,14 @@ std::vector<int32_t> Seen(const kernels::AttentionRow& row) {
   return slots;
 }
 
-std::vector<Row> NaiveRows(const std::vector<StepShare>& plan, const std::vector<std::unique_ptr<Sequence>>& sequences) {
+std::vector<Row> NaiveRows(const std::vector<StepShare>& plan,
+                           const std::vector<std::unique_ptr<Sequence>>& sequences) {
   std::vector<Row> rows;
   for (const StepShare& share : plan) {
     const Sequence& s = *sequences[share.sequence];
     const auto slot = [&s](int64_t place) {
-      return s.pages.pages()[place / kernels::kPageSize] * kernels::kPageSize + static_cast<int32_t>(place % kernels::kPageSize);
+      return s.pages.pages()[place / kernels::kPageSize] * kernels::kPageSize +
+             static_cast<int32_t>(place % kernels::kPageSize);
     };
     const auto text_up_to = [&](int64_t position) {
       std::vector<int32_t> slots;
@@ -45,13 +47,16 @@ std::vector<Row> NaiveRows(const std::vector<StepShare>& plan, const std::vector
     if (!share.decode) continue;
     const int64_t root = static_cast<int64_t>(s.tokens.size()) - 1;
     for (size_t node = 0; node < s.tree.nodes.size(); ++node) {
-      // The text, the root last, then the ancestors below it, then the node: node n lies n places behind the root.
+      // The text, the root last, then the ancestors below it, then the node: node n lies n places behind the
+      // root.
       std::vector<int32_t> below;
-      for (int32_t i = static_cast<int32_t>(node); i > 0; i = s.tree.nodes[i].parent) below.insert(below.begin(), slot(root + i));
+      for (int32_t i = static_cast<int32_t>(node); i > 0; i = s.tree.nodes[i].parent)
+        below.insert(below.begin(), slot(root + i));
       std::vector<int32_t> sees = text_up_to(root);
       sees.insert(sees.end(), below.begin(), below.end());
       const int32_t position = static_cast<int32_t>(sees.size()) - 1;
-      rows.push_back({s.tree.nodes[node].token, position, slot(root + static_cast<int64_t>(node)), sees, true});
+      rows.push_back(
+          {s.tree.nodes[node].token, position, slot(root + static_cast<int64_t>(node)), sees, true});
     }
   }
   return rows;
@@ -82,7 +87,8 @@ TEST(BuildBatch, EveryRowOfRandomSteps) {
       plan.push_back({.sequence = i, .prefill = decode ? unread : 1 + below(unread), .decode = decode});
       if (!decode) continue;
       s.tree.Reset(s.tokens.back());
-      for (int32_t node = 0, nodes = below(40); node < nodes; ++node) s.tree.Add(below(1000), below(node + 1), Source::kContext);
+      for (int32_t node = 0, nodes = below(40); node < nodes; ++node)
+        s.tree.Add(below(1000), below(node + 1), Source::kContext);
       if (below(2)) holes.clear();
     }
     std::shuffle(plan.begin(), plan.end(), random);
