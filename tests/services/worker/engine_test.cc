@@ -255,7 +255,7 @@ TEST_F(EngineTest, MaxTokensCutsInsideAPath) {
   std::vector<int32_t> text = goldens_[2].prompt_ids;
   text.insert(text.end(), whole.begin(), whole.end());
   for (const SpeculationOptions& mode : kModes) {
-    for (int32_t n = 1; n <= 40; ++n) {
+    for (int32_t n = 1; n <= 40; n += kSanitized ? 7 : 1) {
       ScriptedSource store = Truthful(text);
       Request request = Golden(2, n);
       request.speculation = mode;
@@ -352,7 +352,7 @@ TEST_F(EngineTest, ResumesAtEveryIndex) {
     request.sampling = c.sampling;
     request.stop = c.stop;
     const RecordingSink whole = Answer(request);
-    for (size_t split = 0; split <= whole.ids.size(); ++split) {
+    for (size_t split = 0; split <= whole.ids.size(); split += kSanitized && split + 5 <= whole.ids.size() ? 5 : 1) {
       // The first worker dies after `split` tokens: what it had sent by then.
       AnswerText sent_text(&tokenizer_, c.stop);
       std::string sent;
@@ -377,7 +377,7 @@ TEST_F(EngineTest, ResumesAtEveryIndex) {
 
 TEST_F(EngineTest, StatisticsAddUp) {
   for (const SpeculationOptions& mode : kModes) {
-    for (int number = 0; number < 5; ++number) {
+    for (int number = 0; number < (kSanitized ? 2 : 5); ++number) {
       Request request = Golden(number);
       request.speculation = mode;
       const RecordingSink sink = Answer(request, {.default_nodes = 0});
