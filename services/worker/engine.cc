@@ -16,6 +16,8 @@
 namespace clamor {
 namespace {
 
+constexpr int32_t kPlainStepsUntilTrial = 32;
+constexpr int32_t kTrialNodes = 3;
 constexpr int64_t kAskedContext = 32;  // tokens of a sequence's end that a question to the store carries
 
 // Adds the time since the last call to one phase of the report.
@@ -135,7 +137,13 @@ void Engine::Rep::Budget() {
   }
   if (sequences == 0) return;
   std::sort(survivals.begin(), survivals.end(), std::greater<>());
-  const int32_t best = cost.BestNodes(sequences, survivals);
+  int32_t best = cost.BestNodes(sequences, survivals);
+  // Where no node pays, a few are tried now and then: costs and acceptance change, and only trials show it.
+  plain_steps = best > 0 ? 0 : plain_steps + 1;
+  if (plain_steps == kPlainStepsUntilTrial) {
+    best = std::min<int32_t>(kTrialNodes, static_cast<int32_t>(survivals.size()));
+    plain_steps = 0;
+  }
   const float least = best > 0 ? survivals[best - 1] : 2.0f;
   for (const StepShare& share : plan) {
     if (!automatic(share)) continue;

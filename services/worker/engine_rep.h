@@ -44,6 +44,7 @@ struct Engine::Rep {
   KvCache cache;
   KnowledgePool knowledge;
   StepCost cost;
+  int32_t plain_steps = 0;  // since automatic trees last had a node
   Sampler sampler;
   std::vector<std::unique_ptr<Sequence>> running;  // oldest first
   std::vector<int64_t> unread;

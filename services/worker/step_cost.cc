@@ -28,8 +28,12 @@ void StepCost::Refresh(int32_t rows, double seconds) {
   for (size_t i = 1; i < kRows.size(); ++i) {
     if (2 * rows >= kRows[i - 1] + kRows[i]) nearest = i;
   }
-  constexpr double kWeight = 0.05;
-  seconds_[nearest] *= 1 + kWeight * (std::clamp(seconds / Seconds(rows), 0.5, 2.0) - 1);
+  // Most of what changes, changes for all sizes alike: a neighbour that came or went, a longer context.
+  // Without that share, sizes that are not in use would keep the cost of a bad hour for ever.
+  constexpr double kCommonWeight = 0.025, kOwnWeight = 0.02;
+  const double excess = std::clamp(seconds / Seconds(rows), 0.5, 2.0) - 1;
+  for (double& s : seconds_) s *= 1 + kCommonWeight * excess;
+  seconds_[nearest] *= 1 + kOwnWeight * excess;
   // More rows never cost less: a neighbour that the new value passed moves with it.
   for (size_t i = nearest; i + 1 < kRows.size(); ++i)
     seconds_[i + 1] = std::max(seconds_[i + 1], seconds_[i]);

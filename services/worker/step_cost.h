@@ -20,7 +20,7 @@ class StepCost {
   // Seconds of a step of `rows` >= 1 rows, linear between the measured sizes and beyond the last.
   double Seconds(int32_t rows) const;
 
-  // A step took `seconds` for `rows` rows: moves the nearest measured size a little towards it.
+  // A step took `seconds` for `rows` rows: moves all sizes a little in that direction, the nearest most.
   void Refresh(int32_t rows, double seconds);
 
   // The number n of the best draft nodes for which (sequences + sum of the n largest survivals) /
