@@ -237,7 +237,8 @@ TEST_P(Matrix, IdsAndLogitsAreThoseOfPlainDecoding) {
     std::copy_if(whole.begin(), whole.end(), std::back_inserter(chosen),
                  [](const Combination& c) { return kThreads[c[4]] == 1; });
   }
-  // Scalar kernels under a sanitizer take minutes for what takes seconds; kernels_test runs them there in full.
+  // Scalar kernels under a sanitizer take minutes for what takes seconds; kernels_test runs them there in
+  // full.
   if (kSanitized && GetParam() == kernels::CpuTarget::kScalar) chosen.resize(chosen.size() / 8);
   const int32_t tokens =
       GetParam() == kernels::CpuTarget::kScalar ? kTokens / 2 : kTokens;  // too slow for more

@@ -352,7 +352,8 @@ TEST_F(EngineTest, ResumesAtEveryIndex) {
     request.sampling = c.sampling;
     request.stop = c.stop;
     const RecordingSink whole = Answer(request);
-    for (size_t split = 0; split <= whole.ids.size(); split += kSanitized && split + 5 <= whole.ids.size() ? 5 : 1) {
+    for (size_t split = 0; split <= whole.ids.size();
+         split += kSanitized && split + 5 <= whole.ids.size() ? 5 : 1) {
       // The first worker dies after `split` tokens: what it had sent by then.
       AnswerText sent_text(&tokenizer_, c.stop);
       std::string sent;
