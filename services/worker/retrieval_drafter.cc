@@ -167,7 +167,7 @@ void RetrievalDrafter::Start(std::unique_ptr<Call> call) {
 }
 
 void RetrievalDrafter::OnReply(Call* raw, const grpc::Status& status) {
-  const std::unique_ptr<Call> call(raw);
+  std::unique_ptr<Call> call(raw);
   const absl::Time now = absl::Now();
   LookupOutcome outcome = LookupOutcome::kOk;
   std::vector<ContinuationTrie> tries;
@@ -203,6 +203,9 @@ void RetrievalDrafter::OnReply(Call* raw, const grpc::Status& status) {
     breaker_.OnFailure(now);
   }
   outstanding_.erase(std::find(outstanding_.begin(), outstanding_.end(), raw));
+  // Its context holds the channel. Were it the last to do so, gRPC would join the very thread that runs this;
+  // so it goes before the destructor may.
+  call.reset();
 }
 
 void RetrievalDrafter::Observe(LookupOutcome outcome, double seconds) const {
