@@ -37,8 +37,12 @@ void MatMul(const float* x, size_t x_stride, int64_t rows, const PackedMatrix& w
   const int64_t panels = (w.n() + 15) / 16;
   for (int64_t row = 0; row < rows; row += kMaxRows) {
     const int64_t count = std::min(kMaxRows, rows - row);
-    MatMulJob job = {
-        x + row * x_stride, RowBlocks(count, kMaxTileRows.Active()), w, bias, y + row * y_stride, y_stride};
+    MatMulJob job = {.x = x + row * x_stride,
+                     .blocks = RowBlocks(count, kMaxTileRows.Active()),
+                     .w = {w.data(), w.n(), k, w.stored()},
+                     .bias = bias,
+                     .y = y + row * y_stride,
+                     .y_stride = y_stride};
     if (count > 1) {
       float* packed = scratch.Get(count * k);
       pool.ParallelFor(k, 64, [&](size_t begin, size_t end) {

@@ -35,6 +35,11 @@ class PackedMatrix {
   // and v become one product. Distinct row ranges may be packed by the pool's threads at once.
   void PackRows(int64_t row, int64_t rows, const void* source, DType type, ThreadPool& pool);
 
+  // The same for columns: row i of a row-major [count, n] array becomes the weights of k = first_k + i. So a
+  // matrix [k, n] is packed transposed, as the gradient of a product's input needs it. Not from two threads
+  // at once.
+  void PackTransposed(int64_t first_k, int64_t count, const void* source, DType type, ThreadPool& pool);
+
   // The weight at (row, col) as fp32; slow, for embedding look-up and tests.
   float At(int64_t row, int64_t col) const;
   // Copies row `row` as k fp32 values.

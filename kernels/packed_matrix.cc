@@ -93,6 +93,35 @@ void PackPanel(const void* source, int64_t first, int64_t columns, int64_t k, DT
   }
 }
 
+// Writes k = first_k .. first_k + count of a panel from its `columns` columns of a [count, n] source.
+template <typename Read>
+void PackPanelTransposed(const void* source, int64_t n, int64_t column, int64_t columns, int64_t first_k,
+                         int64_t count, DType stored, void* panel, Read read) {
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t c = 0; c < columns; ++c) {
+      const float value = read(source, i * n + column + c);
+      if (stored == DType::kBF16) {
+        static_cast<uint16_t*>(panel)[OffsetBF16(c, first_k + i)] = ToBF16(value);
+      } else {
+        static_cast<float*>(panel)[OffsetF32(c, first_k + i)] = value;
+      }
+    }
+  }
+}
+
+// Calls fn with the reader for elements of `type`.
+template <typename Fn>
+void WithReader(DType type, Fn fn) {
+  switch (type) {
+    case DType::kF32:
+      return fn(ReadF32());
+    case DType::kBF16:
+      return fn(ReadBF16());
+    case DType::kF16:
+      return fn(ReadF16());
+  }
+}
+
 size_t PanelBytes(int64_t k, DType stored) {
   return kPanel *
          (stored == DType::kBF16 ? static_cast<size_t>((k + 1) / 2 * 2) * 2 : static_cast<size_t>(k) * 4);
@@ -123,17 +152,21 @@ void PackedMatrix::PackRows(int64_t row, int64_t rows, const void* source, DType
       const void* rows_of_panel = static_cast<const char*>(source) + (from - row) * k_ * DTypeSize(type);
       void* panel = static_cast<char*>(data_.get()) + p * PanelBytes(k_, stored_);
       const int64_t first = from - p * kPanel;
-      switch (type) {
-        case DType::kF32:
-          PackPanel(rows_of_panel, first, columns, k_, stored_, panel, ReadF32());
-          break;
-        case DType::kBF16:
-          PackPanel(rows_of_panel, first, columns, k_, stored_, panel, ReadBF16());
-          break;
-        case DType::kF16:
-          PackPanel(rows_of_panel, first, columns, k_, stored_, panel, ReadF16());
-          break;
-      }
+      WithReader(type,
+                 [&](auto read) { PackPanel(rows_of_panel, first, columns, k_, stored_, panel, read); });
+    }
+  });
+}
+
+void PackedMatrix::PackTransposed(int64_t first_k, int64_t count, const void* source, DType type,
+                                  ThreadPool& pool) {
+  pool.ParallelFor((n_ + kPanel - 1) / kPanel, 1, [&](size_t begin, size_t end) {
+    for (int64_t p = begin; p < static_cast<int64_t>(end); ++p) {
+      void* panel = static_cast<char*>(data_.get()) + p * PanelBytes(k_, stored_);
+      const int64_t columns = std::min(kPanel, n_ - p * kPanel);
+      WithReader(type, [&](auto read) {
+        PackPanelTransposed(source, n_, p * kPanel, columns, first_k, count, stored_, panel, read);
+      });
     }
   });
 }

@@ -17,8 +17,10 @@ RopeTable::RopeTable(std::span<const double> inverse_frequencies, int64_t positi
   }
 }
 
-void Rope(float* x, int64_t rows, int64_t stride, int heads, const int32_t* positions, const RopeTable& table,
-          ThreadPool& pool) {
+namespace {
+
+void Rotate(float* x, int64_t rows, int64_t stride, int heads, const int32_t* positions,
+            const RopeTable& table, float direction, ThreadPool& pool) {
   const auto rotate = kRotate.Active();
   const int half = table.half();
   const int64_t row_size = int64_t{2} * heads * half;
@@ -26,9 +28,30 @@ void Rope(float* x, int64_t rows, int64_t stride, int heads, const int32_t* posi
     for (size_t r = begin; r < end; ++r) {
       const float* cos = table.cos(positions[r]);
       const float* sin = table.sin(positions[r]);
-      for (int h = 0; h < heads; ++h) rotate(x + r * stride + int64_t{2} * h * half, cos, sin, half);
+      for (int h = 0; h < heads; ++h) {
+        rotate(x + r * stride + int64_t{2} * h * half, cos, sin, direction, half);
+      }
     }
   });
+}
+
+}  // namespace
+
+void Rope(float* x, int64_t rows, int64_t stride, int heads, const int32_t* positions, const RopeTable& table,
+          ThreadPool& pool) {
+  Rotate(x, rows, stride, heads, positions, table, 1.0f, pool);
+}
+
+void RopeBackward(float* dx, int64_t rows, int64_t stride, int heads, const int32_t* positions,
+                  const RopeTable& table, ThreadPool& pool) {
+  Rotate(dx, rows, stride, heads, positions, table, -1.0f, pool);
+}
+
+float Cos(double x) {
+  constexpr double kOne = 1.0;
+  float cos, sin;
+  kCosSin.Active()(x, &kOne, 1, &cos, &sin);
+  return cos;
 }
 
 }  // namespace clamor::kernels

@@ -37,4 +37,11 @@ class RopeTable {
 void Rope(float* x, int64_t rows, int64_t stride, int heads, const int32_t* positions, const RopeTable& table,
           ThreadPool& pool);
 
+// Its gradient: rotates back, in place. The other arguments are those of the forward call.
+void RopeBackward(float* dx, int64_t rows, int64_t stride, int heads, const int32_t* positions,
+                  const RopeTable& table, ThreadPool& pool);
+
+// The cosine by which the tables are made.
+float Cos(double x);
+
 }  // namespace clamor::kernels

@@ -14,14 +14,13 @@ namespace clamor::kernels::HWY_NAMESPACE {
 // One panel, one block of K, all rows. The weights come from memory for the first row block and from the
 // first-level cache for the others.
 void PanelTimesRows(const MatMulJob& job, int64_t panel, int64_t k_begin, int64_t k_end) {
-  const PackedMatrix& w = job.w;
-  const bool bf16 = w.stored() == DType::kBF16;
-  const int64_t k = w.k();
+  const bool bf16 = job.w.stored == DType::kBF16;
+  const int64_t k = job.w.k;
   const int64_t bytes_per_k = bf16 ? 32 : 64;
   const int64_t panel_bytes = (bf16 ? (k + 1) / 2 * 2 : k) * bytes_per_k;
-  const int64_t columns = std::min<int64_t>(16, w.n() - panel * 16);
-  const auto& tiles = bf16 ? kTiles<WeightsBF16, 1> : kTiles<WeightsF32, 1>;
-  const char* weights = static_cast<const char*>(w.data()) + panel * panel_bytes + k_begin * bytes_per_k;
+  const int64_t columns = std::min<int64_t>(16, job.w.n - panel * 16);
+  const auto& tiles = bf16 ? kTiles<WeightsBF16, XLayout::kPacked> : kTiles<WeightsF32, XLayout::kPacked>;
+  const char* weights = static_cast<const char*>(job.w.data) + panel * panel_bytes + k_begin * bytes_per_k;
   // With one row block the panels are one stream: run ahead of it by enough to cover DRAM. Else the row
   // blocks share the fetching of the next panel.
   constexpr int64_t kStreamAhead = 8192;
@@ -47,7 +46,7 @@ void PanelTimesRows(const MatMulJob& job, int64_t panel, int64_t k_begin, int64_
                  .y = y,
                  .y_stride = job.y_stride,
                  .bias = bias,
-                 .accumulate = k_begin > 0,
+                 .accumulate = job.accumulate || k_begin > 0,
                  .prefetch = weights + ahead + b * share,
                  .prefetch_step = (64 + job.blocks.count - 1) / job.blocks.count};
     if (columns == 16) {
@@ -70,7 +69,7 @@ void MatMulPanels(const MatMulJob& job, int64_t begin, int64_t end) {
   // Several row blocks: a block of K of all their rows should stay in the second-level cache while the panels
   // go by.
   constexpr int64_t kBlock = 512;
-  const int64_t k = job.w.k();
+  const int64_t k = job.w.k;
   const int64_t step = job.blocks.count == 1 ? k : kBlock;
   for (int64_t k_begin = 0; k_begin < k; k_begin += step) {
     for (int64_t panel = begin; panel < end; ++panel) {

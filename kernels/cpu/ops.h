@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <span>
 
+#include "kernels/adamw.h"
+#include "kernels/causal_attention.h"
 #include "kernels/cpu_target.h"
 #include "kernels/matmul.h"
 #include "kernels/tree_attention.h"
@@ -31,13 +33,22 @@ struct RowBlocks {
   int64_t count;
 };
 
+// Sixteen columns each, as PackedMatrix lays them out.
+struct Panels {
+  const void* data;
+  int64_t n;  // columns
+  int64_t k;
+  DType stored;
+};
+
 struct MatMulJob {
   const float* x;  // per row block [k][rows of the block], block b at begin(b) * k
   RowBlocks blocks;
-  const PackedMatrix& w;
+  Panels w;
   const float* bias;  // [n] or null
   float* y;           // [rows, n]
   size_t y_stride;
+  bool accumulate = false;  // each chain starts from y instead of 0
 };
 // Computes the output columns of panels [begin, end).
 extern const PerTarget<void (*)(const MatMulJob& job, int64_t begin, int64_t end)> kMatMulPanels;
@@ -60,6 +71,21 @@ struct AttentionJob {
 };
 extern const PerTarget<void (*)(const AttentionJob& job, const AttentionTask& task)> kAttend;
 
+// A text and one of its key heads.
+struct CausalTask {
+  int64_t first_row;
+  int length;
+  int kv_head;
+};
+struct CausalJob {
+  const float* qkv;
+  const CausalShape& shape;
+  float* out = nullptr;          // forward
+  const float* d_out = nullptr;  // backward
+  float* d_qkv = nullptr;
+};
+extern const PerTarget<void (*)(const CausalJob&job, const CausalTask&task)> kAttendText, kAttendTextBackward;
+
 // Elementwise, for one row or range; the public headers say what they compute.
 extern const PerTarget<void (*)(const float* x, int64_t n, const float* weight, float eps, float* y)>
     kRmsNorm;
@@ -70,12 +96,26 @@ extern const PerTarget<float (*)(float x)> kExp;
 // cos and sin of position * frequencies[0..half).
 extern const PerTarget<void (*)(double position, const double* frequencies, int half, float* cos, float* sin)>
     kCosSin;
-// Rotates one head.
-extern const PerTarget<void (*)(float* x, const float* cos, const float* sin, int half)> kRotate;
+// Rotates one head by `direction` times the angle, 1 or -1.
+extern const PerTarget<void (*)(float* x, const float* cos, const float* sin, float direction, int half)>
+    kRotate;
 
 // One row; log_sum_exp may be null.
 extern const PerTarget<void (*)(const float* logits, int64_t n, int k, int32_t* ids, float* values,
                                 float* log_sum_exp)>
     kTopK;
+
+// Of training. kSoftmax: x = scale * softmax(x) in place; returns the log of the sum of exponentials.
+extern const PerTarget<float (*)(const float* x, int64_t n, float eps)> kNormScale;
+extern const PerTarget<void (*)(const float* x, float scale, const float* dy, int64_t n, float* dweight)>
+    kAddNormWeightGradient;
+extern const PerTarget<void (*)(const float* x, float scale, int64_t n, const float* weight, float* dy)>
+    kRmsNormBackward;
+extern const PerTarget<void (*)(float* gate, float* up, const float* d_out, int64_t n)> kSiluGateBackward;
+extern const PerTarget<float (*)(float* x, int64_t n, float scale)> kSoftmax;
+extern const PerTarget<void (*)(const AdamWStep& step, const float* gradients, float* parameters,
+                                float* first, float* second, int64_t n)>
+    kAdamW;
+extern const PerTarget<float (*)(const float* x, int64_t n)> kSumOfSquares;
 
 }  // namespace clamor::kernels

@@ -72,17 +72,18 @@ void CosSinRow(double position, const double* frequencies, int half, float* cos,
 
 HWY_INLINE F16 Negated(const F16& v) { return v * Set16(-1.0f); }
 
-void RotateHead(float* x, const float* cos, const float* sin, int half) {
+void RotateHead(float* x, const float* cos, const float* sin, float direction, int half) {
+  const F16 sign = Set16(direction);
   int i = 0;
   for (; i + 16 <= half; i += 16) {
     const F16 a = Load16(x + i), b = Load16(x + half + i);
-    const F16 c = Load16(cos + i), s = Load16(sin + i);
+    const F16 c = Load16(cos + i), s = Load16(sin + i) * sign;
     Store16(Fma(a, c, Negated(b * s)), x + i);
     Store16(Fma(b, c, a * s), x + half + i);
   }
   if (const size_t rest = half - i; rest != 0) {
     const F16 a = LoadFirst(x + i, rest), b = LoadFirst(x + half + i, rest);
-    const F16 c = LoadFirst(cos + i, rest), s = LoadFirst(sin + i, rest);
+    const F16 c = LoadFirst(cos + i, rest), s = LoadFirst(sin + i, rest) * sign;
     StoreFirst(Fma(a, c, Negated(b * s)), x + i, rest);
     StoreFirst(Fma(b, c, a * s), x + half + i, rest);
   }

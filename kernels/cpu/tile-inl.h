@@ -31,7 +31,7 @@ inline constexpr int kTileRows = 6;
 // y[r, 0..16) = (accumulate ? y[r, 0..16) : 0) + sum over i of x[i][r] * w[i, 0..16), one fma chain in i
 // order; then the bias is added.
 struct Tile {
-  const float* x;  // [k][rows], or [rows][16] with k <= 16: see kXRow
+  const float* x;  // as XLayout says
   const void* w;   // fp32: row i at i * w_stride floats. bf16: [k/2][16][2], an odd last k alone in its pair
   int64_t w_stride;  // fp32 only
   int64_t k;
@@ -44,28 +44,35 @@ struct Tile {
 };
 using TileFn = void (*)(const Tile& tile);
 
-// The distance between the rows of x in floats, at compile time because one address register must serve all
-// of them: 1 for x packed step by step, 16 for rows that lie one after the other. The distance between steps
-// follows.
-template <int kXRow, int kRows>
-inline constexpr int kXStep = kXRow == 1 ? kRows : 1;
+// Where x[i][r] lies. Known at compile time, because one address register must serve all rows.
+enum class XLayout {
+  kPacked,   // [k][rows]
+  kRows,     // [rows][16], k <= 16
+  kColumns,  // [k][16], rows <= 16
+};
+template <XLayout kLayout>
+inline constexpr int kXRow = kLayout == XLayout::kRows ? 16 : 1;
+template <XLayout kLayout, int kRows>
+inline constexpr int kXStep = kLayout == XLayout::kPacked ? kRows
+                              : kLayout == XLayout::kRows ? 1
+                                                          : 16;
 
 // acc[r] += x of row r * w.
-template <int kXRow, int kRows>
+template <XLayout kLayout, int kRows>
 HWY_INLINE void MultiplyAdd(const float* x, const F16& w, F16 (&acc)[kRows]) {
 #pragma GCC unroll 24
-  for (int r = 0; r < kRows; ++r) acc[r] = Fma(Set16(x[r * kXRow]), w, acc[r]);
+  for (int r = 0; r < kRows; ++r) acc[r] = Fma(Set16(x[r * kXRow<kLayout>]), w, acc[r]);
 }
 
 struct WeightsF32 {
-  template <int kXRow, int kRows>
+  template <XLayout kLayout, int kRows>
   static HWY_INLINE void Sum(const Tile& t, F16 (&acc)[kRows]) {
     const float* w = static_cast<const float*>(t.w);
     const float* x = t.x;
     const char* soon = static_cast<const char*>(t.prefetch);
-    for (int64_t i = 0; i < t.k; ++i, x += kXStep<kXRow, kRows>, w += t.w_stride, soon += t.prefetch_step) {
+    for (int64_t i = 0; i < t.k; ++i, x += kXStep<kLayout, kRows>, w += t.w_stride, soon += t.prefetch_step) {
       hwy::Prefetch(soon);
-      MultiplyAdd<kXRow>(x, Load16(w), acc);
+      MultiplyAdd<kLayout>(x, Load16(w), acc);
     }
   }
 };
@@ -92,27 +99,27 @@ struct WeightsBF16 {
     return w;
   }
 
-  template <int kXRow, int kRows>
+  template <XLayout kLayout, int kRows>
   static HWY_INLINE void Sum(const Tile& t, F16 (&acc)[kRows]) {
     const uint32_t* pairs = static_cast<const uint32_t*>(t.w);
     const float* x = t.x;
     const char* soon = static_cast<const char*>(t.prefetch);
-    constexpr int kStep = kXStep<kXRow, kRows>;
+    constexpr int kStep = kXStep<kLayout, kRows>;
     for (int64_t i = 0; i + 1 < t.k; i += 2, x += 2 * kStep, pairs += 16, soon += t.prefetch_step) {
       hwy::Prefetch(soon);
-      MultiplyAdd<kXRow>(x, Even(pairs), acc);
-      MultiplyAdd<kXRow>(x + kStep, Odd(pairs), acc);
+      MultiplyAdd<kLayout>(x, Even(pairs), acc);
+      MultiplyAdd<kLayout>(x + kStep, Odd(pairs), acc);
     }
-    if (t.k % 2 != 0) MultiplyAdd<kXRow>(x, Even(pairs), acc);
+    if (t.k % 2 != 0) MultiplyAdd<kLayout>(x, Even(pairs), acc);
   }
 };
 
-template <class Weights, int kXRow, int kRows>
+template <class Weights, XLayout kLayout, int kRows>
 void RunTile(const Tile& t) {
   F16 acc[kRows];
 #pragma GCC unroll 24
   for (int r = 0; r < kRows; ++r) acc[r] = t.accumulate ? Load16(t.y + r * t.y_stride) : Set16(0.0f);
-  Weights::template Sum<kXRow>(t, acc);
+  Weights::template Sum<kLayout>(t, acc);
   if (t.bias != nullptr) {
     const F16 bias = Load16(t.bias);
 #pragma GCC unroll 24
@@ -122,14 +129,14 @@ void RunTile(const Tile& t) {
   for (int r = 0; r < kRows; ++r) Store16(acc[r], t.y + r * t.y_stride);
 }
 
-template <class Weights, int kXRow, size_t... kIndex>
+template <class Weights, XLayout kLayout, size_t... kIndex>
 constexpr std::array<TileFn, kTileRows> MakeTiles(std::index_sequence<kIndex...>) {
-  return {RunTile<Weights, kXRow, static_cast<int>(kIndex) + 1>...};
+  return {RunTile<Weights, kLayout, static_cast<int>(kIndex) + 1>...};
 }
-// kTiles<Weights, kXRow>[rows - 1] runs a tile of that many rows.
-template <class Weights, int kXRow>
+// kTiles<Weights, kLayout>[rows - 1] runs a tile of that many rows.
+template <class Weights, XLayout kLayout>
 inline constexpr std::array<TileFn, kTileRows> kTiles =
-    MakeTiles<Weights, kXRow>(std::make_index_sequence<kTileRows>());
+    MakeTiles<Weights, kLayout>(std::make_index_sequence<kTileRows>());
 
 }  // namespace clamor::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

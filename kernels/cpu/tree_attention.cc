@@ -129,16 +129,16 @@ class Attention {
 
   // The scores of sixteen keys for some queries. q: [head_dim][queries].
   void Score(const float* keys, const float* q, int queries, float* scores, const float* next_keys) const {
-    kTiles<WeightsF32, 1>[queries - 1]({.x = q,
-                                        .w = keys,
-                                        .w_stride = kPageSize,
-                                        .k = head_dim_,
-                                        .y = scores,
-                                        .y_stride = kPageSize,
-                                        .bias = nullptr,
-                                        .accumulate = false,
-                                        .prefetch = next_keys,
-                                        .prefetch_step = 64});
+    kTiles<WeightsF32, XLayout::kPacked>[queries - 1]({.x = q,
+                                                       .w = keys,
+                                                       .w_stride = kPageSize,
+                                                       .k = head_dim_,
+                                                       .y = scores,
+                                                       .y_stride = kPageSize,
+                                                       .bias = nullptr,
+                                                       .accumulate = false,
+                                                       .prefetch = next_keys,
+                                                       .prefetch_step = 64});
   }
 
   // Every block that any row uses in place, for all rows: what a row does not see of them is overwritten or
@@ -199,16 +199,16 @@ class Attention {
       stride = padded_dim_;
     }
     for (int d = 0; d < padded_dim_; d += 16) {
-      kTiles<WeightsF32, 16>[queries - 1]({.x = weights,
-                                           .w = values + d,
-                                           .w_stride = stride,
-                                           .k = count,
-                                           .y = sums + d,
-                                           .y_stride = static_cast<size_t>(padded_dim_),
-                                           .bias = nullptr,
-                                           .accumulate = true,
-                                           .prefetch = next_values + d,
-                                           .prefetch_step = stride * 4});
+      kTiles<WeightsF32, XLayout::kRows>[queries - 1]({.x = weights,
+                                                       .w = values + d,
+                                                       .w_stride = stride,
+                                                       .k = count,
+                                                       .y = sums + d,
+                                                       .y_stride = static_cast<size_t>(padded_dim_),
+                                                       .bias = nullptr,
+                                                       .accumulate = true,
+                                                       .prefetch = next_values + d,
+                                                       .prefetch_step = stride * 4});
     }
   }
 
