@@ -4,10 +4,10 @@ import subprocess
 
 import client
 from client import Client, QUESTIONS
-from cluster import BIN_DIR, DEMO_MODEL, ClusterTest, main
+from cluster import BIN_DIR, DEMO_MODEL, SECONDS, ClusterTest, main
 
 
-def clamor(*arguments, seconds=60):
+def clamor(*arguments, seconds=SECONDS):
     command = [BIN_DIR / "clamor", *(str(argument) for argument in arguments)]
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds)
 

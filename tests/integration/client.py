@@ -8,7 +8,7 @@ import threading
 
 import grpc
 
-from cluster import ROOT
+from cluster import ROOT, SECONDS
 
 STUBS_DIR = os.environ.get("CLAMOR_STUBS_DIR", str(ROOT / "build/release/tests/integration/stubs"))
 sys.path.insert(0, STUBS_DIR)
@@ -23,7 +23,6 @@ from grpc.health.v1 import health_pb2 as health, health_pb2_grpc as health_grpc
 import reflection_pb2
 import reflection_pb2_grpc
 
-SECONDS = 60  # deadline of calls that should succeed
 QUESTIONS = [json.loads(line)["question"] for line in (ROOT / "tests/testdata/gsm8k/test-40.jsonl").open()]
 PUBLISHED = generation.DRAFT_TREE_PUBLISHED
 

@@ -23,9 +23,10 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN_DIR = pathlib.Path(os.environ.get("CLAMOR_BIN_DIR", ROOT / "build/release/bin"))
 DEMO_MODEL = ROOT / "deploy/demo-model"
+SECONDS = 60 * int(os.environ.get("CLAMOR_SLOWNESS", "1"))  # for what should succeed
 
 
-def wait_until(condition, what, seconds=60):
+def wait_until(condition, what, seconds=SECONDS):
     """The first true value of `condition()`; AssertionError naming `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -104,7 +105,7 @@ class Server:
     def terminate(self):
         self.process.send_signal(signal.SIGTERM)
 
-    def wait_exit(self, seconds=60):
+    def wait_exit(self, seconds=SECONDS):
         """The exit status."""
         return self.process.wait(timeout=seconds)
 

@@ -16,7 +16,7 @@ class HealthWatch:
 
     def __init__(self, server):
         self.states = []
-        self._watch = client.health_grpc.HealthStub(client.connect(server)).Watch(health.HealthCheckRequest(), timeout=60)
+        self._watch = client.health_grpc.HealthStub(client.connect(server)).Watch(health.HealthCheckRequest(), timeout=client.SECONDS)
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
         wait_until(lambda: self.states == [health.HealthCheckResponse.SERVING], "the watch has begun")
@@ -56,7 +56,7 @@ class DrainTest(ClusterTest):
         self.assertTrue(all(stream.running() for stream in streams))
         for stream in streams:
             self.assertEqual(stream.answer().ids, self.expected)
-        self.assertEqual(server.wait_exit(30), 0)
+        self.assertEqual(server.wait_exit(), 0)
         self.assertTrue(watch.told_not_serving(), watch.states)
         print(f"{server.name} stopped {time.monotonic() - signalled:.2f} s after SIGTERM")
 

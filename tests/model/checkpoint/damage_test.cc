@@ -23,7 +23,7 @@ using test::Testdata;
 using test::WriteFile;
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int kRounds = 150;
+constexpr int kRounds = 400;
 #else
 constexpr int kRounds = 1000;
 #endif
