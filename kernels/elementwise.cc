@@ -44,6 +44,12 @@ void AddInPlace(float* x, const float* y, int64_t count, ThreadPool& pool) {
   pool.ParallelFor(count, kGrain, [&](size_t begin, size_t end) { add(x + begin, y + begin, end - begin); });
 }
 
+void Scale(float* x, float factor, int64_t count, ThreadPool& pool) {
+  pool.ParallelFor(count, kGrain, [&](size_t begin, size_t end) {
+    for (size_t i = begin; i < end; ++i) x[i] *= factor;
+  });
+}
+
 void SiluGate(const float* gate_up, int64_t rows, int64_t n, float* out, ThreadPool& pool) {
   const auto silu_gate = kSiluGate.Active();
   // A single long row is split too: this is the most expensive of the row-wise operators.

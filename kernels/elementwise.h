@@ -25,6 +25,9 @@ void RmsNormHeads(float* x, int64_t rows, int64_t stride, int heads, int head_di
 // x += y.
 void AddInPlace(float* x, const float* y, int64_t count, ThreadPool& pool);
 
+// x *= factor.
+void Scale(float* x, float factor, int64_t count, ThreadPool& pool);
+
 // out[r, i] = silu(gate_up[r, i]) * gate_up[r, n + i], silu(v) = v / (1 + exp(-v)); gate_up: [rows, 2n], out:
 // [rows, n].
 void SiluGate(const float* gate_up, int64_t rows, int64_t n, float* out, ThreadPool& pool);
