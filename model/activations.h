@@ -1,9 +1,16 @@
 // Scratch of one forward pass, grown to the largest batch seen and then reused.
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 namespace clamor {
+
+// Grows `v` to `count` floats, never shrinks: a steady step allocates nothing.
+inline float* Room(std::vector<float>& v, int64_t count) {
+  if (static_cast<int64_t>(v.size()) < count) v.resize(count);
+  return v.data();
+}
 
 struct Activations {
   std::vector<float> hidden;     // [rows, hidden] residual stream

@@ -11,12 +11,6 @@
 namespace clamor {
 namespace {
 
-// Grows `v` to `count` floats, never shrinks: a steady step allocates nothing.
-float* Room(std::vector<float>& v, int64_t count) {
-  if (static_cast<int64_t>(v.size()) < count) v.resize(count);
-  return v.data();
-}
-
 // Guesses may stand past the end of the context; they are never emitted.
 constexpr int32_t kSpareDepth = 128;
 
