@@ -38,6 +38,7 @@ struct Entry {
 };
 
 using TensorMap = std::map<std::string, Entry, std::less<>>;
+using Metadata = std::map<std::string, std::string>;
 
 std::optional<kernels::DType> SupportedDType(std::string_view name) {
   if (name == "F32") return kernels::DType::kF32;
@@ -132,9 +133,17 @@ absl::Status CheckCoverage(const TensorMap& tensors, uint64_t data_bytes, const 
   return absl::OkStatus();
 }
 
+// Readers must bear any metadata, so what is not text is no error.
+void AddMetadata(const json& value, Metadata& metadata) {
+  if (!value.is_object()) return;
+  for (const auto& [key, text] : value.items()) {
+    if (text.is_string()) metadata[key] = text.get<std::string>();
+  }
+}
+
 // Layout of a file: u64 length of the header, the header (JSON: tensor name to dtype, shape, offsets), the
 // data.
-absl::StatusOr<TensorMap> ReadHeader(const MappedFile& file) {
+absl::StatusOr<TensorMap> ReadHeader(const MappedFile& file, Metadata& metadata) {
   const std::string_view bytes = file.bytes();
   uint64_t header_bytes = 0;
   if (bytes.size() < sizeof(header_bytes)) {
@@ -157,7 +166,10 @@ absl::StatusOr<TensorMap> ReadHeader(const MappedFile& file) {
   }
   TensorMap tensors;
   for (const auto& [name, value] : header.items()) {
-    if (name == "__metadata__") continue;
+    if (name == "__metadata__") {
+      AddMetadata(value, metadata);
+      continue;
+    }
     CLAMOR_ASSIGN_OR_RETURN(Entry entry,
                             ParseEntry(value, absl::StrCat(file.path(), ": tensor ", Quote(name), ": ")));
     tensors.emplace(name, std::move(entry));
@@ -190,9 +202,10 @@ absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const MappedFile& f
 }  // namespace
 
 struct Safetensors::Rep {
-  std::string dir;
+  std::string dir;  // or the one file; for messages
   std::vector<MappedFile> files;
   TensorMap tensors;
+  Metadata metadata;
   uint64_t total_bytes = 0;
 
   absl::Status Add(MappedFile file);
@@ -200,7 +213,7 @@ struct Safetensors::Rep {
 };
 
 absl::Status Safetensors::Rep::Add(MappedFile file) {
-  CLAMOR_ASSIGN_OR_RETURN(TensorMap added, ReadHeader(file));
+  CLAMOR_ASSIGN_OR_RETURN(TensorMap added, ReadHeader(file, metadata));
   for (auto& [name, entry] : added) {
     entry.file = files.size();
     total_bytes += entry.end - entry.begin;
@@ -261,6 +274,14 @@ absl::StatusOr<std::unique_ptr<Safetensors>> Safetensors::Open(const std::string
   return std::unique_ptr<Safetensors>(new Safetensors(std::move(rep)));
 }
 
+absl::StatusOr<std::unique_ptr<Safetensors>> Safetensors::OpenFile(const std::string& path) {
+  auto rep = std::make_unique<Rep>();
+  rep->dir = path;
+  CLAMOR_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Open(path, kAnySize));
+  CLAMOR_RETURN_IF_ERROR(rep->Add(std::move(file)));
+  return std::unique_ptr<Safetensors>(new Safetensors(std::move(rep)));
+}
+
 absl::StatusOr<Tensor> Safetensors::Get(std::string_view name, const std::vector<int64_t>& shape) const {
   const auto it = rep_->tensors.find(name);
   if (it == rep_->tensors.end()) {
@@ -295,6 +316,8 @@ std::vector<std::string> Safetensors::Names() const {
 }
 
 uint64_t Safetensors::total_bytes() const { return rep_->total_bytes; }
+
+const std::map<std::string, std::string>& Safetensors::metadata() const { return rep_->metadata; }
 
 void Safetensors::Release(const Tensor& tensor) const {
   ReleasePages({static_cast<const char*>(tensor.data), tensor.bytes});

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -32,6 +33,7 @@ class Safetensors {
   // NOT_FOUND: no such files. INVALID_ARGUMENT: a damaged, truncated or contradictory file or index; names
   // file, tensor and both numbers.
   static absl::StatusOr<std::unique_ptr<Safetensors>> Open(const std::string& model_dir);
+  static absl::StatusOr<std::unique_ptr<Safetensors>> OpenFile(const std::string& path);
   ~Safetensors();
 
   // NOT_FOUND if absent; INVALID_ARGUMENT if its shape is not `shape` (names tensor, file and both shapes).
@@ -39,6 +41,8 @@ class Safetensors {
   bool Contains(std::string_view name) const;
   std::vector<std::string> Names() const;  // sorted
   uint64_t total_bytes() const;            // of all tensors
+  // What `__metadata__` of the files says; values that are not text are left out.
+  const std::map<std::string, std::string>& metadata() const;
 
   // Tells the kernel that the pages of `tensor` are not needed again soon, so that loading peaks at what is
   // packed.

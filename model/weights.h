@@ -48,10 +48,8 @@ struct Weights {
   // Called now and then while loading, with the bytes (as stored in the files) packed so far and in all.
   using Progress = absl::FunctionRef<void(uint64_t done, uint64_t total)>;
 
-  // Reads the safetensors of `model_dir`. Peak memory: the packed weights and one tensor. Errors name the
-  // tensor, the file and both shapes. Tensors that the config does not ask for are an error too
-  // (INVALID_ARGUMENT, lists up to five), except `lm_head.weight` of a tied model and rotary caches
-  // (`rotary_emb.inv_freq`).
+  // Reads the safetensors of `model_dir`. Peak memory: the packed weights and one tensor. Errors are those of
+  // Safetensors::Open and FindTensors.
   static absl::StatusOr<Weights> Load(const std::string& model_dir, const ModelConfig& config,
                                       WeightFormat format, kernels::ThreadPool& pool, Progress progress);
 };
