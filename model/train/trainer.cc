@@ -1,0 +1,194 @@
+#include "model/train/trainer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/adamw.h"
+#include "kernels/rope.h"
+#include "kernels/status_macros.h"
+#include "model/random.h"
+
+namespace clamor {
+namespace {
+
+absl::Status CheckRange(const char* field, double value, double low, double high) {
+  if (value >= low && value <= high) return absl::OkStatus();  // false for NaN
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " is ", value, ", must be in [", low, ", ", high, "]"));
+}
+
+std::vector<int32_t> SizesOf(std::span<const Sample> samples) {
+  std::vector<int32_t> sizes;
+  for (const Sample& sample : samples) sizes.push_back(static_cast<int32_t>(sample.ids.size()));
+  return sizes;
+}
+
+int32_t Longest(std::span<const Sample> samples) {
+  size_t longest = 1;
+  for (const Sample& sample : samples) longest = std::max(longest, sample.ids.size());
+  return static_cast<int32_t>(longest);
+}
+
+bool InResponse(const Sample& sample, int32_t position) {
+  return std::any_of(sample.responses.begin(), sample.responses.end(),
+                     [&](const Span& s) { return position >= s.begin && position < s.end; });
+}
+
+}  // namespace
+
+absl::Status TrainerOptions::Validate() const {
+  CLAMOR_RETURN_IF_ERROR(noise.Validate());
+  CLAMOR_RETURN_IF_ERROR(CheckRange("epochs", epochs, 1, 1e6));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("max_steps", static_cast<double>(max_steps), 0, 1e12));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("batch_tokens", static_cast<double>(batch_tokens), 2, 1 << 24));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("micro_tokens", static_cast<double>(micro_tokens), 2, 1 << 24));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("lr", learning_rate, 0, 10));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("min_lr", min_learning_rate, 0, 1));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("warmup", static_cast<double>(warmup_steps), -1, 1e12));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("beta1", beta1, 0, 0.999999));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("beta2", beta2, 0, 0.999999));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("epsilon", epsilon, 1e-30, 1));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("weight_decay", weight_decay, 0, 10));
+  return CheckRange("clip_norm", clip_norm, 0, 1e9);
+}
+
+Trainer::Trainer(TrainableModel* model, std::span<const Sample> samples, NoiseVocabulary vocabulary,
+                 const TrainerOptions& options, kernels::ThreadPool* pool)
+    : model_(*model),
+      samples_(samples),
+      vocabulary_(std::move(vocabulary)),
+      options_(options),
+      pool_(*pool),
+      sizes_(SizesOf(samples)),
+      pass_(model->config(), std::max<int32_t>(Longest(samples), model->config().max_positions),
+            options.recompute),
+      first_moments_(model->table().total()),
+      second_moments_(model->table().total()) {
+  const auto limit = options.max_steps > 0 ? static_cast<size_t>(options.max_steps) : SIZE_MAX;
+  for (int32_t epoch = 0; epoch < options.epochs && plan_.size() < limit; ++epoch) {
+    for (SampleIndices& batch : PlanEpoch(sizes_, options.batch_tokens, options.seed, epoch)) {
+      if (plan_.size() < limit) plan_.push_back({epoch, std::move(batch)});
+    }
+  }
+}
+
+StepReport Trainer::Step() {
+  const Planned& planned = plan_[step_];
+  std::vector<TrainingBatch> batches;
+  for (const std::span<const int32_t> part : MicroBatches(planned.samples, sizes_, options_.micro_tokens)) {
+    batches.push_back(MakeBatch(planned.epoch, part));
+  }
+  return Step(batches);
+}
+
+StepReport Trainer::Step(std::span<const TrainingBatch> batches) {
+  StepReport report = {
+      .step = step_ + 1, .epoch = step_ < steps() ? plan_[step_].epoch : 0, .learning_rate = LearningRate()};
+  for (const TrainingBatch& batch : batches) {
+    report.tokens += batch.rows();
+    report.targets += batch.CountTargets();
+  }
+  const double scale = 1.0 / static_cast<double>(std::max<int64_t>(1, report.targets));
+  std::ranges::fill(model_.gradients(), 0.0f);
+  for (const TrainingBatch& batch : batches) {
+    report.loss += scale * pass_.Learn(model_, batch, static_cast<float>(scale), pool_);
+  }
+  pass_.Finish(model_, pool_);
+  report.gradient_norm = Update(report.learning_rate);
+  model_.Pack(pool_);
+  return report;
+}
+
+TrainingBatch Trainer::MakeBatch(int32_t epoch, std::span<const int32_t> samples) {
+  TrainingBatch batch;
+  std::vector<int64_t> noised_rows;
+  std::vector<Span> noised;
+  for (const int32_t index : samples) {
+    const Sample& sample = samples_[index];
+    const std::vector<int32_t> inputs =
+        NoisyInputs(sample, options_.noise, vocabulary_, MixSeed(options_.seed, epoch, index), &noised);
+    for (const Span& span : noised) {
+      for (int32_t i = span.begin; i < span.end; ++i) noised_rows.push_back(batch.rows() + i);
+    }
+    batch.Add(inputs, sample.ids, [&](int32_t i) { return options_.loss_on_all || InResponse(sample, i); });
+  }
+  if (options_.noise.kind == NoiseKind::kJacobi && !noised_rows.empty()) {
+    // What the model itself would have written there, had it read the noise: one step of Jacobi decoding.
+    for (int64_t& row : noised_rows) --row;
+    const std::vector<int32_t> guesses = pass_.Guess(model_, batch, noised_rows, pool_);
+    for (size_t i = 0; i < guesses.size(); ++i) {
+      const bool usable = guesses[i] < vocabulary_.size && !vocabulary_.IsSpecial(guesses[i]);
+      if (usable) batch.inputs[noised_rows[i] + 1] = guesses[i];
+    }
+  }
+  return batch;
+}
+
+double Trainer::LearningRate() const {
+  const int64_t total = steps();
+  const int64_t warmup =
+      options_.warmup_steps >= 0 ? options_.warmup_steps : std::max<int64_t>(20, total / 50);
+  const double warm =
+      warmup == 0 ? 1.0 : std::min(1.0, static_cast<double>(step_ + 1) / static_cast<double>(warmup));
+  const double done = total == 0 ? 0.0 : static_cast<double>(step_) / static_cast<double>(total);
+  const double cosine = 0.5 * (1.0 + kernels::Cos(std::numbers::pi * done));
+  const double low = options_.min_learning_rate;
+  return options_.learning_rate * warm * (low + (1.0 - low) * cosine);
+}
+
+double Trainer::Update(double learning_rate) {
+  ++step_;
+  beta1_power_ *= options_.beta1;
+  beta2_power_ *= options_.beta2;
+  const std::span<const float> gradients = model_.gradients();
+  const double norm = std::sqrt(kernels::SumOfSquares(gradients.data(), model_.table().total(), pool_));
+  kernels::AdamWStep step = {
+      .learning_rate = static_cast<float>(learning_rate),
+      .beta1 = static_cast<float>(options_.beta1),
+      .beta2 = static_cast<float>(options_.beta2),
+      .epsilon = static_cast<float>(options_.epsilon),
+      .correction1 = static_cast<float>(1.0 - beta1_power_),
+      .correction2_root = static_cast<float>(std::sqrt(1.0 - beta2_power_)),
+      .gradient_scale = options_.clip_norm > 0
+                            ? static_cast<float>(std::min(1.0, options_.clip_norm / (norm + 1e-6)))
+                            : 1.0f,
+  };
+  for (const Parameter& p : model_.table().parameters()) {
+    step.weight_decay = p.decays ? static_cast<float>(options_.weight_decay) : 0.0f;
+    kernels::AdamW(step, gradients.data() + p.offset, model_.values().data() + p.offset,
+                   first_moments_.data() + p.offset, second_moments_.data() + p.offset, p.size, pool_);
+  }
+  return norm;
+}
+
+double Trainer::HeldOutLoss(std::span<const Sample> samples) {
+  const std::vector<int32_t> sizes = SizesOf(samples);
+  std::vector<int32_t> all(samples.size());
+  for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int32_t>(i);
+  double loss = 0;
+  int64_t targets = 0;
+  for (const std::span<const int32_t> part : MicroBatches(all, sizes, options_.micro_tokens)) {
+    TrainingBatch batch;
+    for (const int32_t index : part) {
+      const Sample& sample = samples[index];
+      batch.Add(sample.ids, sample.ids, [&](int32_t i) { return InResponse(sample, i); });
+    }
+    targets += batch.CountTargets();
+    loss += pass_.Loss(model_, batch, pool_);
+  }
+  return loss / static_cast<double>(std::max<int64_t>(1, targets));
+}
+
+void Trainer::Resume(int64_t step) {
+  beta1_power_ = beta2_power_ = 1;
+  for (step_ = 0; step_ < step; ++step_) {
+    beta1_power_ *= options_.beta1;
+    beta2_power_ *= options_.beta2;
+  }
+  model_.Pack(pool_);
+}
+
+}  // namespace clamor

@@ -1,0 +1,1 @@
+#include "model/train/training_pass.h"
