@@ -1,6 +1,7 @@
 // The 16-bit formats in which weights are stored, to and from fp32. The conversions to fp32 are exact.
 //
-// Tested by tests/kernels/matmul_test.cc, through PackedMatrix, and by tests/model/checkpoint.
+// Tested by tests/kernels/matmul_test.cc, through PackedMatrix, and by
+// tests/model/checkpoint/safetensors_writer_test.cc.
 #pragma once
 
 #include <bit>

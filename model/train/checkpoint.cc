@@ -1,6 +1,5 @@
 #include "model/train/checkpoint.h"
 
-#include <openssl/evp.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,7 +13,6 @@
 #include <system_error>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -25,6 +23,7 @@
 #include "model/checked_json.h"
 #include "model/safetensors.h"
 #include "model/safetensors_writer.h"
+#include "model/sha256.h"
 
 namespace clamor {
 namespace {
@@ -34,24 +33,6 @@ using nlohmann::json;
 // Keys of the file's metadata.
 constexpr char kState[] = "state";    // JSON: step and the trainer's state
 constexpr char kDigest[] = "sha256";  // of that text and then of all tensors, in the order of FileTensors
-
-class Sha256 {
- public:
-  Sha256() { EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr); }
-  void Add(std::string_view bytes) { EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size()); }
-  std::string Hex() {
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    unsigned int size = 0;
-    EVP_DigestFinal_ex(context_.get(), digest, &size);
-    return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest), size));
-  }
-
- private:
-  struct Free {
-    void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
-  };
-  std::unique_ptr<EVP_MD_CTX, Free> context_{EVP_MD_CTX_new()};
-};
 
 // The three arrays in the file's order, as one list of tensors.
 std::vector<TensorShape> FileTensors(const ParameterTable& table) {

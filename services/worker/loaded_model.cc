@@ -1,6 +1,5 @@
 #include "services/worker/loaded_model.h"
 
-#include <openssl/evp.h>
 #include <sched.h>
 #include <sys/resource.h>
 
@@ -14,13 +13,13 @@
 #include <utility>
 
 #include "absl/status/status.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "kernels/cpu_target.h"
 #include "kernels/status_macros.h"
+#include "model/sha256.h"
 
 namespace clamor {
 namespace {
@@ -47,24 +46,6 @@ double CgroupCores() {
   if (file >> quota >> period && quota > 0 && period > 0) return quota / period;
   return INFINITY;  // "max", or no such file
 }
-
-class Sha256 {
- public:
-  Sha256() { EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr); }
-  void Add(std::string_view bytes) { EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size()); }
-  std::string Hex() {
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    unsigned int size = 0;
-    EVP_DigestFinal_ex(context_.get(), digest, &size);
-    return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest), size));
-  }
-
- private:
-  struct Free {
-    void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
-  };
-  std::unique_ptr<EVP_MD_CTX, Free> context_{EVP_MD_CTX_new()};
-};
 
 // Evenly spaced, the file's beginning and end included.
 absl::Status AddPieces(const std::filesystem::path& path, Sha256& hash) {

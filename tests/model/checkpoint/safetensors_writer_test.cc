@@ -144,6 +144,27 @@ TEST(SafetensorsWriter, OurReaderAgreesAndDataIsAligned) {
   EXPECT_EQ(header_bytes % 8, 0u);
 }
 
+// What other writers may put there: only text counts, and nothing is an error.
+TEST(SafetensorsWriter, ReadersBearAnyMetadata) {
+  TempDir dir;
+  const std::string path = dir / "model.safetensors";
+  WriteFile(path,
+            test::SafetensorsFile(R"({"__metadata__": {"a": "x", "b": 1, "c": {"d": "y"}, "e": null}})", ""));
+  EXPECT_THAT((*Safetensors::OpenFile(path))->metadata(), ElementsAre(Pair("a", "x")));
+  for (const char* metadata : {"[1]", "null", "\"text\"", "{}"}) {
+    WriteFile(path, test::SafetensorsFile(std::string("{\"__metadata__\": ") + metadata + "}", ""));
+    const auto file = Safetensors::Open(dir.path());
+    ASSERT_TRUE(file.ok()) << file.status();
+    EXPECT_TRUE((*file)->metadata().empty());
+  }
+}
+
+TEST(SafetensorsWriter, NoFile) {
+  TempDir dir;
+  const absl::Status status = Safetensors::OpenFile(dir / "absent").status();
+  EXPECT_TRUE(absl::IsNotFound(status)) << status;
+}
+
 TEST(SafetensorsWriter, NoTensors) {
   TempDir dir;
   ASSERT_TRUE(Write(dir / "model.safetensors", {}, DType::kBF16).ok());
