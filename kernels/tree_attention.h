@@ -28,7 +28,7 @@ struct KvLayer {
   float* keys = nullptr;
   float* values = nullptr;
   int kv_heads = 0;
-  int head_dim = 0;  // a multiple of 8
+  int head_dim = 0;
 };
 
 // What one row sees: logical positions 0 .. prefix-1 through `pages`, then slots extra[0..extra_count) at

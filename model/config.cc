@@ -26,7 +26,7 @@ constexpr int32_t kMaxHeads = 1024;
 constexpr int32_t kMaxHeadDim = 512;
 constexpr int32_t kMaxPositions = 1 << 20;
 constexpr size_t kMaxEosIds = 1024;
-constexpr int kHeadDimMultiple = 8;  // kernels/tree_attention.h
+constexpr int kHeadDimMultiple = 2;  // RoPE turns halves
 
 absl::StatusOr<Family> ParseFamily(const JsonFields& fields) {
   const json* type = fields.Find("model_type");

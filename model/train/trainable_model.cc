@@ -130,7 +130,7 @@ void TrainableModel::Embed(std::span<const int32_t> ids, float* out) const {
 
 std::vector<float> AdapterUpdate(const TrainableModel& model, LowRankOptions adapters, int layer, int product,
                                  kernels::ThreadPool& pool) {
-  const Product& p = Products(model.config())[product];
+  const Product p = Products(model.config())[product];
   const size_t index = IndexOf(layer, product);
   // (b * a)[n, k] = MatMul of b [n, rank] with a^T packed.
   kernels::PackedMatrix a(p.k, adapters.rank, kernels::DType::kF32);

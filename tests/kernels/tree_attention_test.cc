@@ -46,8 +46,8 @@ class Cache {
   KvLayer layer_;
 };
 
-constexpr Shape kShapes[] = {{1, 1, 8},  {2, 7, 64}, {1, 3, 24}, {2, 2, 16},
-                             {1, 30, 8}, {3, 1, 40}, {1, 5, 128}};
+constexpr Shape kShapes[] = {{1, 1, 8},  {2, 2, 12}, {1, 2, 6},  {2, 7, 64}, {1, 3, 24},
+                             {2, 2, 16}, {1, 30, 8}, {3, 1, 40}, {1, 5, 128}};
 constexpr int32_t kWindows[] = {0, 1, 3, 17, 16, 40, 1000};
 
 // The keys and values of one sequence by logical position, independent of where they will be stored.

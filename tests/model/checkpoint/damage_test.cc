@@ -170,7 +170,7 @@ TEST(Damage, Config) {
       ++parsed;
       const ModelConfig& c = description->config;
       EXPECT_EQ(c.window.size(), static_cast<size_t>(c.layers));
-      EXPECT_EQ(c.head_dim % 8, 0);
+      EXPECT_EQ(c.head_dim % 2, 0);
       EXPECT_EQ(c.heads % c.kv_heads, 0);
       for (const double frequency : c.rope.InverseFrequencies(c.head_dim)) {
         EXPECT_TRUE(std::isfinite(frequency) && frequency > 0) << frequency;
