@@ -27,10 +27,6 @@ absl::StatusOr<std::vector<ChatMessage>> TakeMessages(const nlohmann::json& arra
   if (!array.is_array() || array.empty()) {
     return absl::InvalidArgumentError("field 'messages' must be an array that is not empty");
   }
-  if (array.size() > kMaxRecordMessages) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("field 'messages' has ", array.size(), " messages, limit is ", kMaxRecordMessages));
-  }
   std::vector<ChatMessage> messages;
   for (const nlohmann::json& entry : array) {
     const std::string owner = absl::StrCat("messages[", messages.size(), "]: ");

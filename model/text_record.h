@@ -1,7 +1,6 @@
 // One line of a JSONL file as what it says: a conversation, a prompt with its response, or a text.
 //
-// Lines are untrusted: size, depth and number of messages are bounded. Tested by
-// tests/model/train/text_record_test.cc.
+// Lines are untrusted: their size and depth are bounded. Tested by tests/model/train/text_record_test.cc.
 #pragma once
 
 #include <cstddef>
@@ -16,8 +15,6 @@
 namespace clamor {
 
 inline constexpr size_t kMaxRecordBytes = 16 << 20;  // of a line; what the tokenizer takes at once
-inline constexpr size_t kMaxRecordMessages = 4
-                                             << 10;  // every answer is encoded with all that stands before it
 
 struct TextRecord {
   enum class Kind {

@@ -15,6 +15,7 @@ namespace {
 
 constexpr absl::string_view kKindUrl = "clamor/bad-sample";
 constexpr std::array<std::string_view, 5> kRoles = {"system", "developer", "user", "assistant", "tool"};
+constexpr size_t kMaxMessages = 4096;  // all that stands before an answer is encoded anew for each
 // An answer that no conversation holds and no template rewrites.
 constexpr std::string_view kProbe = "clamor2406x17404probe";
 // How the gateway encodes a prompt that is text.
@@ -45,6 +46,8 @@ class Encoder {
   absl::StatusOr<std::vector<Sample>> Text(const std::string& text) const;
 
  private:
+  // A sample of which everything from `begin` on is to be learnt.
+  absl::StatusOr<std::vector<Sample>> OneAnswer(Ids ids, int32_t begin) const;
   absl::StatusOr<Ids> Answer(const std::string& content) const;
   absl::StatusOr<Ids> EndOfAnswer(const std::vector<ChatMessage>& before) const;
   bool IsEos(int32_t id) const {
@@ -60,6 +63,9 @@ class Encoder {
 absl::StatusOr<std::vector<Sample>> Encoder::Conversation(const std::vector<ChatMessage>& messages) const {
   if (texts_.chat_template == nullptr) {
     return BadSampleError("template", "the model has no chat template, which 'messages' need");
+  }
+  if (messages.size() > kMaxMessages) {
+    return BadSampleError("too long", absl::StrCat(messages.size(), " messages, limit is ", kMaxMessages));
   }
   std::vector<Sample> samples;
   std::vector<ChatMessage> before;
@@ -97,18 +103,20 @@ absl::StatusOr<std::vector<Sample>> Encoder::PromptResponse(const std::string& p
   CLAMOR_ASSIGN_OR_RETURN(const Ids answer, Answer(response));
   Append(answer, &*ids);
   Append(Eos(), &*ids);
-  CLAMOR_RETURN_IF_ERROR(Check(*ids));
-  const auto end = static_cast<int32_t>(ids->size());
-  return std::vector<Sample>{{*std::move(ids), {{begin, end}}, ""}};
+  return OneAnswer(*std::move(ids), begin);
 }
 
 absl::StatusOr<std::vector<Sample>> Encoder::Text(const std::string& text) const {
   auto ids = texts_.tokenizer->Encode(text, kRaw);
   if (!ids.ok()) return TemplateError(ids.status());
   if (ids->empty() || !IsEos(ids->back())) Append(Eos(), &*ids);
-  CLAMOR_RETURN_IF_ERROR(Check(*ids));
-  const auto end = static_cast<int32_t>(ids->size());
-  return std::vector<Sample>{{*std::move(ids), {{1, end}}, ""}};
+  return OneAnswer(*std::move(ids), 1);
+}
+
+absl::StatusOr<std::vector<Sample>> Encoder::OneAnswer(Ids ids, int32_t begin) const {
+  CLAMOR_RETURN_IF_ERROR(Check(ids));
+  const auto end = static_cast<int32_t>(ids.size());
+  return std::vector<Sample>{{std::move(ids), {{begin, end}}, ""}};
 }
 
 absl::StatusOr<Ids> Encoder::Answer(const std::string& content) const {

@@ -22,8 +22,8 @@ namespace clamor {
 struct DatasetTexts {
   const Tokenizer* tokenizer = nullptr;
   const ChatTemplate* chat_template = nullptr;  // null if the model has none
-  std::vector<int32_t> eos_ids;                 // as ModelConfig's; the first closes what no template closes
-  int32_t vocab_size = 0;                       // of the model
+  std::vector<int32_t> eos_ids;  // as GenerationDefaults'; the first closes what no template closes
+  int32_t vocab_size = 0;        // of the model
 };
 
 // A fault of the data, not of the run: INVALID_ARGUMENT that remembers its kind ("invalid JSON", "too long"),
@@ -37,10 +37,9 @@ std::optional<std::string> BadSampleKind(const absl::Status& status);  // nothin
 // messages before it. The answer is its content as plain text, special tokens in it being text, and then what
 // the template writes behind an answer, up to the first eos; without one up to the first special token, and
 // then the first of eos_ids, for inference stops at nothing else. All answers of a conversation make one
-// sample, as long as the template
-// repeats earlier answers as they were written; at an answer before which it does not (some trim an answer,
-// or drop earlier reasoning) a new sample begins, so that every answer is learnt once, behind exactly what
-// inference would see. What follows the last answer is left out.
+// sample, as long as the template repeats earlier answers as they were written; at an answer before which it
+// does not (some trim an answer, or drop earlier reasoning) a new sample begins, so that every answer is
+// learnt once, behind exactly what inference would see. What follows the last answer is left out.
 //
 // A prompt and its response are a conversation of two turns; without a template they are the prompt as the
 // gateway encodes text, the response as plain text, and eos. A text is encoded as the gateway encodes text,

@@ -8,39 +8,14 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/status_macros.h"
+#include "model/text_record.h"
 #include "nlohmann/json.hpp"
 
 namespace clamor::cli {
 namespace {
 
 constexpr size_t kTextDocumentBytes = 1 << 20;
-constexpr size_t kMaxLineBytes = 16 << 20;  // what the tokenizer takes at once
 constexpr Tokenizer::EncodeOptions kPlain{.add_specials = false, .specials = Tokenizer::Specials::kPlainText};
-
-absl::StatusOr<std::string> StringField(const nlohmann::json& object, const char* field) {
-  const auto found = object.find(field);
-  if (found == object.end())
-    return absl::InvalidArgumentError(absl::StrCat("field '", field, "' is missing"));
-  if (!found->is_string()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("field '", field, "' must be a string, is ", found->type_name()));
-  }
-  return found->get<std::string>();
-}
-
-absl::StatusOr<std::vector<ChatMessage>> ParseMessages(const nlohmann::json& array) {
-  if (!array.is_array() || array.empty()) {
-    return absl::InvalidArgumentError("field 'messages' must be an array that is not empty");
-  }
-  std::vector<ChatMessage> messages;
-  for (const nlohmann::json& entry : array) {
-    if (!entry.is_object()) return absl::InvalidArgumentError("field 'messages' must hold objects");
-    CLAMOR_ASSIGN_OR_RETURN(std::string role, StringField(entry, "role"));
-    CLAMOR_ASSIGN_OR_RETURN(std::string content, StringField(entry, "content"));
-    messages.push_back({std::move(role), std::move(content)});
-  }
-  return messages;
-}
 
 }  // namespace
 
@@ -80,26 +55,9 @@ absl::StatusOr<std::optional<TokenDocument>> DocumentReader::Next() {
 }
 
 absl::StatusOr<TokenDocument> DocumentReader::FromJson(const std::string& line) const {
-  if (line.size() > kMaxLineBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the line has ", line.size(), " bytes, limit is ", kMaxLineBytes));
-  }
-  const nlohmann::json object = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-  if (!object.is_object()) return absl::InvalidArgumentError("not a JSON object");
-  if (object.contains("messages")) {
-    CLAMOR_ASSIGN_OR_RETURN(const std::vector<ChatMessage> messages, ParseMessages(object["messages"]));
-    return FromConversation(messages);
-  }
-  if (object.contains("prompt") || object.contains("response")) {
-    CLAMOR_ASSIGN_OR_RETURN(std::string prompt, StringField(object, "prompt"));
-    CLAMOR_ASSIGN_OR_RETURN(std::string response, StringField(object, "response"));
-    return FromConversation({{"user", std::move(prompt)}, {"assistant", std::move(response)}});
-  }
-  if (!object.contains("text")) {
-    return absl::InvalidArgumentError("has none of the fields 'text', 'prompt' and 'response', 'messages'");
-  }
-  CLAMOR_ASSIGN_OR_RETURN(const std::string text, StringField(object, "text"));
-  return FromText(text);
+  CLAMOR_ASSIGN_OR_RETURN(const nlohmann::json object, ParseRecord(line));
+  CLAMOR_ASSIGN_OR_RETURN(const TextRecord record, ReadRecord(object));
+  return record.kind == TextRecord::Kind::kText ? FromText(record.text) : FromConversation(record.messages);
 }
 
 absl::StatusOr<TokenDocument> DocumentReader::FromText(const std::string& text) const {

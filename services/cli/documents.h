@@ -20,12 +20,10 @@ struct TokenDocument {
   uint64_t bytes = 0;  // of the text it came from
 };
 
-// Reads one file. `*.jsonl` and `*.json` hold a JSON object per line with one of
-//   text                 a string
-//   prompt, response     two strings, taken as a conversation of two turns
-//   messages             an array of {role, content}
-// Conversations go through the model's template, so that they match what the model will be asked. Any other
-// file is plain text and is cut at line ends into documents of about a mebibyte.
+// Reads one file. `*.jsonl` and `*.json` hold a JSON object per line, as model/text_record.h says.
+// Conversations, for which a prompt with its response counts, go through the model's template, so that they
+// match what the model will be asked. Any other file is plain text and is cut at line ends into documents of
+// about a mebibyte.
 class DocumentReader {
  public:
   // NOT_FOUND names the file. `tokenizer` (its transformer may be null) must outlive the reader.

@@ -151,6 +151,7 @@ TEST(RecordEncoderTest, EndOfAnswer) {
       {"{{ m.content }} done{% endfor %}", {2}},                            // no token that ends
       {"{{ m.content }}<|im_start|>\n{% endfor %}", {1, 2}},                // special, but inference goes on
       {"{{ m.content }}<|im_start|>\n<|im_end|>{% endfor %}", {1, -2, 2}},  // -2: "\n"
+      {"{{ m.content }} = {{ m.content }}<|im_end|>{% endfor %}", {2}},     // written twice
       {"{% endfor %}", {2}},                                                // content is not written at all
   };
   for (const auto& [rest, end] : templates) {
@@ -230,6 +231,15 @@ TEST(RecordEncoderTest, LengthLimit) {
     EXPECT_EQ(Fault(record, demo.texts, size - 1),
               "too long: " + std::to_string(size) + " tokens, limit is " + std::to_string(size - 1));
   }
+}
+
+TEST(RecordEncoderTest, ConversationsAreBounded) {
+  const TestModel model(CLAMOR_TESTDATA "/tiny-qwen2", "{{ messages[-1].content }}<|im_end|>");
+  Messages messages(4095, {"user", "x"});
+  messages.push_back({"assistant", "a"});
+  EXPECT_TRUE(EncodeRecord(Conversation(messages), model.texts, kLength).ok());
+  messages.push_back({"user", "x"});
+  EXPECT_EQ(Fault(Conversation(messages), model.texts), "too long: 4097 messages, limit is 4096");
 }
 
 TEST(RecordEncoderTest, AnotherModelsTokenizerIsNoFaultOfTheData) {
