@@ -148,11 +148,10 @@ std::string RenderKeyFigures(const Figures& figures) {
   std::string html = LossTiles(figures);
   for (size_t i = 0; i < figures.speeds.size() && i < kMostTiles; ++i) {
     const Course& course = figures.speeds[i].course;
+    const std::string name = DraftName(figures.speeds[i].draft);
     html +=
-        Tile(absl::StrCat("Tokens per forward, ", DraftName(figures.speeds[i].draft)),
-             FormatNumber(course.last, 3),
-             course.values > 1 ? absl::StrCat(FormatNumber(course.first, 3), " ", AtStep(course.first_step))
-                               : AtStep(course.last_step));
+        Tile("Tokens per forward", FormatNumber(course.last, 3),
+             course.values > 1 ? absl::StrCat(name, "; ", FormatNumber(course.first, 3), " at first") : name);
   }
   if (std::isfinite(figures.tokens_per_second)) {
     html += Tile("Tokens per second", FormatCount(std::llround(figures.tokens_per_second)),

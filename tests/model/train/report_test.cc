@@ -439,8 +439,8 @@ TEST(ComparisonTest, PutsRunsSideBySide) {
   const std::string html = RenderComparison({{"sft", sft}, {"msn", msn}});
   ExpectOnlyOurMarkup(html);
   EXPECT_THAT(html, HasSubstr("<h1>sft against msn</h1>"));
-  EXPECT_THAT(html, HasSubstr("Lowest held-out loss: <b>sft</b>, 2.300."));
-  EXPECT_THAT(html, HasSubstr("Most tokens per forward, published: <b>msn</b>, 2.39."));
+  EXPECT_THAT(html, HasSubstr("Lowest held-out loss: <b>sft</b>. "));
+  EXPECT_THAT(html, HasSubstr("Most tokens per forward: <b>msn</b>."));
   EXPECT_EQ(CountOf(html, "<td class=\"best\">"), 4u);
   EXPECT_THAT(html, HasSubstr("<code>noise</code></th><td>none</td><td>ahead</td>"));
   EXPECT_THAT(html, Not(HasSubstr("<code>lr</code>"))) << "alike";
