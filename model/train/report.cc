@@ -137,9 +137,11 @@ std::string LossTiles(const Figures& figures) {
                  absl::StrCat("smoothed; ", FormatNumber(training.first, 4), " at first"));
   }
   if (heldout.values > 0) {
+    const std::string course =
+        absl::StrCat(FormatNumber(heldout.first, 4), " at first, best ", FormatNumber(heldout.lowest, 4), " ",
+                     AtStep(heldout.lowest_step));
     html += Tile("Held-out loss", FormatNumber(heldout.last, 4),
-                 absl::StrCat(FormatNumber(heldout.first, 4), " at first, best ",
-                              FormatNumber(heldout.lowest, 4), " ", AtStep(heldout.lowest_step)));
+                 heldout.values > 1 ? course : AtStep(heldout.last_step));
   }
   return html;
 }

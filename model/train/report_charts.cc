@@ -65,7 +65,9 @@ std::string SmoothingNote(absl::Span<const Run> runs) {
   if (runs.size() > 1) return "Smoothed.";
   const size_t reach = SmoothingReach(runs[0].log->steps.size());
   if (reach == 0) return "";
-  return absl::StrCat("Thin line: each logged step. Thick line: mean of ", 2 * reach + 1, " of them.");
+  const char* raw =
+      runs[0].log->steps.size() > kMostPoints ? "means of a few logged steps" : "each logged step";
+  return absl::StrCat("Thin line: ", raw, ". Thick line: mean of ", 2 * reach + 1, " logged steps.");
 }
 
 // The highest gradient norm is worth a word: the curve may have left the chart there.

@@ -54,8 +54,8 @@ figcaption p { margin: 0; color: var(--soft); font-size: .8125rem; }
 .plot .grid { stroke: var(--grid); stroke-width: 1; stroke-linecap: butt; }
 .plot path.mark { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 2 4; }
 .plot .faint { stroke-width: 1; opacity: .3; }
-.plot .marks { stroke-width: 6.5; }
 .plot .dashed { stroke-dasharray: 6 5; }
+.plot .marks { stroke-width: 6.5; stroke-dasharray: none; }
 .plot span { position: absolute; white-space: nowrap; color: var(--soft); }
 .plot .y { right: 100%; margin-right: .5rem; transform: translateY(-50%); }
 .plot .x { top: 100%; margin-top: .55rem; transform: translateX(-50%); }
@@ -64,8 +64,8 @@ figcaption p { margin: 0; color: var(--soft); font-size: .8125rem; }
 .plot span.mark { right: 0; transform: translateY(-120%); }
 .plot .end { left: 100%; margin-left: .5rem; transform: translateY(-50%); font-size: .8125rem; }
 .plot .end i { display: inline-block; max-width: 4.75rem; overflow: hidden; text-overflow: ellipsis;
-  vertical-align: bottom; font-style: normal; }
-.plot .end b { font-weight: 650; }
+  vertical-align: middle; font-style: normal; line-height: 1.3; }
+.plot .end b { font-weight: 650; vertical-align: middle; }
 .c0, .plot span.c0 { color: var(--c0); } .c1, .plot span.c1 { color: var(--c1); }
 .c2, .plot span.c2 { color: var(--c2); } .c3, .plot span.c3 { color: var(--c3); }
 .c4, .plot span.c4 { color: var(--c4); } .c5, .plot span.c5 { color: var(--c5); }
@@ -80,7 +80,7 @@ figcaption p { margin: 0; color: var(--soft); font-size: .8125rem; }
 .swatch.dashed { border-top-style: dashed; }
 .sample { margin: 0 0 2rem; }
 .sample > p { margin: 0 0 .8rem; max-width: 48em; color: var(--soft); font: 1rem/1.45 var(--serif); }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: 1rem 1.75rem; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 13.5rem), 1fr)); gap: 1rem 1.75rem; }
 .columns h4 { margin: 0 0 .35rem; font-size: .8125rem; font-weight: 650; }
 .sample > p, .text { white-space: pre-wrap; unicode-bidi: isolate; }
 .text { max-height: 22rem; overflow: auto; padding: .7rem .85rem; background: var(--wash); border-radius: 4px;
@@ -94,6 +94,7 @@ tbody th { color: var(--soft); }
 .fields th { width: 40%; }
 .numbers th, .numbers td { padding-right: 1rem; }
 .numbers td, .numbers thead th + th { text-align: right; }
+.numbers thead th + th { min-width: 4.25rem; }
 .numbers td { white-space: nowrap; }
 .numbers td:last-child, .numbers thead th:last-child { padding-right: 0; }
 .numbers tbody th { color: var(--ink); white-space: nowrap; }
@@ -110,7 +111,7 @@ footer { margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--rule)
   .charts, .facts { grid-template-columns: minmax(0, 1fr); }
   .figures { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   .plot { margin-left: 2.5rem; margin-right: 3rem; }
-  .named .plot { margin-right: 7rem; }
+  .named .plot { margin-right: 7.4rem; }
   .plot .end i { max-width: 4.2rem; }
 }
 @media print {
