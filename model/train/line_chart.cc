@@ -267,7 +267,7 @@ Axis NiceAxis(double low, double high, int intervals, bool rounded) {
   const double rough = (high - low) / intervals;
   const double power = std::pow(10, std::floor(std::log10(rough)));
   const double leading = rough / power;  // in [1, 10), up to rounding
-  const double step = power * (leading < 1.5 ? 1 : leading < 3.5 ? 2 : leading < 7.5 ? 5 : 10);
+  const double step = power * (leading < 1.5 ? 1 : leading < 3.2 ? 2 : leading < 7.1 ? 5 : 10);
   constexpr double kSlack = 1e-6;  // of a step: an end that is a tick up to rounding
   double first = std::ceil(low / step - kSlack), last = std::floor(high / step + kSlack);
   if (rounded) {
@@ -285,19 +285,21 @@ std::string RenderLineChart(const LineChart& chart) {
   const std::optional<Axes> axes = AxesOf(chart);
   if (!axes) return "";
   const int height = chart.wide ? kWideHeight : kHeight;
-  std::string curves;
+  std::string faint, lines;
   bool named = false;
   for (const Curve& curve : chart.curves) {
-    curves += RenderCurve(curve, *axes);
+    (curve.stroke == Stroke::kFaint ? faint : lines) += RenderCurve(curve, *axes);
     named |= !curve.name.empty();
   }
+  // An inner <svg> ends at its edges, the outer one does not: dots there stay round.
+  if (!faint.empty()) faint = absl::StrCat("<svg width=\"1000\" height=\"1000\">", faint, "</svg>");
   return absl::StrCat(
       "<figure class=\"chart", chart.wide ? " wide" : "", named ? " named" : "", "\" data-x=\"",
       AxisData(axes->x), "\" data-y=\"", AxisData(axes->y), "\" data-digits=\"", chart.digits,
       "\">\n<figcaption><h3>", EscapeHtml(chart.title), "</h3><p>", EscapeHtml(chart.unit),
       "</p></figcaption>\n<div class=\"plot\" style=\"height:", height,
       "px\"><svg viewBox=\"0 0 1000 1000\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"",
-      EscapeHtml(Describe(chart)), "\">", RenderGrid(chart, *axes), curves, "</svg>",
+      EscapeHtml(Describe(chart)), "\">", RenderGrid(chart, *axes), faint, lines, "</svg>",
       RenderTicks(chart, *axes), RenderEndLabels(chart, *axes, height), "</div>\n",
       chart.note.empty() ? "" : "<p class=\"note\">", EscapeHtml(chart.note),
       chart.note.empty() ? "" : "</p>\n", "</figure>\n");

@@ -137,9 +137,11 @@ std::string LossTiles(const Figures& figures) {
                  absl::StrCat("smoothed; ", FormatNumber(training.first, 4), " at first"));
   }
   if (heldout.values > 0) {
+    const std::string course =
+        absl::StrCat(FormatNumber(heldout.first, 4), " at first, best ", FormatNumber(heldout.lowest, 4), " ",
+                     AtStep(heldout.lowest_step));
     html += Tile("Held-out loss", FormatNumber(heldout.last, 4),
-                 absl::StrCat(FormatNumber(heldout.first, 4), " at first, best ",
-                              FormatNumber(heldout.lowest, 4), " ", AtStep(heldout.lowest_step)));
+                 heldout.values > 1 ? course : AtStep(heldout.last_step));
   }
   return html;
 }
@@ -148,11 +150,10 @@ std::string RenderKeyFigures(const Figures& figures) {
   std::string html = LossTiles(figures);
   for (size_t i = 0; i < figures.speeds.size() && i < kMostTiles; ++i) {
     const Course& course = figures.speeds[i].course;
+    const std::string name = DraftName(figures.speeds[i].draft);
     html +=
-        Tile(absl::StrCat("Tokens per forward, ", DraftName(figures.speeds[i].draft)),
-             FormatNumber(course.last, 3),
-             course.values > 1 ? absl::StrCat(FormatNumber(course.first, 3), " ", AtStep(course.first_step))
-                               : AtStep(course.last_step));
+        Tile("Tokens per forward", FormatNumber(course.last, 3),
+             course.values > 1 ? absl::StrCat(name, "; ", FormatNumber(course.first, 3), " at first") : name);
   }
   if (std::isfinite(figures.tokens_per_second)) {
     html += Tile("Tokens per second", FormatCount(std::llround(figures.tokens_per_second)),

@@ -12,7 +12,6 @@ namespace {
 
 constexpr size_t kMostPoints = 1000;  // of a curve
 constexpr size_t kMostDrafts = 8;     // on a page
-constexpr size_t kFewRuns = 3;        // more raw curves than these hide each other
 
 // Points of a curve when `runs` share a page of bounded size.
 size_t PointsPerCurve(size_t runs) {
@@ -36,7 +35,7 @@ void AddDrafts(const TrainingLog& log, std::vector<std::string>& drafts) {
   }
 }
 
-// A noisy quantity: its smoothed curve, over the raw one where there is room.
+// A noisy quantity: its smoothed curve, over the raw one where no other run is in its way.
 template <typename Value>
 std::vector<Curve> NoisyCurves(absl::Span<const Run> runs, Value value) {
   std::vector<Curve> faint, smooth;
@@ -45,8 +44,7 @@ std::vector<Curve> NoisyCurves(absl::Span<const Run> runs, Value value) {
     const std::vector<Point> raw = StepCurve(*runs[i].log, value);
     const size_t reach = SmoothingReach(raw.size());
     const int color = static_cast<int>(i);
-    if (runs.size() <= kFewRuns && reach > 0)
-      faint.push_back({"", color, Stroke::kFaint, Thinned(raw, most)});
+    if (runs.size() == 1 && reach > 0) faint.push_back({"", color, Stroke::kFaint, Thinned(raw, most)});
     smooth.push_back({runs[i].name, color, Stroke::kLine, Thinned(Smoothed(raw, reach), most)});
   }
   faint.insert(faint.end(), smooth.begin(), smooth.end());
@@ -64,9 +62,12 @@ std::vector<Curve> CleanCurves(absl::Span<const Run> runs, Stroke stroke, Points
 }
 
 std::string SmoothingNote(absl::Span<const Run> runs) {
-  const size_t reach = runs.size() == 1 ? SmoothingReach(runs[0].log->steps.size()) : 0;
+  if (runs.size() > 1) return "Smoothed.";
+  const size_t reach = SmoothingReach(runs[0].log->steps.size());
   if (reach == 0) return "";
-  return absl::StrCat("Thin line: each logged step. Thick line: mean of ", 2 * reach + 1, " of them.");
+  const char* raw =
+      runs[0].log->steps.size() > kMostPoints ? "means of a few logged steps" : "each logged step";
+  return absl::StrCat("Thin line: ", raw, ". Thick line: mean of ", 2 * reach + 1, " logged steps.");
 }
 
 // The highest gradient norm is worth a word: the curve may have left the chart there.

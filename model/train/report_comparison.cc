@@ -68,6 +68,9 @@ Measure MakeMeasure(std::string name, Measure::Better better, absl::Span<const C
   return measure;
 }
 
+// Held-out loss, lowest held-out loss, then one for each draft, then the others.
+constexpr size_t kFirstDraftMeasure = 2;
+
 std::vector<Measure> MeasuresOf(absl::Span<const Contender> contenders,
                                 absl::Span<const std::string> drafts) {
   using Better = Measure::Better;
@@ -162,30 +165,43 @@ std::string RenderDifferences(absl::Span<const Contender> contenders) {
                       "</tr></thead><tbody>\n", rows, "</tbody></table></div>\n");
 }
 
-// "Lowest held-out loss: SFT, 2.301." for a measure in which the runs differ.
-std::string Winner(absl::Span<const Contender> contenders, const Measure& measure, const std::string& what) {
+// The run with the best value, where the runs differ.
+const Contender* WinnerOf(absl::Span<const Contender> contenders, const Measure& measure) {
   const double best = BestOf(measure);
   for (size_t i = 0; i < contenders.size(); ++i) {
-    if (measure.values[i] != best) continue;
-    return absl::StrCat(what, ": ", Bold(contenders[i].name), ", ", measure.texts[i], ". ");
+    if (measure.values[i] == best) return &contenders[i];
   }
-  return "";
+  return nullptr;
 }
 
-std::string RenderHeader(absl::Span<const Contender> contenders, absl::Span<const Measure> measures,
-                         absl::Span<const std::string> drafts) {
+// "Lowest held-out loss: sft. Most tokens per forward: msn with 8 nodes, sft with 16 nodes."
+std::string Verdict(absl::Span<const Contender> contenders, absl::Span<const Measure> measures,
+                    absl::Span<const std::string> drafts) {
+  std::string text;
+  if (const Contender* winner = WinnerOf(contenders, measures[0]); winner != nullptr) {
+    text = absl::StrCat("Lowest held-out loss: ", Bold(winner->name), ". ");
+  }
+  std::set<const Contender*> winners;
+  std::vector<std::string> parts;
+  for (size_t i = 0; i < drafts.size(); ++i) {
+    const Contender* winner = WinnerOf(contenders, measures[kFirstDraftMeasure + i]);
+    winners.insert(winner);
+    if (winner == nullptr) continue;
+    parts.push_back(absl::StrCat(Bold(winner->name), " with ", EscapeHtml(DraftName(drafts[i]))));
+  }
+  if (parts.empty()) return text;
+  if (winners.size() == 1) parts = {Bold((*winners.begin())->name)};
+  return absl::StrCat(text, "Most tokens per forward: ", absl::StrJoin(parts, ", "), ".");
+}
+
+std::string RenderHeader(absl::Span<const Contender> contenders, const std::string& verdict) {
   std::vector<std::string> names;
   for (const Contender& contender : contenders) names.push_back(EscapeHtml(contender.name));
   const std::string headline = names.size() > 3 || names.size() < 2
                                    ? absl::StrCat(names.size(), names.size() == 1 ? " run" : " runs compared")
                                    : absl::StrJoin(names, " against ");
-  std::string deck = Winner(contenders, measures[0], "Lowest held-out loss");
-  for (size_t i = 0; i < drafts.size(); ++i) {
-    deck += Winner(contenders, measures[2 + i],
-                   absl::StrCat("Most tokens per forward, ", EscapeHtml(DraftName(drafts[i]))));
-  }
   return absl::StrCat("<header>\n<p class=\"kicker\"><b>Clamor</b> training, runs compared</p>\n<h1>",
-                      headline, "</h1>\n<p class=\"deck\">", deck, "</p>\n</header>\n");
+                      headline, "</h1>\n<p class=\"deck\">", verdict, "</p>\n</header>\n");
 }
 
 // What the first runs write in the end.
@@ -219,7 +235,7 @@ std::string RenderComparison(const std::vector<NamedLog>& runs) {
   return RenderPage(
       "Training runs compared",
       absl::StrCat(
-          RenderHeader(contenders, measures, drafts),
+          RenderHeader(contenders, Verdict(contenders, measures, drafts)),
           Section("Where they ended", RenderFigures(contenders, measures)),
           Section("How they went", charts.empty() ? "" : absl::StrCat(RenderLegend(contenders), charts)),
           Section("What they write", RenderSamples(LastTexts(contenders), kMostPrompts)),

@@ -34,11 +34,11 @@ h1 { margin: .4rem 0 .6rem; max-width: 24em; font: 650 clamp(1.6rem, 4.5vw, 2.5r
 h2 { margin: 3rem 0 1rem; padding-top: .6rem; border-top: 1px solid var(--ink);
   font: 650 1.25rem/1.3 var(--serif); }
 h3 { margin: 0; font-size: 1rem; font-weight: 650; line-height: 1.3; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 1.25rem 1.75rem;
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(165px, 1fr)); gap: 1.25rem 1.5rem;
   margin: 2rem 0 0; padding: 1.1rem 0 0; border-top: 1px solid var(--ink); }
 .figures dt { color: var(--soft); font-size: .8125rem; }
 .figures dd { margin: 0; font-size: .8125rem; color: var(--soft); font-variant-numeric: tabular-nums; }
-.figures dd b { display: block; color: var(--ink); font: 600 1.75rem/1.25 var(--serif);
+.figures dd b { display: block; color: var(--ink); font: 600 1.5rem/1.3 var(--serif); white-space: nowrap;
   font-variant-numeric: lining-nums tabular-nums; }
 .charts { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 2.25rem 2.5rem; }
 .chart { margin: 0; min-width: 0; }
@@ -47,14 +47,15 @@ figcaption p { margin: 0; color: var(--soft); font-size: .8125rem; }
 .plot { position: relative; margin: .9rem 3.4rem 1.9rem 3rem; font-size: .75rem; line-height: 1;
   font-variant-numeric: tabular-nums; }
 .named .plot { margin-right: 7.25rem; }
-.plot svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: hidden; }
+.plot > svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }
+.plot svg svg { overflow: hidden; }
 .plot path { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round;
   vector-effect: non-scaling-stroke; }
 .plot .grid { stroke: var(--grid); stroke-width: 1; stroke-linecap: butt; }
 .plot path.mark { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 2 4; }
 .plot .faint { stroke-width: 1; opacity: .3; }
-.plot .marks { stroke-width: 6.5; }
 .plot .dashed { stroke-dasharray: 6 5; }
+.plot .marks { stroke-width: 6.5; stroke-dasharray: none; }
 .plot span { position: absolute; white-space: nowrap; color: var(--soft); }
 .plot .y { right: 100%; margin-right: .5rem; transform: translateY(-50%); }
 .plot .x { top: 100%; margin-top: .55rem; transform: translateX(-50%); }
@@ -63,8 +64,8 @@ figcaption p { margin: 0; color: var(--soft); font-size: .8125rem; }
 .plot span.mark { right: 0; transform: translateY(-120%); }
 .plot .end { left: 100%; margin-left: .5rem; transform: translateY(-50%); font-size: .8125rem; }
 .plot .end i { display: inline-block; max-width: 4.75rem; overflow: hidden; text-overflow: ellipsis;
-  vertical-align: bottom; font-style: normal; }
-.plot .end b { font-weight: 650; }
+  vertical-align: middle; font-style: normal; line-height: 1.3; }
+.plot .end b { font-weight: 650; vertical-align: middle; }
 .c0, .plot span.c0 { color: var(--c0); } .c1, .plot span.c1 { color: var(--c1); }
 .c2, .plot span.c2 { color: var(--c2); } .c3, .plot span.c3 { color: var(--c3); }
 .c4, .plot span.c4 { color: var(--c4); } .c5, .plot span.c5 { color: var(--c5); }
@@ -79,7 +80,7 @@ figcaption p { margin: 0; color: var(--soft); font-size: .8125rem; }
 .swatch.dashed { border-top-style: dashed; }
 .sample { margin: 0 0 2rem; }
 .sample > p { margin: 0 0 .8rem; max-width: 48em; color: var(--soft); font: 1rem/1.45 var(--serif); }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: 1rem 1.75rem; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 13.5rem), 1fr)); gap: 1rem 1.75rem; }
 .columns h4 { margin: 0 0 .35rem; font-size: .8125rem; font-weight: 650; }
 .sample > p, .text { white-space: pre-wrap; unicode-bidi: isolate; }
 .text { max-height: 22rem; overflow: auto; padding: .7rem .85rem; background: var(--wash); border-radius: 4px;
@@ -91,13 +92,17 @@ th, td { padding: .35rem 1.25rem .35rem 0; border-bottom: 1px solid var(--rule);
 thead th { color: var(--soft); font-size: .8125rem; vertical-align: bottom; border-color: var(--ink); }
 tbody th { color: var(--soft); }
 .fields th { width: 40%; }
-.numbers td, .numbers thead th + th { text-align: right; white-space: nowrap; }
+.numbers th, .numbers td { padding-right: 1rem; }
+.numbers td, .numbers thead th + th { text-align: right; }
+.numbers thead th + th { min-width: 4.25rem; }
+.numbers td { white-space: nowrap; }
 .numbers td:last-child, .numbers thead th:last-child { padding-right: 0; }
 .numbers tbody th { color: var(--ink); white-space: nowrap; }
 .best { font-weight: 650; }
 code { font: .8125rem/1.5 var(--mono); }
 .facts { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 2rem 2.5rem; align-items: start; }
 .facts h3 { margin-bottom: .4rem; }
+.facts section + section { margin-top: 2rem; }
 footer { margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--rule); color: var(--soft);
   font-size: .8125rem; }
 @media (max-width: 720px) {
@@ -106,8 +111,8 @@ footer { margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--rule)
   .charts, .facts { grid-template-columns: minmax(0, 1fr); }
   .figures { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   .plot { margin-left: 2.5rem; margin-right: 3rem; }
-  .named .plot { margin-right: 6.5rem; }
-  .plot .end i { max-width: 3.6rem; }
+  .named .plot { margin-right: 7.4rem; }
+  .plot .end i { max-width: 4.2rem; }
 }
 @media print {
   .text { max-height: none; }
