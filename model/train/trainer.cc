@@ -75,7 +75,7 @@ Trainer::Trainer(TrainableModel* model, std::span<const Sample> samples, NoiseVo
   }
 }
 
-StepReport Trainer::Step() {
+TrainingStep Trainer::Step() {
   const Planned& planned = plan_[step_];
   std::vector<TrainingBatch> batches;
   for (const std::span<const int32_t> part : MicroBatches(planned.samples, sizes_, options_.micro_tokens)) {
@@ -84,8 +84,8 @@ StepReport Trainer::Step() {
   return Step(batches);
 }
 
-StepReport Trainer::Step(std::span<const TrainingBatch> batches) {
-  StepReport report = {
+TrainingStep Trainer::Step(std::span<const TrainingBatch> batches) {
+  TrainingStep report = {
       .step = step_ + 1, .epoch = step_ < steps() ? plan_[step_].epoch : 0, .learning_rate = LearningRate()};
   for (const TrainingBatch& batch : batches) {
     report.tokens += batch.rows();

@@ -44,7 +44,7 @@ struct TrainerOptions {
   absl::Status Validate() const;
 };
 
-struct StepReport {
+struct TrainingStep {
   int64_t step = 0;          // steps done, this one included
   int32_t epoch = 0;         // from 0
   double loss = 0;           // mean over the targets
@@ -66,9 +66,9 @@ class Trainer {
   bool done() const { return step_ == steps(); }
 
   // REQUIRES: !done().
-  StepReport Step();
+  TrainingStep Step();
   // The same from given batches, each cut for memory already: for tests against another implementation.
-  StepReport Step(std::span<const TrainingBatch> batches);
+  TrainingStep Step(std::span<const TrainingBatch> batches);
 
   // Mean loss over the response tokens of `samples`, without noise.
   double HeldOutLoss(std::span<const Sample> samples);

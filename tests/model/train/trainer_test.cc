@@ -29,7 +29,7 @@ TEST(TrainerTest, TenStepsOfPyTorch) {
   Trainer trainer(model.get(), unused, {}, GoldenOptions(golden.options), &pool);
   ASSERT_EQ(golden.steps.size(), 10u);
   for (const TrainingGolden::Step& step : golden.steps) {
-    const StepReport report = trainer.Step({&step.batch, 1});
+    const TrainingStep report = trainer.Step({&step.batch, 1});
     EXPECT_NEAR(report.loss, step.loss, 1e-5) << report.step;
     EXPECT_NEAR(report.gradient_norm, step.gradient_norm, 1e-4) << report.step;
     if (report.step == 1) {
