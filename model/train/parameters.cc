@@ -26,20 +26,6 @@ uint16_t Element16(const Tensor& tensor, size_t i) {
   return bits;
 }
 
-void Widen(const Tensor& tensor, std::span<float> out) {
-  switch (tensor.dtype) {
-    case DType::kF32:
-      std::memcpy(out.data(), tensor.data, tensor.bytes);
-      break;
-    case DType::kBF16:
-      for (size_t i = 0; i < out.size(); ++i) out[i] = kernels::FromBF16(Element16(tensor, i));
-      break;
-    case DType::kF16:
-      for (size_t i = 0; i < out.size(); ++i) out[i] = kernels::FromF16(Element16(tensor, i));
-      break;
-  }
-}
-
 // Standard normal numbers by Marsaglia's polar method: of all methods the one that needs no function but Log
 // and sqrt, which are the same everywhere.
 class NormalStream {
@@ -110,6 +96,8 @@ ParameterTable::ParameterTable(std::vector<TensorShape> tensors) : tensors_(std:
   assert(index_.size() == tensors_.size());
 }
 
+size_t ParameterTable::IndexOf(std::string_view name) const { return index_.find(name)->second; }
+
 const Parameter* ParameterTable::Find(std::string_view name) const {
   const auto it = index_.find(name);
   return it == index_.end() ? nullptr : &parameters_[it->second];
@@ -139,6 +127,20 @@ ModelParameters::ModelParameters(const ModelConfig& config) : table(InOrder(Tens
   head = config.tied_head ? embedding : offset(model.head);
 }
 
+void WidenTensor(const Tensor& tensor, std::span<float> out) {
+  switch (tensor.dtype) {
+    case DType::kF32:
+      std::memcpy(out.data(), tensor.data, tensor.bytes);
+      break;
+    case DType::kBF16:
+      for (size_t i = 0; i < out.size(); ++i) out[i] = kernels::FromBF16(Element16(tensor, i));
+      break;
+    case DType::kF16:
+      for (size_t i = 0; i < out.size(); ++i) out[i] = kernels::FromF16(Element16(tensor, i));
+      break;
+  }
+}
+
 absl::Status LoadParameters(const std::string& model_dir, const ModelConfig& config,
                             const ParameterTable& table, std::span<float> values,
                             absl::FunctionRef<void(uint64_t done, uint64_t total)> progress) {
@@ -148,7 +150,7 @@ absl::Status LoadParameters(const std::string& model_dir, const ModelConfig& con
   uint64_t done = 0, total = 0;
   for (const Tensor& tensor : tensors) total += tensor.bytes;
   for (size_t i = 0; i < tensors.size(); ++i) {
-    Widen(tensors[i], table.Slice(values, i));
+    WidenTensor(tensors[i], table.Slice(values, i));
     files->Release(tensors[i]);
     done += tensors[i].bytes;
     progress(done, total);

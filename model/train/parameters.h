@@ -32,6 +32,7 @@ class ParameterTable {
   std::span<const Parameter> parameters() const { return parameters_; }  // [tensors]
   int64_t total() const { return total_; }                               // floats of the array
   const Parameter* Find(std::string_view name) const;                    // null: no such tensor
+  size_t IndexOf(std::string_view name) const;  // REQUIRES: there is such a tensor
   // The part of an array of this layout that is the tensor at `index`.
   template <typename T>
   std::span<T> Slice(std::span<T> values, size_t index) const {
@@ -75,6 +76,9 @@ struct ModelParameters {
 absl::Status LoadParameters(const std::string& model_dir, const ModelConfig& config,
                             const ParameterTable& table, std::span<float> values,
                             absl::FunctionRef<void(uint64_t done, uint64_t total)> progress);
+
+// A tensor as fp32, exactly. REQUIRES: out is as large.
+void WidenTensor(const Tensor& tensor, std::span<float> out);
 
 // Matrices normal(0, 0.02), biases 0, norms 1: what transformers starts from. The same bits on every machine.
 // Each tensor has its own stream of random numbers from (seed, its place in the table).
