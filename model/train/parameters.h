@@ -32,7 +32,7 @@ class ParameterTable {
   std::span<const Parameter> parameters() const { return parameters_; }  // [tensors]
   int64_t total() const { return total_; }                               // floats of the array
   const Parameter* Find(std::string_view name) const;                    // null: no such tensor
-  size_t IndexOf(std::string_view name) const;  // REQUIRES: there is such a tensor
+  size_t IndexOf(std::string_view name) const;                           // REQUIRES: there is such a tensor
   // The part of an array of this layout that is the tensor at `index`.
   template <typename T>
   std::span<T> Slice(std::span<T> values, size_t index) const {

@@ -19,6 +19,7 @@ void AddChat(CLI::App& app, Run& run);
 void AddScore(CLI::App& app, Run& run);
 void AddTokenize(CLI::App& app, Run& run);
 void AddDetokenize(CLI::App& app, Run& run);
+void AddTrain(CLI::App& app, Run& run);
 void AddIngest(CLI::App& app, Run& run);
 void AddStatus(CLI::App& app, Run& run);
 

@@ -30,6 +30,7 @@ int Main(int argc, char** argv) {
   AddScore(app, run);
   AddTokenize(app, run);
   AddDetokenize(app, run);
+  AddTrain(app, run);
   AddIngest(app, run);
   AddStatus(app, run);
   try {

@@ -1,0 +1,26 @@
+// What a training run will need, said before it starts: a refusal with both numbers instead of a killed
+// process.
+//
+// Tested by tests/services/cli/train_test.py.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "kernels/matmul.h"
+#include "model/config.h"
+#include "services/cli/train_flags.h"
+
+namespace clamor::cli {
+
+// Bytes of parameters, gradients, moments, packed weights and activations. `stored`: how --model holds its
+// matrices.
+int64_t TrainingBytes(const TrainFlags& flags, const ModelConfig& config, kernels::DType stored);
+
+// The least of what the machine has free and what its control group leaves.
+int64_t AvailableBytes();
+
+// Settles --recompute=auto. RESOURCE_EXHAUSTED names what is needed, what is there, and the flags that help.
+absl::Status FitMemory(TrainFlags& flags, const ModelConfig& config, kernels::DType stored);
+
+}  // namespace clamor::cli
