@@ -93,9 +93,11 @@ TrainingStep Trainer::Step(std::span<const TrainingBatch> batches) {
   }
   const double scale = 1.0 / static_cast<double>(std::max<int64_t>(1, report.targets));
   std::ranges::fill(model_.gradients(), 0.0f);
+  double loss = 0;
   for (const TrainingBatch& batch : batches) {
-    report.loss += scale * pass_.Learn(model_, batch, static_cast<float>(scale), pool_);
+    pass_.Learn(model_, batch, static_cast<float>(scale), &loss, pool_);
   }
+  report.loss = scale * loss;
   pass_.Finish(model_, pool_);
   report.gradient_norm = Update(report.learning_rate);
   model_.Pack(pool_);
@@ -177,7 +179,7 @@ double Trainer::HeldOutLoss(std::span<const Sample> samples) {
       batch.Add(sample.ids, sample.ids, [&](int32_t i) { return InResponse(sample, i); });
     }
     targets += batch.CountTargets();
-    loss += pass_.Loss(model_, batch, pool_);
+    pass_.Loss(model_, batch, &loss, pool_);
   }
   return loss / static_cast<double>(std::max<int64_t>(1, targets));
 }
