@@ -4,7 +4,8 @@
 // how a batch is cut into calls of Learn, on threads, on the CPU target or on `recompute`: every sum over
 // rows is one chain in row order (kernels/matmul_backward.h).
 //
-// Tested by tests/model/train/training_pass_test.cc (PyTorch's gradients, central differences).
+// Tested by tests/model/train/training_pass_test.cc (central differences) and trainer_test.cc (PyTorch's
+// gradients).
 #pragma once
 
 #include <cstdint>
