@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <type_traits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,7 +15,11 @@
 namespace clamor {
 namespace {
 
-absl::Status CheckRange(const char* field, double value, double low, double high) {
+constexpr int64_t kMaxSteps = 1'000'000'000'000;
+
+template <typename T>
+absl::Status CheckRange(const char* field, T value, std::type_identity_t<T> low,
+                        std::type_identity_t<T> high) {
   if (value >= low && value <= high) return absl::OkStatus();  // false for NaN
   return absl::InvalidArgumentError(
       absl::StrCat(field, " is ", value, ", must be in [", low, ", ", high, "]"));
@@ -41,13 +46,13 @@ bool InResponse(const Sample& sample, int32_t position) {
 
 absl::Status TrainerOptions::Validate() const {
   CLAMOR_RETURN_IF_ERROR(noise.Validate());
-  CLAMOR_RETURN_IF_ERROR(CheckRange("epochs", epochs, 1, 1e6));
-  CLAMOR_RETURN_IF_ERROR(CheckRange("max_steps", static_cast<double>(max_steps), 0, 1e12));
-  CLAMOR_RETURN_IF_ERROR(CheckRange("batch_tokens", static_cast<double>(batch_tokens), 2, 1 << 24));
-  CLAMOR_RETURN_IF_ERROR(CheckRange("micro_tokens", static_cast<double>(micro_tokens), 2, 1 << 24));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("epochs", epochs, 1, 1'000'000));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("max_steps", max_steps, 0, kMaxSteps));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("batch_tokens", batch_tokens, 2, 1 << 24));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("micro_tokens", micro_tokens, 2, 1 << 24));
   CLAMOR_RETURN_IF_ERROR(CheckRange("lr", learning_rate, 0, 10));
   CLAMOR_RETURN_IF_ERROR(CheckRange("min_lr", min_learning_rate, 0, 1));
-  CLAMOR_RETURN_IF_ERROR(CheckRange("warmup", static_cast<double>(warmup_steps), -1, 1e12));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("warmup", warmup_steps, -1, kMaxSteps));
   CLAMOR_RETURN_IF_ERROR(CheckRange("beta1", beta1, 0, 0.999999));
   CLAMOR_RETURN_IF_ERROR(CheckRange("beta2", beta2, 0, 0.999999));
   CLAMOR_RETURN_IF_ERROR(CheckRange("epsilon", epsilon, 1e-30, 1));
@@ -93,9 +98,11 @@ TrainingStep Trainer::Step(std::span<const TrainingBatch> batches) {
   }
   const double scale = 1.0 / static_cast<double>(std::max<int64_t>(1, report.targets));
   std::ranges::fill(model_.gradients(), 0.0f);
+  double loss = 0;
   for (const TrainingBatch& batch : batches) {
-    report.loss += scale * pass_.Learn(model_, batch, static_cast<float>(scale), pool_);
+    pass_.Learn(model_, batch, static_cast<float>(scale), &loss, pool_);
   }
+  report.loss = scale * loss;
   pass_.Finish(model_, pool_);
   report.gradient_norm = Update(report.learning_rate);
   model_.Pack(pool_);
@@ -177,7 +184,7 @@ double Trainer::HeldOutLoss(std::span<const Sample> samples) {
       batch.Add(sample.ids, sample.ids, [&](int32_t i) { return InResponse(sample, i); });
     }
     targets += batch.CountTargets();
-    loss += pass_.Loss(model_, batch, pool_);
+    pass_.Loss(model_, batch, &loss, pool_);
   }
   return loss / static_cast<double>(std::max<int64_t>(1, targets));
 }

@@ -4,7 +4,7 @@
 // A step is a pure function of (values, moments, options, data, step number), in bits: not of threads, the
 // CPU target, how a batch is cut for memory, or how often the run was interrupted.
 //
-// Tested by tests/model/train/trainer_test.cc (ten steps of PyTorch's).
+// Tested by tests/model/train/trainer_test.cc (ten steps of PyTorch's) and trainer_bits_test.cc.
 #pragma once
 
 #include <cstdint>

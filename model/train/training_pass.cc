@@ -53,19 +53,18 @@ int64_t TrainingPass::Bytes(const ModelConfig& c, int64_t rows, int64_t max_leng
 
 float* TrainingPass::InputOf(size_t i, int64_t rows) { return Room(inputs_[i], rows * config_.hidden_size); }
 
-double TrainingPass::Learn(TrainableModel& model, const TrainingBatch& batch, float scale,
-                           kernels::ThreadPool& pool) {
+void TrainingPass::Learn(TrainableModel& model, const TrainingBatch& batch, float scale, double* loss,
+                         kernels::ThreadPool& pool) {
   Forward(model, batch, pool);
   const int64_t size = batch.rows() * config_.hidden_size;
   float* d = Room(d_, size);
   std::fill_n(d, size, 0.0f);
-  const double loss = Head(model, batch, scale, d, pool);
+  Head(model, batch, scale, loss, d, pool);
   for (size_t i = model.layers.size(); i-- > 0;) BackwardLayer(model, i, batch, d, pool);
   if (model.embedding.gradient != nullptr) {
     looked_up_.insert(looked_up_.end(), batch.inputs.begin(), batch.inputs.end());
     d_looked_up_.insert(d_looked_up_.end(), d, d + size);
   }
-  return loss;
 }
 
 void TrainingPass::Finish(TrainableModel& model, kernels::ThreadPool& pool) {
@@ -80,9 +79,10 @@ void TrainingPass::Finish(TrainableModel& model, kernels::ThreadPool& pool) {
   d_looked_up_.clear();
 }
 
-double TrainingPass::Loss(TrainableModel& model, const TrainingBatch& batch, kernels::ThreadPool& pool) {
+void TrainingPass::Loss(TrainableModel& model, const TrainingBatch& batch, double* loss,
+                        kernels::ThreadPool& pool) {
   Forward(model, batch, pool);
-  return Head(model, batch, 0.0f, nullptr, pool);
+  Head(model, batch, 0.0f, loss, nullptr, pool);
 }
 
 void TrainingPass::Forward(TrainableModel& model, const TrainingBatch& batch, kernels::ThreadPool& pool) {
@@ -190,8 +190,8 @@ void TrainingPass::Select(const TrainableModel& model, const TrainingBatch& batc
                    Room(normed_, count * hidden), pool);
 }
 
-double TrainingPass::Head(TrainableModel& model, const TrainingBatch& batch, float scale, float* d,
-                          kernels::ThreadPool& pool) {
+void TrainingPass::Head(TrainableModel& model, const TrainingBatch& batch, float scale, double* loss,
+                        float* d, kernels::ThreadPool& pool) {
   const int64_t hidden = config_.hidden_size, vocab = config_.vocab_size;
   std::vector<int64_t>& rows = selected_rows_;
   rows.clear();
@@ -219,7 +219,7 @@ double TrainingPass::Head(TrainableModel& model, const TrainingBatch& batch, flo
                              config_.rms_norm_eps, d_selected, hidden, model.final_norm.gradient, pool);
     for (int64_t i = 0; i < count; ++i) std::copy_n(d_selected + i * hidden, hidden, d + rows[i] * hidden);
   }
-  return std::accumulate(losses, losses + count, 0.0);
+  *loss = std::accumulate(losses, losses + count, *loss);  // one chain, like the gradients
 }
 
 std::vector<int32_t> TrainingPass::Guess(TrainableModel& model, const TrainingBatch& batch,

@@ -1,10 +1,11 @@
 // The forward and backward pass over whole texts: the loss, and the gradients of all that is trained.
 //
-// The forward pass computes what Transformer::Forward does, to the bit. Gradients do not depend on how a
-// batch is cut into calls of Learn, on threads, on the CPU target or on `recompute`: every sum over rows is
-// one chain in row order (kernels/matmul_backward.h).
+// The forward pass computes what Transformer::Forward does, to the bit. Losses and gradients do not depend on
+// how a batch is cut into calls of Learn, on threads, on the CPU target or on `recompute`: every sum over
+// rows is one chain in row order (kernels/matmul_backward.h).
 //
-// Tested by tests/model/train/training_pass_test.cc (PyTorch's gradients, central differences).
+// Tested by tests/model/train/training_pass_test.cc (central differences) and trainer_test.cc (PyTorch's
+// gradients).
 #pragma once
 
 #include <cstdint>
@@ -44,14 +45,15 @@ class TrainingPass {
   // backward pass, which computes the rest once more.
   TrainingPass(const ModelConfig& config, int32_t max_length, bool recompute);
 
-  // The sum of the losses of all targets; adds the gradient of scale * that sum to model.gradients(), but for
-  // the embedding's look-up, which Finish adds.
-  double Learn(TrainableModel& model, const TrainingBatch& batch, float scale, kernels::ThreadPool& pool);
+  // Adds the losses of all targets to *loss, and the gradient of scale * those to model.gradients(), but for
+  // that of the embedding's look-up, which Finish adds.
+  void Learn(TrainableModel& model, const TrainingBatch& batch, float scale, double* loss,
+             kernels::ThreadPool& pool);
   // Completes the gradients of the batches since the last call.
   void Finish(TrainableModel& model, kernels::ThreadPool& pool);
 
-  // The sum of the losses alone.
-  double Loss(TrainableModel& model, const TrainingBatch& batch, kernels::ThreadPool& pool);
+  // Adds the losses of all targets to *loss.
+  void Loss(TrainableModel& model, const TrainingBatch& batch, double* loss, kernels::ThreadPool& pool);
   // The most likely token after each of `rows`.
   std::vector<int32_t> Guess(TrainableModel& model, const TrainingBatch& batch, std::span<const int64_t> rows,
                              kernels::ThreadPool& pool);
@@ -75,9 +77,10 @@ class TrainingPass {
   void ForwardLayer(TrainableModel& model, size_t i, const TrainingBatch& batch, kernels::ThreadPool& pool);
   void BackwardLayer(TrainableModel& model, size_t i, const TrainingBatch& batch, float* d,
                      kernels::ThreadPool& pool);
-  // Losses of all targets; with d (zero, [rows, hidden]), also gradients, d that of the last hidden states.
-  double Head(TrainableModel& model, const TrainingBatch& batch, float scale, float* d,
-              kernels::ThreadPool& pool);
+  // Adds the losses of all targets; with d (zero, [rows, hidden]), also gradients, d that of the last hidden
+  // states.
+  void Head(TrainableModel& model, const TrainingBatch& batch, float scale, double* loss, float* d,
+            kernels::ThreadPool& pool);
   // Normed hidden states of `rows`, [rows, hidden], in normed_; those before the norm in selected_.
   void Select(const TrainableModel& model, const TrainingBatch& batch, std::span<const int64_t> rows,
               kernels::ThreadPool& pool);
