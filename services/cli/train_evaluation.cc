@@ -41,15 +41,18 @@ absl::StatusOr<std::vector<AnswerSink>> Answer(const LoadedModel& model, const D
                                                const std::string& nodes, const std::atomic<bool>& stop) {
   std::vector<AnswerSink> answers(task.prompts.size());
   for (size_t i = 0; i < answers.size(); ++i) {
+    const auto prompt = static_cast<int32_t>(task.prompts[i].size());
+    const int32_t max_tokens = std::min(task.max_tokens, model.transformer->max_positions() - prompt);
     CLAMOR_ASSIGN_OR_RETURN(
         const std::unique_ptr<Engine> engine,
         Engine::Create(model.transformer.get(), model.tokenizer.get(), nullptr, nullptr,
-                       {.threads = task.threads, .kv_tokens = 8192, .max_sequences = 1, .default_nodes = 0}));
-    const auto room = model.transformer->max_positions() - static_cast<int32_t>(task.prompts[i].size());
-    const absl::StatusOr<uint64_t> handle = engine->Submit({.prompt_ids = task.prompts[i],
-                                                            .max_tokens = std::min(task.max_tokens, room),
-                                                            .speculation = Speculation(nodes)},
-                                                           &answers[i]);
+                       {.threads = task.threads,
+                        .kv_tokens = prompt + max_tokens + 2 * SpeculationOptions::kMaxNodes,
+                        .max_sequences = 1,
+                        .default_nodes = 0}));
+    const absl::StatusOr<uint64_t> handle = engine->Submit(
+        {.prompt_ids = task.prompts[i], .max_tokens = max_tokens, .speculation = Speculation(nodes)},
+        &answers[i]);
     if (!handle.ok()) return handle.status();
     while (engine->Step()) {
       if (stop) return absl::CancelledError("interrupted");
