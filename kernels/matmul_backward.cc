@@ -20,9 +20,13 @@ void PackPanels(const float* x, size_t stride, int64_t rows, int64_t k, int64_t 
   for (int64_t panel = begin; panel < end; ++panel) {
     const int64_t columns = std::min<int64_t>(16, k - panel * 16);
     float* to = packed + panel * rows * 16;
-    for (int64_t r = 0; r < rows; ++r, to += 16) {
-      std::memcpy(to, x + r * stride + panel * 16, columns * sizeof(float));
-      std::fill(to + columns, to + 16, 0.0f);
+    const float* from = x + panel * 16;
+    if (columns == 16) {  // copies of a known size need no call
+      for (int64_t r = 0; r < rows; ++r, to += 16, from += stride) std::memcpy(to, from, 16 * sizeof(float));
+      continue;
+    }
+    for (int64_t r = 0; r < rows; ++r, to += 16, from += stride) {
+      std::fill(std::copy_n(from, columns, to), to + 16, 0.0f);
     }
   }
 }

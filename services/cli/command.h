@@ -20,6 +20,7 @@ void AddScore(CLI::App& app, Run& run);
 void AddTokenize(CLI::App& app, Run& run);
 void AddDetokenize(CLI::App& app, Run& run);
 void AddTrain(CLI::App& app, Run& run);
+void AddReport(CLI::App& app, Run& run);
 void AddIngest(CLI::App& app, Run& run);
 void AddStatus(CLI::App& app, Run& run);
 

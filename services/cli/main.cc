@@ -31,6 +31,7 @@ int Main(int argc, char** argv) {
   AddTokenize(app, run);
   AddDetokenize(app, run);
   AddTrain(app, run);
+  AddReport(app, run);
   AddIngest(app, run);
   AddStatus(app, run);
   try {

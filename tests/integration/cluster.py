@@ -56,7 +56,8 @@ class Server:
         with open(self.log, "ab") as log:
             # The kernel kills it when this process goes; preexec_fn would not do beside gRPC's threads.
             self.process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], stdin=subprocess.DEVNULL,
-                                            stdout=log, stderr=subprocess.STDOUT)
+                                            stdout=log, stderr=subprocess.STDOUT,
+                                            env={"CLAMOR_GRACE": str(SECONDS // 2), **os.environ})
         self._wait_until(self._port_file.exists, "has bound its ports")
         ports = dict(line.split("=", 1) for line in self._port_file.read_text().splitlines())
         self.address, self.http = ports["grpc"], ports["http"]

@@ -1,0 +1,92 @@
+// Speed of training: optimizer steps over given batches, without files, evaluation or progress around them.
+// bench/peers/train.py runs it beside PyTorch on the same batches; bench/README.md has the command and a
+// table.
+//
+//     train_bench CONFIG.json BATCHES.json [THREADS]
+// BATCHES.json: [[[id, ...], ...], ...], the texts of each batch. The loss is of every token. Prints one JSON
+// object.
+#include <sys/resource.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kernels/cpu_target.h"
+#include "model/config.h"
+#include "model/train/trainer.h"
+#include "nlohmann/json.hpp"
+
+namespace clamor {
+namespace {
+
+std::string Read(const char* path) {
+  std::ifstream file(path);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+int64_t PeakMemoryMiB() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss >> 10;
+}
+
+int Main(int argc, char** argv) {
+  if (argc < 3) {
+    std::fprintf(stderr, "usage: train_bench CONFIG.json BATCHES.json [THREADS]\n");
+    return 2;
+  }
+  if (absl::Status status = kernels::SetCpuTargetFromEnvironment(); !status.ok()) {
+    std::cerr << status.message() << "\n";
+    return 1;
+  }
+  const auto description = ParseModelDescription(Read(argv[1]), "");
+  if (!description.ok()) {
+    std::cerr << description.status().message() << "\n";
+    return 1;
+  }
+  const nlohmann::json file = nlohmann::json::parse(Read(argv[2]), nullptr, false);
+  std::vector<TrainingBatch> batches;
+  for (const auto& texts : file) {
+    TrainingBatch& batch = batches.emplace_back();
+    for (const auto& text : texts) {
+      const auto ids = text.get<std::vector<int32_t>>();
+      batch.Add(ids, ids, [](int32_t) { return true; });
+    }
+  }
+  kernels::ThreadPool pool(argc > 3 ? std::atoi(argv[3])
+                                    : static_cast<int>(std::thread::hardware_concurrency()));
+  TrainableModel model(description->config);
+  InitializeParameters(model.table(), 1, model.values());
+  model.Pack(pool);
+  const std::vector<Sample> unused = {{.ids = {0, 1}, .responses = {{1, 2}}}};
+  Trainer trainer(&model, unused, {}, {.learning_rate = 2e-3, .min_learning_rate = 1.0, .warmup_steps = 0}, &pool);
+  int64_t tokens = 0;
+  double loss = 0;
+  const auto start = std::chrono::steady_clock::now();
+  for (const TrainingBatch& batch : batches) {
+    const TrainingStep step = trainer.Step({&batch, 1});
+    tokens += step.tokens;
+    loss = step.loss;
+  }
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  const nlohmann::ordered_json result = {{"seconds", seconds.count()},
+                                         {"tokens", tokens},
+                                         {"tokens_per_second", static_cast<double>(tokens) / seconds.count()},
+                                         {"last_loss", loss},
+                                         {"peak_memory_mib", PeakMemoryMiB()}};
+  std::printf("%s\n", result.dump().c_str());
+  return 0;
+}
+
+}  // namespace
+}  // namespace clamor
+
+int main(int argc, char** argv) { return clamor::Main(argc, argv); }
