@@ -61,6 +61,12 @@ absl::StatusOr<std::vector<AnswerSink>> Answer(const LoadedModel& model, const D
   return answers;
 }
 
+// A model can have more tokens than its tokenizer, and before it has learnt not to, it says them.
+absl::StatusOr<std::string> Shown(const Tokenizer& tokenizer, std::vector<int32_t> ids) {
+  std::erase_if(ids, [&](int32_t id) { return id >= tokenizer.vocab_size(); });
+  return tokenizer.Decode(ids, /*skip_specials=*/true);
+}
+
 }  // namespace
 
 absl::StatusOr<DecodingResult> DecodeHeldOut(const DecodingTask& task, const std::atomic<bool>& stop) {
@@ -85,9 +91,8 @@ absl::StatusOr<DecodingResult> DecodeHeldOut(const DecodingTask& task, const std
     if (first.empty()) first = std::move(answers);
   }
   for (size_t i = 0; i < std::min(kShownSamples, first.size()); ++i) {
-    CLAMOR_ASSIGN_OR_RETURN(std::string prompt,
-                            model.tokenizer->Decode(task.prompts[i], /*skip_specials=*/true));
-    CLAMOR_ASSIGN_OR_RETURN(std::string text, model.tokenizer->Decode(first[i].ids, /*skip_specials=*/true));
+    CLAMOR_ASSIGN_OR_RETURN(std::string prompt, Shown(*model.tokenizer, task.prompts[i]));
+    CLAMOR_ASSIGN_OR_RETURN(std::string text, Shown(*model.tokenizer, first[i].ids));
     result.samples.push_back({std::move(prompt), std::move(text)});
   }
   return result;

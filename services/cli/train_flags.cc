@@ -30,7 +30,6 @@ void AddTrainFlags(CLI::App& verb, TrainFlags& f) {
                    ->check(CLI::Range(0, 1024))
                    ->group(kModel);
   verb.add_option("--lora-alpha", f.adapters.alpha, "Adapters count alpha / rank times; 0: twice the rank")
-      ->check(CLI::Range(0.0, 1e6))
       ->needs(rank)
       ->group(kModel);
 
@@ -152,6 +151,8 @@ absl::Status Resolve(TrainFlags& f) {
   if (f.model.empty() && f.config.empty())
     return UsageError("--model, or --config and --tokenizer, is required");
   if (f.adapters.rank > 0 && f.model.empty()) return UsageError("--lora-rank needs --model");
+  if (!(f.adapters.alpha >= 0 && f.adapters.alpha <= 1e6))  // true for NaN
+    return UsageError(absl::StrCat("--lora-alpha is ", f.adapters.alpha, ", must be in [0, 1e+06]"));
   if (f.adapters.alpha == 0) f.adapters.alpha = 2.0f * static_cast<float>(f.adapters.rank);
   absl::StatusOr<NoiseKind> kind = ParseNoiseKind(f.noise);
   if (!kind.ok()) return UsageError(absl::StrCat("--noise: ", kind.status().message()));

@@ -8,8 +8,10 @@
 #include <cerrno>
 #include <filesystem>
 #include <system_error>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "kernels/status_macros.h"
 #include "model/atomic_file.h"
 #include "model/checked_json.h"
@@ -93,11 +95,15 @@ absl::Status RunFolder::Identify(const json& identity) {
   }
   if (!file.ok()) return file.status();
   CLAMOR_ASSIGN_OR_RETURN(const json begun, ParseJson(file->bytes(), identity_path()));
+  std::vector<std::string> differences;
   for (const auto& [name, value] : identity.items()) {
     const json before = begun.is_object() ? begun.value(name, json()) : json();
-    if (before == value) continue;
-    return absl::FailedPreconditionError(absl::StrCat(
-        "--resume: ", name, " is ", Quote(value), ", but the run in ", path_, " began with ", Quote(before)));
+    if (before != value)
+      differences.push_back(absl::StrCat(name, " is ", Quote(value), ", was ", Quote(before)));
+  }
+  if (!differences.empty()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--resume: the run in ", path_, " began otherwise: ", absl::StrJoin(differences, "; ")));
   }
   return absl::OkStatus();
 }

@@ -40,8 +40,8 @@ class RunFolder {
   // Brings the files of a new model together in source().
   absl::Status AssembleSource(const std::string& config, const std::string& tokenizer);
 
-  // A run is resumed only with the `identity` it began with; FAILED_PRECONDITION names a field that differs
-  // and both values. The first call in a new folder settles it.
+  // A run is resumed only with the `identity` it began with; FAILED_PRECONDITION names each field that
+  // differs and both values. The first call in a new folder settles it.
   absl::Status Identify(const nlohmann::json& identity);
 
  private:

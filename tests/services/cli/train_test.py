@@ -103,9 +103,12 @@ class TrainTest(unittest.TestCase):
 
     @classmethod
     def flags(cls, output, *more, source=("--model", TINY)):
-        return ["train", *source, "--data", cls.data, "--holdout", cls.holdout, "--output", output, "--max-steps", STEPS,
-                "--batch-tokens", 500, "--lr", 0.005, "--warmup", 2, "--checkpoint-every", 3, "--evaluate-every", 8,
-                "--evaluate-prompts", 1, "--evaluate-tokens", 8, "--evaluate-nodes", "8,published", "--threads", 1, *more]
+        """A run of some seconds; `more` replaces flags or adds some."""
+        common = {"--data": cls.data, "--holdout": cls.holdout, "--output": output, "--max-steps": STEPS,
+                  "--batch-tokens": 500, "--lr": 0.005, "--warmup": 2, "--checkpoint-every": 3, "--evaluate-every": 8,
+                  "--evaluate-prompts": 1, "--evaluate-tokens": 8, "--evaluate-nodes": "8,published", "--threads": 1}
+        return ["train", *source, *(word for flag, value in common.items() if flag not in more for word in (flag, value)),
+                *more]
 
     def ok(self, *arguments, **keywords):
         done = run(*arguments, **keywords)
@@ -128,9 +131,11 @@ class TrainTest(unittest.TestCase):
     def same_run(self, output, reference):
         """Two runs that were the same, however often one was stopped."""
         self.assertEqual(weights(output), weights(reference))
-        losses = [[(step["step"], step["loss"], step["gradient_norm"]) for step in of_kind(folder, "step")]
-                  for folder in (output, reference)]
-        self.assertEqual(losses[0], losses[1])
+        steps, expected = of_kind(output, "step"), of_kind(reference, "step")
+        self.assertEqual([step["step"] for step in steps], [step["step"] for step in expected])
+        for step, other in zip(steps, expected):
+            self.assertEqual(step["gradient_norm"], other["gradient_norm"])
+            self.assertAlmostEqual(step["loss"], other["loss"], places=9)  # a sum over what is held in memory at once
         self.assertEqual([path for path in snapshot(output) if path.endswith((".partial", ".tmp"))], [])
 
     def start_until(self, arguments, output, step):
@@ -322,18 +327,17 @@ class SameBytes(TrainTest):
         other = write_lines(self.folder / "other.jsonl", list(conversations())[:35])
         before = snapshot(self.full)
         for more, pattern in {
-                ("--lr", 0.004): r"--resume: lr is 0\.004, but the run in .* began with 0\.005",
-                ("--batch-tokens", 501): "batch-tokens is 501, .* began with 500",
-                ("--seed", 2): "seed is 2, .* began with 1",
-                ("--noise", "none"): 'noise is "none", .* began with "ahead"',
-                ("--lora-rank", 2): "lora-rank is 2, .* began with 0",
-                ("--dtype", "fp32"): 'dtype is "fp32", .* began with "stored"',
-                ("--max-steps", STEPS + 1): f"max-steps is {STEPS + 1}, .* began with {STEPS}",
+                ("--lr", 0.004): r"--resume: the run in .* began otherwise: lr is 0\.004, was 0\.005",
+                ("--batch-tokens", 501): "batch-tokens is 501, was 500",
+                ("--seed", 2): "seed is 2, was 1",
+                ("--noise", "none"): 'noise is "none", was "ahead"',
+                ("--lora-rank", 2): "lora-alpha is 4.0, was 0.0; lora-rank is 2, was 0",
+                ("--dtype", "fp32"): 'dtype is "fp32", was "stored"',
+                ("--max-steps", STEPS + 1): f"max-steps is {STEPS + 1}, was {STEPS}",
         }.items():
             self.fails(1, pattern, *self.flags(self.full, *more, "--resume"))
-        flags = self.flags(self.full, "--resume")
-        self.fails(1, 'data is "[0-9a-f]+", .* began with "[0-9a-f]+"', *[other if f == self.data else f for f in flags])
-        self.fails(1, 'model is "[0-9a-f]+", .* began with "[0-9a-f]+"',
+        self.fails(1, 'data is "[0-9a-f]+", was "[0-9a-f]+"', *self.flags(self.full, "--data", other, "--resume"))
+        self.fails(1, 'model is "[0-9a-f]+", was "[0-9a-f]+"',
                    *self.flags(self.full, "--resume", source=("--config", TINY / "config.json", "--tokenizer",
                                                               TINY / "tokenizer.json")))
         self.fails(1, "is not empty; --resume goes on", *self.flags(self.full))
@@ -366,7 +370,7 @@ class Folder(TrainTest):
         output = self.output()
         empty = write_lines(self.folder / "empty.jsonl", [])
         source = ("--config", TINY / "config.json", "--tokenizer", TINY / "tokenizer.json")
-        self.fails(1, "empty.jsonl", *[empty if f == self.data else f for f in self.flags(output, source=source)])
+        self.fails(1, "empty.jsonl", *self.flags(output, "--data", empty, source=source))
         self.ok(*self.flags(output, source=source))
 
     def test_one_process_at_a_time(self):
@@ -382,11 +386,11 @@ class Data(TrainTest):
 
     GOOD = {"prompt": "What is two and two?", "response": "Two and two are four, I think."}
     BAD = {  # what is wrong: line, and the message behind "file:line: "
-        "invalid JSON": ('{"prompt": "x", ', "offset 16: not valid JSON"),
+        "invalid JSON": ('{"prompt": "x", ', "offset 17: not valid JSON"),
         "field": ({"prompt": "x"}, "field 'response' is missing"),
         "too long": ({"text": "many words " * 200}, r"\d+ tokens, limit is 128"),
         "role": ({"messages": [{"role": "\x1b[31m", "content": "x"}]}, r'role is "\\u001b\[31m", must be system, '),
-        "template": ({"messages": [{"role": "assistant", "content": "x"}]}, "roles must alternate"),
+        "template": ({"messages": [{"role": role, "content": "x"} for role in ("user", "user", "assistant")]}, "roles must alternate"),
         "no response": ({"messages": [{"role": "user", "content": "x"}]}, "no message has the role 'assistant'"),
         "invalid UTF-8": ('{"text": "\udcff"}', "not valid UTF-8 at byte 10"),
     }
@@ -411,7 +415,7 @@ class Data(TrainTest):
         self.fails(1, r"short\.jsonl:2: the longest response has \d tokens, noise needs 6", *self.train(path))
         self.ok(*self.train(path, more=("--noise", "none")))
         empty = self.write("empty.jsonl", [])
-        self.fails(1, r"empty\.jsonl:1: the file is empty", *self.train(self.data, empty))
+        self.fails(1, r"empty\.jsonl:1: the file is empty", *self.train(self.write("good.jsonl", [self.GOOD]), empty))
 
     def test_skipped(self):
         path = self.write("bad.jsonl", [self.GOOD, *(line for line, _ in self.BAD.values()), self.SHORT])
@@ -426,6 +430,7 @@ class Data(TrainTest):
         self.assertRegex(done.stderr, r"(?m)^  .*empty\.jsonl:1: the file is empty$")
 
     def test_nothing_usable(self):
+        good = self.write("good.jsonl", [self.GOOD])
         skip = ("--on-bad-sample", "skip")
         self.fails(1, r"no samples in .*empty\.jsonl: .*the file is empty",
                    *self.train(self.write("empty.jsonl", []), more=skip))
@@ -433,7 +438,7 @@ class Data(TrainTest):
                    *self.train(self.write("bad.jsonl", ["{"]), more=skip))
         self.fails(1, r"/nowhere\.jsonl: cannot open", *self.train("/nowhere.jsonl", more=skip))
         self.fails(1, f"{self.folder}", *self.train(self.folder, more=skip))
-        self.fails(1, r"/nowhere\.jsonl: cannot open", *self.train(self.data, more=("--holdout", "/nowhere.jsonl")))
+        self.fails(1, r"/nowhere\.jsonl: cannot open", *self.train(good, more=("--holdout", "/nowhere.jsonl")))
 
 
 class Flags(TrainTest):
@@ -499,8 +504,9 @@ class Flags(TrainTest):
         torn = self.folder / "torn.json"
         torn.write_text("{")
         self.fails(1, "config.json", *common, "--config", torn, "--tokenizer", TINY / "tokenizer.json")
-        self.fails(1, "vocab_size", *self.flags(self.output(), source=(
-            "--config", DATA / "training/model/config.json", "--tokenizer", TINY / "tokenizer.json")))
+        self.fails(1, r"token \d+, but the model has vocab_size 160", *self.flags(
+            self.output(), "--data", write_lines(self.folder / "short.jsonl", [{"text": "What is two and two?"}]),
+            source=("--config", DATA / "training/model/config.json", "--tokenizer", TINY / "tokenizer.json")))
 
 
 class Limits(TrainTest):
