@@ -1,6 +1,7 @@
 #include "model/train/linear.h"
 
 #include <algorithm>
+#include <memory>
 #include <utility>
 
 #include "kernels/elementwise.h"
@@ -76,11 +77,11 @@ void Linear::Forward(const float* x, int64_t rows, float* y, kernels::ThreadPool
   kernels::MatMul(x, k_, rows, forward(), frozen_ != nullptr ? frozen_bias_ : bias_.value, y, n_, pool);
   if (adapter_.rank == 0) return;
   float* inner = Room(inner_, rows * adapter_.rank);
-  float* added = Room(added_, rows * n_);
+  const auto added = std::make_unique_for_overwrite<float[]>(rows * n_);
   kernels::MatMul(x, k_, rows, a_, nullptr, inner, adapter_.rank, pool);
   kernels::Scale(inner, adapter_.scale, rows * adapter_.rank, pool);
-  kernels::MatMul(inner, adapter_.rank, rows, b_, nullptr, added, n_, pool);
-  kernels::AddInPlace(y, added, rows * n_, pool);
+  kernels::MatMul(inner, adapter_.rank, rows, b_, nullptr, added.get(), n_, pool);
+  kernels::AddInPlace(y, added.get(), rows * n_, pool);
 }
 
 void Linear::Backward(const float* x, const float* dy, int64_t rows, float* dx, kernels::ThreadPool& pool) {
@@ -100,9 +101,9 @@ void Linear::Backward(const float* x, const float* dy, int64_t rows, float* dx, 
   kernels::Scale(d_inner, adapter_.scale, rows * rank, pool);
   kernels::AddWeightGradient(d_inner, rank, x, k_, rows, rank, k_, adapter_.a.gradient, pool);
   if (dx == nullptr) return;
-  float* added = Room(added_, rows * k_);
-  kernels::MatMul(d_inner, rank, rows, a_transposed_, nullptr, added, k_, pool);
-  kernels::AddInPlace(dx, added, rows * k_, pool);
+  const auto added = std::make_unique_for_overwrite<float[]>(rows * k_);
+  kernels::MatMul(d_inner, rank, rows, a_transposed_, nullptr, added.get(), k_, pool);
+  kernels::AddInPlace(dx, added.get(), rows * k_, pool);
 }
 
 }  // namespace clamor

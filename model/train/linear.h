@@ -59,7 +59,6 @@ class Linear {
   LowRank adapter_;
   kernels::PackedMatrix a_, a_transposed_, b_, b_transposed_;
   std::vector<float> inner_, d_inner_;  // [rows, rank]
-  std::vector<float> added_;            // [rows, max(n, k)]
 };
 
 }  // namespace clamor

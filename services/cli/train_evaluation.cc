@@ -41,21 +41,30 @@ absl::StatusOr<std::vector<AnswerSink>> Answer(const LoadedModel& model, const D
                                                const std::string& nodes, const std::atomic<bool>& stop) {
   std::vector<AnswerSink> answers(task.prompts.size());
   for (size_t i = 0; i < answers.size(); ++i) {
+    const auto prompt = static_cast<int32_t>(task.prompts[i].size());
+    const int32_t max_tokens = std::min(task.max_tokens, model.transformer->max_positions() - prompt);
     CLAMOR_ASSIGN_OR_RETURN(
         const std::unique_ptr<Engine> engine,
         Engine::Create(model.transformer.get(), model.tokenizer.get(), nullptr, nullptr,
-                       {.threads = task.threads, .kv_tokens = 8192, .max_sequences = 1, .default_nodes = 0}));
-    const auto room = model.transformer->max_positions() - static_cast<int32_t>(task.prompts[i].size());
-    const absl::StatusOr<uint64_t> handle = engine->Submit({.prompt_ids = task.prompts[i],
-                                                            .max_tokens = std::min(task.max_tokens, room),
-                                                            .speculation = Speculation(nodes)},
-                                                           &answers[i]);
+                       {.threads = task.threads,
+                        .kv_tokens = prompt + max_tokens + 2 * SpeculationOptions::kMaxNodes,
+                        .max_sequences = 1,
+                        .default_nodes = 0}));
+    const absl::StatusOr<uint64_t> handle = engine->Submit(
+        {.prompt_ids = task.prompts[i], .max_tokens = max_tokens, .speculation = Speculation(nodes)},
+        &answers[i]);
     if (!handle.ok()) return handle.status();
     while (engine->Step()) {
       if (stop) return absl::CancelledError("interrupted");
     }
   }
   return answers;
+}
+
+// A model can have more tokens than its tokenizer, and before it has learnt not to, it says them.
+absl::StatusOr<std::string> Shown(const Tokenizer& tokenizer, std::vector<int32_t> ids) {
+  std::erase_if(ids, [&](int32_t id) { return id >= tokenizer.vocab_size(); });
+  return tokenizer.Decode(ids, /*skip_specials=*/true);
 }
 
 }  // namespace
@@ -82,9 +91,8 @@ absl::StatusOr<DecodingResult> DecodeHeldOut(const DecodingTask& task, const std
     if (first.empty()) first = std::move(answers);
   }
   for (size_t i = 0; i < std::min(kShownSamples, first.size()); ++i) {
-    CLAMOR_ASSIGN_OR_RETURN(std::string prompt,
-                            model.tokenizer->Decode(task.prompts[i], /*skip_specials=*/true));
-    CLAMOR_ASSIGN_OR_RETURN(std::string text, model.tokenizer->Decode(first[i].ids, /*skip_specials=*/true));
+    CLAMOR_ASSIGN_OR_RETURN(std::string prompt, Shown(*model.tokenizer, task.prompts[i]));
+    CLAMOR_ASSIGN_OR_RETURN(std::string text, Shown(*model.tokenizer, first[i].ids));
     result.samples.push_back({std::move(prompt), std::move(text)});
   }
   return result;

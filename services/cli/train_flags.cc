@@ -4,6 +4,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "services/cli/command.h"
 #include "services/worker/request.h"
 
@@ -24,12 +25,12 @@ void AddTrainFlags(CLI::App& verb, TrainFlags& f) {
   model->excludes(config)->excludes(tokenizer);
   config->needs(tokenizer);
   tokenizer->needs(config);
-  verb.add_option("--lora-rank", f.adapters.rank,
-                  "Train low-rank adapters instead of all weights; 0: all weights")
-      ->check(CLI::Range(0, 1024))
-      ->group(kModel);
+  auto* rank = verb.add_option("--lora-rank", f.adapters.rank,
+                               "Train low-rank adapters instead of all weights; 0: all weights")
+                   ->check(CLI::Range(0, 1024))
+                   ->group(kModel);
   verb.add_option("--lora-alpha", f.adapters.alpha, "Adapters count alpha / rank times; 0: twice the rank")
-      ->check(CLI::NonNegativeNumber)
+      ->needs(rank)
       ->group(kModel);
 
   constexpr const char* kData = "Data";
@@ -134,17 +135,31 @@ void AddTrainFlags(CLI::App& verb, TrainFlags& f) {
       ->group(kRun);
 }
 
+namespace {
+
+// "weight_decay is -1, …" is about --weight-decay, "noise length is 0, …" about --noise-length.
+absl::Status Named(const absl::Status& status) {
+  const size_t end = status.message().find(" is ");
+  return UsageError(
+      absl::StrCat("--", absl::StrReplaceAll(status.message().substr(0, end), {{"_", "-"}, {" ", "-"}}),
+                   status.message().substr(std::min(end, status.message().size()))));
+}
+
+}  // namespace
+
 absl::Status Resolve(TrainFlags& f) {
   if (f.model.empty() && f.config.empty())
     return UsageError("--model, or --config and --tokenizer, is required");
   if (f.adapters.rank > 0 && f.model.empty()) return UsageError("--lora-rank needs --model");
+  if (!(f.adapters.alpha >= 0 && f.adapters.alpha <= 1e6))  // true for NaN
+    return UsageError(absl::StrCat("--lora-alpha is ", f.adapters.alpha, ", must be in [0, 1e+06]"));
   if (f.adapters.alpha == 0) f.adapters.alpha = 2.0f * static_cast<float>(f.adapters.rank);
   absl::StatusOr<NoiseKind> kind = ParseNoiseKind(f.noise);
   if (!kind.ok()) return UsageError(absl::StrCat("--noise: ", kind.status().message()));
   f.trainer.noise.kind = *kind;
   f.trainer.loss_on_all = f.loss == "all";
   f.trainer.recompute = f.recompute == "on";
-  if (absl::Status status = f.trainer.Validate(); !status.ok()) return UsageError(status.message());
+  if (absl::Status status = f.trainer.Validate(); !status.ok()) return Named(status);
   if (f.max_length > f.trainer.batch_tokens) {
     return UsageError(
         absl::StrCat("--max-length is ", f.max_length, ", --batch-tokens only ", f.trainer.batch_tokens));
@@ -177,6 +192,7 @@ nlohmann::json Fingerprint(const TrainFlags& f) {
           {"beta1", t.beta1},
           {"beta2", t.beta2},
           {"seed", t.seed},
+          {"dtype", f.dtype},
           {"lora-rank", f.adapters.rank},
           {"lora-alpha", f.adapters.alpha}};
 }
@@ -191,7 +207,6 @@ nlohmann::json DescribeFlags(const TrainFlags& f) {
               {"max-length", f.max_length},
               {"on-bad-sample", f.on_bad_sample},
               {"output", f.output},
-              {"dtype", f.dtype},
               {"micro-tokens", f.trainer.micro_tokens},
               {"recompute", f.recompute},
               {"evaluate-prompts", f.evaluate_prompts},

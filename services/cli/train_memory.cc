@@ -42,14 +42,18 @@ int64_t LeftOfControlGroup() {
   return limit == kUnlimited || used == kUnlimited ? kUnlimited : std::max<int64_t>(0, limit - used);
 }
 
+int64_t Size(kernels::DType dtype) { return static_cast<int64_t>(kernels::DTypeSize(dtype)); }
+
 }  // namespace
 
-int64_t TrainingBytes(const TrainFlags& flags, const ModelConfig& c, kernels::DType stored) {
+int64_t TrainingBytes(const TrainFlags& flags, const ModelConfig& c, const MemoryNeeds& needs) {
   const int64_t rank = flags.adapters.rank;
-  const int64_t rows = std::min(flags.trainer.micro_tokens, flags.trainer.batch_tokens);
+  const kernels::DType held = rank > 0 ? needs.stored : kernels::DType::kF32;
+  const int64_t rows =
+      std::max(needs.longest, std::min(flags.trainer.micro_tokens, flags.trainer.batch_tokens));
   int64_t packed = 0, trained = 0;
   const auto product = [&](int64_t n, int64_t k) {
-    packed += Linear::PackedBytes(n, k, rank > 0 ? stored : kernels::DType::kF32, rank);
+    packed += Linear::PackedBytes(n, k, held, rank);
     trained += rank * (n + k);
   };
   for (int32_t i = 0; i < c.layers; ++i) {
@@ -58,25 +62,31 @@ int64_t TrainingBytes(const TrainFlags& flags, const ModelConfig& c, kernels::DT
     product(2 * int64_t{c.intermediate_size}, c.hidden_size);
     product(c.hidden_size, c.intermediate_size);
   }
-  packed += Linear::PackedBytes(c.vocab_size, c.hidden_size, rank > 0 ? stored : kernels::DType::kF32, 0);
+  packed += Linear::PackedBytes(c.vocab_size, c.hidden_size, held, 0);
+  const int64_t parameters = ModelParameters(c).table.total();
   if (rank == 0) {
-    const ModelParameters parameters(c);
-    trained = parameters.table.total();
+    trained = parameters;
     packed += 4 * flags.trainer.batch_tokens * c.hidden_size;  // the embedding's gradient, row by row
+  } else {
+    // The embedding, unless it is the head; what an adapter adds to a product.
+    if (!c.tied_head) packed += int64_t{c.vocab_size} * c.hidden_size * Size(held);
+    packed += 4 * rows * std::max<int64_t>(2 * int64_t{c.intermediate_size}, c.q_size() + 2 * c.kv_size());
   }
   constexpr int64_t kArrays = 4;  // values, gradients, two moments
-  return packed + kArrays * 4 * trained +
-         TrainingPass::Bytes(c, rows, c.max_positions, flags.trainer.recompute);
+  const int64_t activations = TrainingPass::Bytes(c, rows, c.max_positions, flags.trainer.recompute);
+  const int64_t cache = 4 * (needs.longest + flags.evaluate_tokens) * 2 * c.layers * c.kv_size();
+  const int64_t decoder = flags.evaluate_prompts > 0 ? parameters * Size(needs.written) + cache : 0;
+  return packed + kArrays * 4 * trained + activations + decoder;
 }
 
 int64_t AvailableBytes() { return std::min(AvailableOfMachine(), LeftOfControlGroup()); }
 
-absl::Status FitMemory(TrainFlags& flags, const ModelConfig& config, kernels::DType stored) {
+absl::Status FitMemory(TrainFlags& flags, const ModelConfig& config, const MemoryNeeds& needs) {
   const int64_t available = AvailableBytes();
   if (flags.recompute == "auto") {
-    flags.trainer.recompute = TrainingBytes(flags, config, stored) > available;
+    flags.trainer.recompute = TrainingBytes(flags, config, needs) > available;
   }
-  const int64_t needed = TrainingBytes(flags, config, stored);
+  const int64_t needed = TrainingBytes(flags, config, needs);
   if (needed <= available) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrFormat(
       "training needs %.1f GiB of memory, %.1f GiB are free; a smaller --micro-tokens (now %d)%s%s helps",

@@ -13,14 +13,20 @@
 
 namespace clamor::cli {
 
-// Bytes of parameters, gradients, moments, packed weights and activations. `stored`: how --model holds its
-// matrices.
-int64_t TrainingBytes(const TrainFlags& flags, const ModelConfig& config, kernels::DType stored);
+// What the estimate depends on besides the flags.
+struct MemoryNeeds {
+  kernels::DType stored, written;  // of the matrices: as --model holds them, and as they are exported
+  int64_t longest = 0;             // tokens of the longest sample
+};
+
+// Bytes of parameters, gradients, moments, packed weights and activations, and of the copy of the model that
+// answers held-out prompts.
+int64_t TrainingBytes(const TrainFlags& flags, const ModelConfig& config, const MemoryNeeds& needs);
 
 // The least of what the machine has free and what its control group leaves.
 int64_t AvailableBytes();
 
 // Settles --recompute=auto. RESOURCE_EXHAUSTED names what is needed, what is there, and the flags that help.
-absl::Status FitMemory(TrainFlags& flags, const ModelConfig& config, kernels::DType stored);
+absl::Status FitMemory(TrainFlags& flags, const ModelConfig& config, const MemoryNeeds& needs);
 
 }  // namespace clamor::cli

@@ -3,7 +3,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <filesystem>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -24,6 +23,7 @@
 #include "model/train/training_log.h"
 #include "services/cli/command.h"
 #include "services/cli/train_evaluation.h"
+#include "services/cli/train_folder.h"
 #include "services/cli/train_memory.h"
 #include "services/cli/train_progress.h"
 #include "services/worker/loaded_model.h"
@@ -31,7 +31,6 @@
 namespace clamor::cli {
 namespace {
 
-namespace fs = std::filesystem;
 using kernels::DType;
 using nlohmann::json;
 
@@ -41,14 +40,20 @@ double Now() {
 
 class TrainingRun {
  public:
-  explicit TrainingRun(TrainFlags flags) : flags_(std::move(flags)), output_(flags_.output) {}
+  explicit TrainingRun(TrainFlags flags) : flags_(std::move(flags)), folder_(flags_.output) {}
 
   absl::Status Run() {
     CLAMOR_RETURN_IF_ERROR(Resolve(flags_));
-    CLAMOR_RETURN_IF_ERROR(OpenOutput());
+    CLAMOR_RETURN_IF_ERROR(folder_.Open(flags_.resume));
     CLAMOR_RETURN_IF_ERROR(ReadSource());
     CLAMOR_RETURN_IF_ERROR(ReadData());
-    CLAMOR_RETURN_IF_ERROR(FitMemory(flags_, config(), stored_));
+    CLAMOR_RETURN_IF_ERROR(FitMemory());
+    CLAMOR_ASSIGN_OR_RETURN(const json identity, Identity());
+    CLAMOR_RETURN_IF_ERROR(folder_.Identify(identity));
+    if (flags_.resume && IsFinished()) {
+      std::fprintf(stderr, "nothing is left to do: the run in %s is done\n", folder_.path().c_str());
+      return absl::OkStatus();
+    }
     CLAMOR_RETURN_IF_ERROR(MakeModel());
     CLAMOR_RETURN_IF_ERROR(Begin());
     return Loop();
@@ -56,28 +61,13 @@ class TrainingRun {
 
  private:
   const ModelConfig& config() const { return description_.config; }
-  std::string checkpoints() const { return absl::StrCat(output_, "/checkpoints"); }
-  std::string log_path() const { return absl::StrCat(output_, "/training.jsonl"); }
 
-  // A new run must not write over anything.
-  absl::Status OpenOutput() {
-    std::error_code error;
-    const bool used = fs::exists(output_, error) && !fs::is_empty(output_, error);
-    if (used && !flags_.resume) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "--output ", output_, " is not empty; ",
-          fs::exists(checkpoints(), error) ? "--resume goes on with the run in it" : "choose a new folder"));
-    }
-    fs::create_directories(checkpoints(), error);
-    if (error)
-      return absl::ErrnoToStatus(error.value(), absl::StrCat("--output ", output_, ": cannot create"));
-    return absl::OkStatus();
-  }
-
-  // Tokenizer and config; of a new model they are brought together in one folder.
   absl::Status ReadSource() {
     source_ = flags_.model;
-    if (source_.empty()) CLAMOR_RETURN_IF_ERROR(AssembleSource());
+    if (source_.empty()) {
+      CLAMOR_RETURN_IF_ERROR(folder_.AssembleSource(flags_.config, flags_.tokenizer));
+      source_ = folder_.source();
+    }
     CLAMOR_ASSIGN_OR_RETURN(description_, LoadModelDescription(source_));
     CLAMOR_ASSIGN_OR_RETURN(texts_, LoadTokenizer(source_));
     if (!flags_.model.empty()) {
@@ -99,27 +89,6 @@ class TrainingRun {
     return absl::OkStatus();
   }
 
-  absl::Status AssembleSource() {
-    source_ = absl::StrCat(output_, "/checkpoints/source");
-    std::error_code error;
-    fs::create_directories(source_, error);
-    const fs::path beside = fs::path(flags_.tokenizer).parent_path();
-    const auto copy = [&](const fs::path& from, const char* name, bool required) -> absl::Status {
-      std::error_code failed;
-      if (!required && !fs::exists(from, failed)) return absl::OkStatus();
-      fs::copy_file(from, fs::path(source_) / name, fs::copy_options::overwrite_existing, failed);
-      return failed ? absl::ErrnoToStatus(failed.value(), absl::StrCat(from.string(), ": cannot copy"))
-                    : absl::OkStatus();
-    };
-    CLAMOR_RETURN_IF_ERROR(copy(flags_.config, "config.json", true));
-    CLAMOR_RETURN_IF_ERROR(copy(flags_.tokenizer, "tokenizer.json", true));
-    for (const char* name : {"tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"}) {
-      CLAMOR_RETURN_IF_ERROR(copy(beside / name, name, false));
-    }
-    return copy(fs::path(flags_.config).parent_path() / "generation_config.json", "generation_config.json",
-                false);
-  }
-
   absl::Status ReadData() {
     const DatasetTexts texts = {.tokenizer = texts_.tokenizer.get(),
                                 .chat_template = texts_.chat_template.get(),
@@ -131,21 +100,28 @@ class TrainingRun {
         .response_tokens_for_noise = ResponseTokensForNoise(flags_.trainer.noise)};
     CLAMOR_ASSIGN_OR_RETURN(data_, LoadDataset(flags_.data, texts, options, [](uint64_t, uint64_t) {}));
     Report("--data", data_);
-    if (!flags_.holdout.empty()) {
-      DatasetOptions held_out = options;
-      held_out.response_tokens_for_noise = 0;
-      CLAMOR_ASSIGN_OR_RETURN(holdout_,
-                              LoadDataset({flags_.holdout}, texts, held_out, [](uint64_t, uint64_t) {}));
-      Report("--holdout", holdout_);
+    if (flags_.holdout.empty()) {
+      HoldOutTail();
       return absl::OkStatus();
     }
-    const size_t kept = std::min<size_t>(100, data_.samples.size() / 50);
-    if (kept == 0) return absl::OkStatus();
-    holdout_.samples.assign(std::make_move_iterator(data_.samples.end() - static_cast<int64_t>(kept)),
-                            std::make_move_iterator(data_.samples.end()));
-    data_.samples.resize(data_.samples.size() - kept);
-    std::fprintf(stderr, "the last %zu samples of --data are held out\n", kept);
+    DatasetOptions held_out = options;
+    held_out.response_tokens_for_noise = 0;
+    CLAMOR_ASSIGN_OR_RETURN(holdout_,
+                            LoadDataset({flags_.holdout}, texts, held_out, [](uint64_t, uint64_t) {}));
+    Report("--holdout", holdout_);
     return absl::OkStatus();
+  }
+
+  void HoldOutTail() {
+    const size_t kept = std::min<size_t>(100, data_.samples.size() / 50);
+    if (kept == 0) return;
+    const auto tail = data_.samples.end() - static_cast<int64_t>(kept);
+    for (auto sample = tail; sample != data_.samples.end(); ++sample) {
+      data_.tokens -= static_cast<int64_t>(sample->ids.size());
+    }
+    holdout_.samples.assign(std::make_move_iterator(tail), std::make_move_iterator(data_.samples.end()));
+    data_.samples.erase(tail, data_.samples.end());
+    std::fprintf(stderr, "the last %zu samples of --data are held out\n", kept);
   }
 
   static void Report(const char* flag, const Dataset& data) {
@@ -155,6 +131,35 @@ class TrainingRun {
     if (data.without_noise > 0) absl::StrAppend(&line, "; too short for noise: ", data.without_noise);
     std::fprintf(stderr, "%s\n", line.c_str());
     for (const std::string& message : data.messages) std::fprintf(stderr, "  %s\n", OneLine(message).c_str());
+  }
+
+  // What decides the bits of the run.
+  absl::StatusOr<json> Identity() const {
+    Sha256 data;
+    for (const Sample& sample : data_.samples) {
+      data.Add({reinterpret_cast<const char*>(sample.ids.data()), sample.ids.size() * sizeof(int32_t)});
+      data.Add(
+          {reinterpret_cast<const char*>(sample.responses.data()), sample.responses.size() * sizeof(Span)});
+    }
+    CLAMOR_ASSIGN_OR_RETURN(const std::string revision, ModelRevision(source_, ""));
+    json identity = Fingerprint(flags_);
+    identity["data"] = data.Hex();
+    identity["model"] = revision;
+    return identity;
+  }
+
+  bool IsFinished() const {
+    const absl::StatusOr<TrainingLog> log = ReadTrainingLog(folder_.log());
+    return log.ok() && log->end.has_value() && log->end->reason == "done";
+  }
+
+  absl::Status FitMemory() {
+    size_t longest = 0;
+    for (const Dataset* data : {&data_, &holdout_}) {
+      for (const Sample& sample : data->samples) longest = std::max(longest, sample.ids.size());
+    }
+    return cli::FitMemory(flags_, config(),
+                          {.stored = stored_, .written = written_, .longest = static_cast<int64_t>(longest)});
   }
 
   absl::Status MakeModel() {
@@ -182,27 +187,11 @@ class TrainingRun {
     return absl::OkStatus();
   }
 
-  // What a run must agree on with the checkpoint that it resumes from.
-  absl::StatusOr<json> Identity() const {
-    Sha256 data;
-    for (const Sample& sample : data_.samples) {
-      data.Add({reinterpret_cast<const char*>(sample.ids.data()), sample.ids.size() * sizeof(int32_t)});
-      data.Add(
-          {reinterpret_cast<const char*>(sample.responses.data()), sample.responses.size() * sizeof(Span)});
-    }
-    CLAMOR_ASSIGN_OR_RETURN(const std::string revision, ModelRevision(source_, ""));
-    json identity = Fingerprint(flags_);
-    identity["data"] = data.Hex();
-    identity["model"] = revision;
-    return identity;
-  }
-
   absl::Status Begin() {
-    CLAMOR_ASSIGN_OR_RETURN(identity_, Identity());
     if (flags_.resume) CLAMOR_RETURN_IF_ERROR(Resume());
     begun_ = trainer_->step();
-    auto log = begun_ > 0 ? TrainingLogWriter::Resume(log_path(), begun_, {})
-                          : TrainingLogWriter::Create(log_path(), {});
+    auto log = begun_ > 0 ? TrainingLogWriter::Resume(folder_.log(), begun_, {})
+                          : TrainingLogWriter::Create(folder_.log(), {});
     if (!log.ok()) return log.status();
     log_.emplace(*std::move(log));
     seconds_before_ = log_->seconds_before();
@@ -211,7 +200,7 @@ class TrainingRun {
         .step = begun_,
         .time = absl::FormatTime(absl::RFC3339_sec, absl::Now(), absl::LocalTimeZone()),
         .options = DescribeFlags(flags_),
-        .model = {{"name", ModelName(flags_.model.empty() ? flags_.config : flags_.model)},
+        .model = {{"name", ModelName(flags_.model.empty() ? folder_.path() : flags_.model)},
                   {"family", std::string(FamilyName(config().family))},
                   {"parameters", ModelParameters(config()).table.total()},
                   {"trained_parameters", model_->table().total()},
@@ -228,7 +217,7 @@ class TrainingRun {
 
   absl::Status Resume() {
     auto loaded =
-        LoadNewestCheckpoint(checkpoints(), model_->table(),
+        LoadNewestCheckpoint(folder_.checkpoints(), model_->table(),
                              {model_->values(), trainer_->first_moments(), trainer_->second_moments()});
     if (absl::IsNotFound(loaded.status())) {
       std::fprintf(stderr, "no checkpoint yet: starting from the beginning\n");
@@ -236,13 +225,6 @@ class TrainingRun {
     }
     if (!loaded.ok()) return loaded.status();
     for (const std::string& message : loaded->skipped) std::fprintf(stderr, "%s\n", OneLine(message).c_str());
-    for (const auto& [name, value] : identity_.items()) {
-      const json& before = loaded->state.contains(name) ? loaded->state[name] : json();
-      if (before == value) continue;
-      return absl::FailedPreconditionError(absl::StrCat("--resume: ", name, " is ", value.dump(),
-                                                        ", the checkpoint of step ", loaded->step,
-                                                        " was made with ", before.dump()));
-    }
     trainer_->Resume(loaded->step);
     std::fprintf(stderr, "resuming after step %d of %d\n", static_cast<int>(loaded->step),
                  static_cast<int>(trainer_->steps()));
@@ -251,7 +233,7 @@ class TrainingRun {
 
   // Learned from before this process, as the log has it.
   int64_t TokensBefore() const {
-    const absl::StatusOr<TrainingLog> log = ReadTrainingLog(log_path());
+    const absl::StatusOr<TrainingLog> log = ReadTrainingLog(folder_.log());
     return log.ok() && !log->steps.empty() ? log->steps.back().tokens : 0;
   }
 
@@ -259,29 +241,35 @@ class TrainingRun {
     TrainProgress progress(trainer_->steps(), begun_);
     progress_ = &progress;
     Interrupted() = false;
-    if (begun_ == 0 && !flags_.model.empty()) CLAMOR_RETURN_IF_ERROR(Evaluate());
+    if (begun_ == 0 && !flags_.model.empty()) Warn(Evaluate());
     while (!trainer_->done() && !Interrupted()) {
       const double start = Now();
       const TrainingStep step = trainer_->Step();
       seconds_ += Now() - start;
       tokens_ += step.tokens;
-      if (!std::isfinite(step.loss) || !std::isfinite(step.gradient_norm)) {
-        progress.Finish();
-        return absl::AbortedError(absl::StrCat("the loss of step ", step.step, " is ", step.loss,
-                                               "; try a smaller --lr, from the checkpoint before"));
-      }
       LogStep(step, Now() - start);
       progress.Show(step, seconds_);
-      if (step.step % flags_.evaluate_every == 0 && !trainer_->done()) CLAMOR_RETURN_IF_ERROR(Evaluate());
+      if (!std::isfinite(step.loss) || !std::isfinite(step.gradient_norm)) return Diverged(step);
+      if (step.step % flags_.evaluate_every == 0 && !trainer_->done()) Warn(Evaluate());
       if (step.step % flags_.checkpoint_every == 0 && !trainer_->done()) Warn(Save());
     }
     if (!trainer_->done()) return StopEarly();
-    CLAMOR_RETURN_IF_ERROR(Evaluate());
-    Warn(Save());
+    Warn(Save());  // first: if the model cannot be written, --resume can still do it
+    const absl::Status evaluated = Evaluate();
     progress.Finish();
+    CLAMOR_RETURN_IF_ERROR(evaluated);
     End("done");
-    std::fprintf(stderr, "wrote %s (%s)\n", output_.c_str(), summary_.c_str());
+    std::fprintf(stderr, "wrote %s%s%s\n", folder_.path().c_str(), summary_.empty() ? "" : ": ",
+                 summary_.c_str());
     return absl::OkStatus();
+  }
+
+  absl::Status Diverged(const TrainingStep& step) {
+    progress_->Finish();
+    WriteReport();
+    return absl::AbortedError(absl::StrCat("step ", step.step, ": the loss is ", step.loss,
+                                           ", the gradient norm ", step.gradient_norm,
+                                           "; begin anew with a smaller --lr"));
   }
 
   absl::Status StopEarly() {
@@ -295,8 +283,7 @@ class TrainingRun {
 
   void LogStep(const TrainingStep& step, double seconds) {
     Warn(log_->Write(LoggedStep{.step = step.step,
-                                .epoch = flags_.trainer.epochs * static_cast<double>(step.step) /
-                                         static_cast<double>(trainer_->steps()),
+                                .epoch = static_cast<double>(tokens_) / static_cast<double>(data_.tokens),
                                 .loss = step.loss,
                                 .gradient_norm = step.gradient_norm,
                                 .learning_rate = step.learning_rate,
@@ -305,53 +292,58 @@ class TrainingRun {
                                 .seconds = seconds_before_ + seconds_}));
   }
 
-  // Writes the model so far, and measures what was written.
+  // Writes the model so far, and measures what was written. If that fails, what could be measured is logged
+  // none the less.
   absl::Status Evaluate() {
-    const absl::Status written = ExportModel(output_, source_, *model_, flags_.adapters, written_, *pool_);
-    if (!written.ok()) {
-      // The run goes on: the model at hand is what counts, and the end will try again.
-      if (trainer_->done()) return written;
-      Warn(written);
-      return absl::OkStatus();
-    }
     LoggedEvaluation evaluation = {.step = trainer_->step()};
-    summary_.clear();
-    if (!holdout_.samples.empty()) {
-      evaluation.heldout_loss = trainer_->HeldOutLoss(holdout_.samples);
-      summary_ = absl::StrFormat("held-out loss %.4f", evaluation.heldout_loss);
-    }
-    DecodingTask task = {.model_dir = output_,
+    if (!holdout_.samples.empty()) evaluation.heldout_loss = trainer_->HeldOutLoss(holdout_.samples);
+    absl::Status status = ExportModel(folder_.path(), source_, *model_, flags_.adapters, written_, *pool_);
+    if (status.ok()) status = Decode(evaluation);
+    summary_ = Describe(evaluation);
+    if (!summary_.empty()) progress_->Say(absl::StrCat("step ", evaluation.step, ": ", summary_));
+    Warn(log_->Write(evaluation));
+    WriteReport();
+    return status;
+  }
+
+  // Answers the first held-out prompts with the model as written. Ctrl-C leaves `evaluation` as it was.
+  absl::Status Decode(LoggedEvaluation& evaluation) {
+    DecodingTask task = {.model_dir = folder_.path(),
                          .max_tokens = flags_.evaluate_tokens,
                          .nodes = flags_.evaluate_nodes,
                          .threads = threads_};
     for (const Sample& sample : holdout_.samples) {
       if (static_cast<int32_t>(task.prompts.size()) == flags_.evaluate_prompts) break;
-      const auto end = sample.ids.begin() + sample.responses.front().begin;
-      if (end - sample.ids.begin() < config().max_positions)
-        task.prompts.emplace_back(sample.ids.begin(), end);
+      const int32_t prompt = sample.responses.front().begin;
+      if (prompt < config().max_positions)
+        task.prompts.emplace_back(sample.ids.begin(), sample.ids.begin() + prompt);
     }
-    if (!task.prompts.empty()) {
-      auto decoded = DecodeHeldOut(task, Interrupted());
-      if (!decoded.ok() && !absl::IsCancelled(decoded.status())) return decoded.status();
-      if (decoded.ok()) {
-        const std::string speeds =
-            absl::StrJoin(decoded->speeds, ", ", [](std::string* out, const LoggedSpeed& s) {
-              absl::StrAppendFormat(out, "%s: %.2f", s.draft, s.tokens_per_forward);
-            });
-        absl::StrAppend(&summary_, ", tokens per forward by nodes ", speeds);
-        evaluation.speeds = std::move(decoded->speeds);
-        evaluation.samples = std::move(decoded->samples);
-      }
-    }
-    if (!summary_.empty()) progress_->Say(absl::StrCat("step ", trainer_->step(), ": ", summary_));
-    Warn(log_->Write(evaluation));
-    WriteReport();
+    if (task.prompts.empty()) return absl::OkStatus();
+    auto decoded = DecodeHeldOut(task, Interrupted());
+    if (absl::IsCancelled(decoded.status())) return absl::OkStatus();
+    if (!decoded.ok()) return decoded.status();
+    evaluation.speeds = std::move(decoded->speeds);
+    evaluation.samples = std::move(decoded->samples);
     return absl::OkStatus();
+  }
+
+  // "held-out loss 2.3378, tokens per forward 8: 2.12, published: 2.40", or what of it is known.
+  static std::string Describe(const LoggedEvaluation& evaluation) {
+    std::vector<std::string> parts;
+    if (std::isfinite(evaluation.heldout_loss))
+      parts.push_back(absl::StrFormat("held-out loss %.4f", evaluation.heldout_loss));
+    for (const LoggedSpeed& speed : evaluation.speeds) {
+      parts.push_back(absl::StrFormat("%s%s: %.2f",
+                                      &speed == &evaluation.speeds[0] ? "tokens per forward by nodes " : "",
+                                      speed.draft, speed.tokens_per_forward));
+    }
+    return absl::StrJoin(parts, ", ");
   }
 
   absl::Status Save() {
     const std::span<const float> values = std::as_const(*model_).values();
-    CLAMOR_RETURN_IF_ERROR(SaveCheckpoint(checkpoints(), model_->table(), trainer_->step(), identity_,
+    CLAMOR_RETURN_IF_ERROR(SaveCheckpoint(folder_.checkpoints(), model_->table(), trainer_->step(),
+                                          json::object(),
                                           {values, trainer_->first_moments(), trainer_->second_moments()}));
     return log_->WriteCheckpoint(trainer_->step());
   }
@@ -366,9 +358,8 @@ class TrainingRun {
   }
 
   void WriteReport() {
-    const absl::StatusOr<TrainingLog> log = ReadTrainingLog(log_path());
-    Warn(log.ok() ? WriteFileAtomically(absl::StrCat(output_, "/report.html"), RenderReport(*log))
-                  : log.status());
+    const absl::StatusOr<TrainingLog> log = ReadTrainingLog(folder_.log());
+    Warn(log.ok() ? WriteFileAtomically(folder_.report(), RenderReport(*log)) : log.status());
   }
 
   // A full disk must not cost what was learned: what cannot be written is said, and the run goes on.
@@ -383,7 +374,7 @@ class TrainingRun {
   }
 
   TrainFlags flags_;
-  const std::string output_;
+  RunFolder folder_;
   std::string source_;  // folder of config and tokenizer
   ModelDescription description_;
   LoadedModel texts_;  // tokenizer and template
@@ -394,7 +385,6 @@ class TrainingRun {
   Weights base_;  // of adapters
   std::unique_ptr<TrainableModel> model_;
   std::optional<Trainer> trainer_;
-  json identity_;
   std::optional<TrainingLogWriter> log_;
   TrainProgress* progress_ = nullptr;
   std::string summary_;  // of the last evaluation

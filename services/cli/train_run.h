@@ -1,9 +1,5 @@
 // A training run as a user sees it: data, memory, steps with progress, evaluations, checkpoints, and what is
-// left in the output folder:
-//
-//   model.safetensors, config.json, tokenizer...   the model at the last evaluation, and at the end
-//   training.jsonl, report.html                    what happened
-//   checkpoints/                                   where --resume goes on
+// left in the output folder (train_folder.h).
 //
 // Tested by tests/services/cli/train_test.py.
 #pragma once
