@@ -57,7 +57,7 @@ void ExpectGradients(TrainableModel& model, double scale,
     const auto largest =
         std::ranges::max_element(gradient, {}, [](float g) { return std::abs(g); }) - gradient.begin();
     std::vector<size_t> elements = {static_cast<size_t>(largest)};
-    for (int i = 0; i < 4; i += kernels::kStride)
+    for (int i = 0; i < 4 / kernels::kStride; ++i)
       elements.push_back(Below(static_cast<int32_t>(gradient.size()), random));
     for (const size_t e : elements) {
       const double expected = scale * (moved(t, e, kStep) - moved(t, e, -kStep)) / (2 * kStep);
