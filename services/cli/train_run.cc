@@ -158,8 +158,11 @@ class TrainingRun {
     for (const Dataset* data : {&data_, &holdout_}) {
       for (const Sample& sample : data->samples) longest = std::max(longest, sample.ids.size());
     }
-    return cli::FitMemory(flags_, config(),
-                          {.stored = stored_, .written = written_, .longest = static_cast<int64_t>(longest)});
+    CLAMOR_ASSIGN_OR_RETURN(
+        expected_memory_bytes_,
+        cli::FitMemory(flags_, config(),
+                       {.stored = stored_, .written = written_, .longest = static_cast<int64_t>(longest)}));
+    return absl::OkStatus();
   }
 
   absl::Status MakeModel() {
@@ -211,6 +214,7 @@ class TrainingRun {
                  {"heldout_samples", holdout_.samples.size()},
                  {"skipped", data_.bad_lines()}},
         .machine = {{"threads", threads_},
+                    {"expected_memory_bytes", expected_memory_bytes_},
                     {"target", std::string(kernels::CpuTargetName(kernels::ActiveCpuTarget()))}}}));
     return absl::OkStatus();
   }
@@ -380,6 +384,7 @@ class TrainingRun {
   LoadedModel texts_;  // tokenizer and template
   DType stored_ = DType::kF32, written_ = DType::kF32;
   Dataset data_, holdout_;
+  int64_t expected_memory_bytes_ = 0;
   int threads_ = 1;
   std::optional<kernels::ThreadPool> pool_;
   Weights base_;  // of adapters

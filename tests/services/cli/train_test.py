@@ -526,14 +526,20 @@ class Limits(TrainTest):
         self.assertFalse((output / "training.jsonl").exists())
 
     def test_an_estimate_that_holds(self):
-        """Of a model whose size counts, against what the process really had."""
+        """What was expected before, and what the process then had."""
         config = json.loads((TINY / "config.json").read_text())
         config.update(hidden_size=512, intermediate_size=1024, num_attention_heads=8, num_key_value_heads=4)
         path = self.folder / "middling.json"
         path.write_text(json.dumps(config))
-        output = self.output()
-        self.ok(*self.flags(output, "--max-steps", 2, source=("--config", path, "--tokenizer", TINY / "tokenizer.json")))
-        self.assertLess(of_kind(output, "end")[0]["peak_memory_bytes"], 300 << 20)
+        few = ("--max-steps", 2, "--batch-tokens", 2048)
+        full, lora = self.output(), self.output()
+        self.ok(*self.flags(full, *few, source=("--config", path, "--tokenizer", TINY / "tokenizer.json")))
+        self.ok(*self.flags(lora, *few, "--lora-rank", 8, source=("--model", full)))
+        for output in (full, lora):
+            expected = events(output)[0]["machine"]["expected_memory_bytes"]
+            peak = of_kind(output, "end")[0]["peak_memory_bytes"]
+            self.assertLess(peak, 1.2 * expected + (32 << 20))
+            self.assertGreater(peak, 0.5 * expected)
 
     def test_no_room_for_checkpoints(self):
         reference, output = self.output(), self.output()
