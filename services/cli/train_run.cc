@@ -165,6 +165,16 @@ class TrainingRun {
     return absl::OkStatus();
   }
 
+  // Of the tokens that both the tokenizer and the model have; either may have more.
+  absl::StatusOr<NoiseVocabulary> SharedVocabulary() const {
+    NoiseVocabulary vocabulary = NoiseVocabulary::Of(*texts_.tokenizer);
+    vocabulary.size = std::min(vocabulary.size, config().vocab_size);
+    std::erase_if(vocabulary.specials, [&](int32_t id) { return id >= vocabulary.size; });
+    if (static_cast<size_t>(vocabulary.size) > vocabulary.specials.size()) return vocabulary;
+    return absl::FailedPreconditionError(
+        absl::StrCat(source_, ": all ", vocabulary.size, " tokens are special, none is left for --noise"));
+  }
+
   absl::Status MakeModel() {
     threads_ = flags_.threads > 0 ? flags_.threads : PhysicalCores();
     pool_.emplace(threads_);
@@ -182,8 +192,8 @@ class TrainingRun {
       }
     }
     model_->Pack(*pool_);
-    trainer_.emplace(model_.get(), data_.samples, NoiseVocabulary::Of(*texts_.tokenizer), flags_.trainer,
-                     &*pool_);
+    CLAMOR_ASSIGN_OR_RETURN(NoiseVocabulary vocabulary, SharedVocabulary());
+    trainer_.emplace(model_.get(), data_.samples, std::move(vocabulary), flags_.trainer, &*pool_);
     const int64_t steps = trainer_->steps();
     if (flags_.checkpoint_every == 0) flags_.checkpoint_every = std::max<int64_t>(50, steps / 20);
     if (flags_.evaluate_every == 0) flags_.evaluate_every = std::max<int64_t>(50, steps / 10);

@@ -211,6 +211,13 @@ class Results(TrainTest):
         self.check_report(output, output.name)
         self.assertTrue(events(output)[0]["model"]["from_scratch"])
 
+    def test_a_model_with_fewer_tokens_than_its_tokenizer(self):
+        output = self.output()
+        few = write_lines(self.folder / "few.jsonl", [{"text": "q7q8q9q1z2z3z5" * 5}] * 4)
+        self.ok("train", "--config", DATA / "training/model/config.json", "--tokenizer", TINY / "tokenizer.json", "--data",
+                few, "--output", output, "--noise", "uniform", "--noise-length", 20, "--epochs", 20, "--batch-tokens", 128)
+        self.assertLess(of_kind(output, "step")[-1]["loss"], of_kind(output, "step")[0]["loss"])
+
     def test_without_held_out_data(self):
         output = self.output()
         done = self.ok("train", "--model", TINY, "--data", self.data, "--output", output, "--max-steps", 1)
