@@ -9,7 +9,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "kernels/cpu_target.h"
@@ -313,7 +312,7 @@ class TrainingRun {
     if (!holdout_.samples.empty()) evaluation.heldout_loss = trainer_->HeldOutLoss(holdout_.samples);
     absl::Status status = ExportModel(folder_.path(), source_, *model_, flags_.adapters, written_, *pool_);
     if (status.ok()) status = Decode(evaluation);
-    summary_ = Describe(evaluation);
+    summary_ = Summary(evaluation);
     if (!summary_.empty()) progress_->Say(absl::StrCat("step ", evaluation.step, ": ", summary_));
     Warn(log_->Write(evaluation));
     WriteReport();
@@ -322,16 +321,11 @@ class TrainingRun {
 
   // Answers the first held-out prompts with the model as written. Ctrl-C leaves `evaluation` as it was.
   absl::Status Decode(LoggedEvaluation& evaluation) {
-    DecodingTask task = {.model_dir = folder_.path(),
-                         .max_tokens = flags_.evaluate_tokens,
-                         .nodes = flags_.evaluate_nodes,
-                         .threads = threads_};
-    for (const Sample& sample : holdout_.samples) {
-      if (static_cast<int32_t>(task.prompts.size()) == flags_.evaluate_prompts) break;
-      const int32_t prompt = sample.responses.front().begin;
-      if (prompt < config().max_positions)
-        task.prompts.emplace_back(sample.ids.begin(), sample.ids.begin() + prompt);
-    }
+    const DecodingTask task = {.model_dir = folder_.path(),
+                               .prompts = PromptsOf(holdout_.samples, flags_.evaluate_prompts, config()),
+                               .max_tokens = flags_.evaluate_tokens,
+                               .nodes = flags_.evaluate_nodes,
+                               .threads = threads_};
     if (task.prompts.empty()) return absl::OkStatus();
     auto decoded = DecodeHeldOut(task, Interrupted());
     if (absl::IsCancelled(decoded.status())) return absl::OkStatus();
@@ -339,19 +333,6 @@ class TrainingRun {
     evaluation.speeds = std::move(decoded->speeds);
     evaluation.samples = std::move(decoded->samples);
     return absl::OkStatus();
-  }
-
-  // "held-out loss 2.3378, tokens per forward 8: 2.12, published: 2.40", or what of it is known.
-  static std::string Describe(const LoggedEvaluation& evaluation) {
-    std::vector<std::string> parts;
-    if (std::isfinite(evaluation.heldout_loss))
-      parts.push_back(absl::StrFormat("held-out loss %.4f", evaluation.heldout_loss));
-    for (const LoggedSpeed& speed : evaluation.speeds) {
-      parts.push_back(absl::StrFormat("%s%s: %.2f",
-                                      &speed == &evaluation.speeds[0] ? "tokens per forward by nodes " : "",
-                                      speed.draft, speed.tokens_per_forward));
-    }
-    return absl::StrJoin(parts, ", ");
   }
 
   absl::Status Save() {

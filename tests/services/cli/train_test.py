@@ -233,6 +233,14 @@ class Results(TrainTest):
         self.assertEqual(events(output)[0]["data"]["heldout_samples"], 1)
         self.assertIsNotNone(of_kind(output, "evaluation")[-1]["heldout_loss"])
 
+    def test_a_loss_that_is_lost(self):
+        output = self.output()
+        self.fails(1, r"step \d+: the loss is .*, the gradient norm (nan|inf); begin anew with a smaller --lr",
+                   *self.flags(output, "--lr", 10, "--warmup", 0, "--clip-norm", 0, "--weight-decay", 10, "--beta1", 0,
+                               "--beta2", 0, source=("--config", TINY / "config.json", "--tokenizer", TINY / "tokenizer.json")))
+        self.assertTrue((output / "report.html").exists())
+        self.assertEqual(of_kind(output, "end"), [])
+
     def test_a_bar_on_a_terminal(self):
         master, slave = pty.openpty()
         process = subprocess.Popen(command(*self.flags(self.output())), stdout=slave, stderr=slave)
