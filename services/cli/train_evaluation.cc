@@ -1,10 +1,13 @@
 #include "services/cli/train_evaluation.h"
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "kernels/status_macros.h"
 #include "services/worker/engine.h"
 #include "services/worker/loaded_model.h"
@@ -96,6 +99,29 @@ absl::StatusOr<DecodingResult> DecodeHeldOut(const DecodingTask& task, const std
     result.samples.push_back({std::move(prompt), std::move(text)});
   }
   return result;
+}
+
+std::vector<std::vector<int32_t>> PromptsOf(const std::vector<Sample>& samples, int32_t count,
+                                            const ModelConfig& config) {
+  std::vector<std::vector<int32_t>> prompts;
+  for (const Sample& sample : samples) {
+    if (static_cast<int32_t>(prompts.size()) == count) break;
+    const int32_t size = sample.responses.front().begin;
+    if (size < config.max_positions) prompts.emplace_back(sample.ids.begin(), sample.ids.begin() + size);
+  }
+  return prompts;
+}
+
+std::string Summary(const LoggedEvaluation& evaluation) {
+  std::vector<std::string> parts;
+  if (std::isfinite(evaluation.heldout_loss))
+    parts.push_back(absl::StrFormat("held-out loss %.4f", evaluation.heldout_loss));
+  const char* introduction = "tokens per forward by nodes ";
+  for (const LoggedSpeed& speed : evaluation.speeds) {
+    parts.push_back(absl::StrFormat("%s%s: %.2f", introduction, speed.draft, speed.tokens_per_forward));
+    introduction = "";
+  }
+  return absl::StrJoin(parts, ", ");
 }
 
 }  // namespace clamor::cli

@@ -160,6 +160,8 @@ absl::Status Resolve(TrainFlags& f) {
   f.trainer.loss_on_all = f.loss == "all";
   f.trainer.recompute = f.recompute == "on";
   if (absl::Status status = f.trainer.Validate(); !status.ok()) return Named(status);
+  // More is never held while it learns; nor then while it reads held-out samples.
+  f.trainer.micro_tokens = std::min(f.trainer.micro_tokens, f.trainer.batch_tokens);
   if (f.max_length > f.trainer.batch_tokens) {
     return UsageError(
         absl::StrCat("--max-length is ", f.max_length, ", --batch-tokens only ", f.trainer.batch_tokens));

@@ -49,8 +49,7 @@ int64_t Size(kernels::DType dtype) { return static_cast<int64_t>(kernels::DTypeS
 int64_t TrainingBytes(const TrainFlags& flags, const ModelConfig& c, const MemoryNeeds& needs) {
   const int64_t rank = flags.adapters.rank;
   const kernels::DType held = rank > 0 ? needs.stored : kernels::DType::kF32;
-  const int64_t rows =
-      std::max(needs.longest, std::min(flags.trainer.micro_tokens, flags.trainer.batch_tokens));
+  const int64_t rows = std::max(needs.longest, flags.trainer.micro_tokens);
   int64_t packed = 0, trained = 0;
   const auto product = [&](int64_t n, int64_t k) {
     packed += Linear::PackedBytes(n, k, held, rank);
@@ -81,13 +80,13 @@ int64_t TrainingBytes(const TrainFlags& flags, const ModelConfig& c, const Memor
 
 int64_t AvailableBytes() { return std::min(AvailableOfMachine(), LeftOfControlGroup()); }
 
-absl::Status FitMemory(TrainFlags& flags, const ModelConfig& config, const MemoryNeeds& needs) {
+absl::StatusOr<int64_t> FitMemory(TrainFlags& flags, const ModelConfig& config, const MemoryNeeds& needs) {
   const int64_t available = AvailableBytes();
   if (flags.recompute == "auto") {
     flags.trainer.recompute = TrainingBytes(flags, config, needs) > available;
   }
   const int64_t needed = TrainingBytes(flags, config, needs);
-  if (needed <= available) return absl::OkStatus();
+  if (needed <= available) return needed;
   return absl::ResourceExhaustedError(absl::StrFormat(
       "training needs %.1f GiB of memory, %.1f GiB are free; a smaller --micro-tokens (now %d)%s%s helps",
       static_cast<double>(needed) / kGiB, static_cast<double>(available) / kGiB, flags.trainer.micro_tokens,

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "kernels/matmul.h"
 #include "model/config.h"
 #include "services/cli/train_flags.h"
@@ -26,7 +26,8 @@ int64_t TrainingBytes(const TrainFlags& flags, const ModelConfig& config, const 
 // The least of what the machine has free and what its control group leaves.
 int64_t AvailableBytes();
 
-// Settles --recompute=auto. RESOURCE_EXHAUSTED names what is needed, what is there, and the flags that help.
-absl::Status FitMemory(TrainFlags& flags, const ModelConfig& config, const MemoryNeeds& needs);
+// Settles --recompute=auto and returns TrainingBytes. RESOURCE_EXHAUSTED names what is needed, what is there,
+// and the flags that help.
+absl::StatusOr<int64_t> FitMemory(TrainFlags& flags, const ModelConfig& config, const MemoryNeeds& needs);
 
 }  // namespace clamor::cli

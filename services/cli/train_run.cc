@@ -9,7 +9,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "kernels/cpu_target.h"
@@ -158,8 +157,21 @@ class TrainingRun {
     for (const Dataset* data : {&data_, &holdout_}) {
       for (const Sample& sample : data->samples) longest = std::max(longest, sample.ids.size());
     }
-    return cli::FitMemory(flags_, config(),
-                          {.stored = stored_, .written = written_, .longest = static_cast<int64_t>(longest)});
+    CLAMOR_ASSIGN_OR_RETURN(
+        expected_memory_bytes_,
+        cli::FitMemory(flags_, config(),
+                       {.stored = stored_, .written = written_, .longest = static_cast<int64_t>(longest)}));
+    return absl::OkStatus();
+  }
+
+  // Of the tokens that both the tokenizer and the model have; either may have more.
+  absl::StatusOr<NoiseVocabulary> SharedVocabulary() const {
+    NoiseVocabulary vocabulary = NoiseVocabulary::Of(*texts_.tokenizer);
+    vocabulary.size = std::min(vocabulary.size, config().vocab_size);
+    std::erase_if(vocabulary.specials, [&](int32_t id) { return id >= vocabulary.size; });
+    if (static_cast<size_t>(vocabulary.size) > vocabulary.specials.size()) return vocabulary;
+    return absl::FailedPreconditionError(
+        absl::StrCat(source_, ": all ", vocabulary.size, " tokens are special, none is left for --noise"));
   }
 
   absl::Status MakeModel() {
@@ -179,8 +191,8 @@ class TrainingRun {
       }
     }
     model_->Pack(*pool_);
-    trainer_.emplace(model_.get(), data_.samples, NoiseVocabulary::Of(*texts_.tokenizer), flags_.trainer,
-                     &*pool_);
+    CLAMOR_ASSIGN_OR_RETURN(NoiseVocabulary vocabulary, SharedVocabulary());
+    trainer_.emplace(model_.get(), data_.samples, std::move(vocabulary), flags_.trainer, &*pool_);
     const int64_t steps = trainer_->steps();
     if (flags_.checkpoint_every == 0) flags_.checkpoint_every = std::max<int64_t>(50, steps / 20);
     if (flags_.evaluate_every == 0) flags_.evaluate_every = std::max<int64_t>(50, steps / 10);
@@ -211,6 +223,7 @@ class TrainingRun {
                  {"heldout_samples", holdout_.samples.size()},
                  {"skipped", data_.bad_lines()}},
         .machine = {{"threads", threads_},
+                    {"expected_memory_bytes", expected_memory_bytes_},
                     {"target", std::string(kernels::CpuTargetName(kernels::ActiveCpuTarget()))}}}));
     return absl::OkStatus();
   }
@@ -299,7 +312,7 @@ class TrainingRun {
     if (!holdout_.samples.empty()) evaluation.heldout_loss = trainer_->HeldOutLoss(holdout_.samples);
     absl::Status status = ExportModel(folder_.path(), source_, *model_, flags_.adapters, written_, *pool_);
     if (status.ok()) status = Decode(evaluation);
-    summary_ = Describe(evaluation);
+    summary_ = Summary(evaluation);
     if (!summary_.empty()) progress_->Say(absl::StrCat("step ", evaluation.step, ": ", summary_));
     Warn(log_->Write(evaluation));
     WriteReport();
@@ -308,16 +321,11 @@ class TrainingRun {
 
   // Answers the first held-out prompts with the model as written. Ctrl-C leaves `evaluation` as it was.
   absl::Status Decode(LoggedEvaluation& evaluation) {
-    DecodingTask task = {.model_dir = folder_.path(),
-                         .max_tokens = flags_.evaluate_tokens,
-                         .nodes = flags_.evaluate_nodes,
-                         .threads = threads_};
-    for (const Sample& sample : holdout_.samples) {
-      if (static_cast<int32_t>(task.prompts.size()) == flags_.evaluate_prompts) break;
-      const int32_t prompt = sample.responses.front().begin;
-      if (prompt < config().max_positions)
-        task.prompts.emplace_back(sample.ids.begin(), sample.ids.begin() + prompt);
-    }
+    const DecodingTask task = {.model_dir = folder_.path(),
+                               .prompts = PromptsOf(holdout_.samples, flags_.evaluate_prompts, config()),
+                               .max_tokens = flags_.evaluate_tokens,
+                               .nodes = flags_.evaluate_nodes,
+                               .threads = threads_};
     if (task.prompts.empty()) return absl::OkStatus();
     auto decoded = DecodeHeldOut(task, Interrupted());
     if (absl::IsCancelled(decoded.status())) return absl::OkStatus();
@@ -325,19 +333,6 @@ class TrainingRun {
     evaluation.speeds = std::move(decoded->speeds);
     evaluation.samples = std::move(decoded->samples);
     return absl::OkStatus();
-  }
-
-  // "held-out loss 2.3378, tokens per forward 8: 2.12, published: 2.40", or what of it is known.
-  static std::string Describe(const LoggedEvaluation& evaluation) {
-    std::vector<std::string> parts;
-    if (std::isfinite(evaluation.heldout_loss))
-      parts.push_back(absl::StrFormat("held-out loss %.4f", evaluation.heldout_loss));
-    for (const LoggedSpeed& speed : evaluation.speeds) {
-      parts.push_back(absl::StrFormat("%s%s: %.2f",
-                                      &speed == &evaluation.speeds[0] ? "tokens per forward by nodes " : "",
-                                      speed.draft, speed.tokens_per_forward));
-    }
-    return absl::StrJoin(parts, ", ");
   }
 
   absl::Status Save() {
@@ -380,6 +375,7 @@ class TrainingRun {
   LoadedModel texts_;  // tokenizer and template
   DType stored_ = DType::kF32, written_ = DType::kF32;
   Dataset data_, holdout_;
+  int64_t expected_memory_bytes_ = 0;
   int threads_ = 1;
   std::optional<kernels::ThreadPool> pool_;
   Weights base_;  // of adapters

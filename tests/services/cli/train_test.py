@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 CLAMOR = os.environ["CLAMOR"]
 DATA = ROOT / "tests/testdata"
 TINY = DATA / "tiny-qwen2"
-STEPS = 24
+STEPS = int(os.environ.get("CLAMOR_TEST_STEPS", 40))  # of a run; fewer where each is slow
 FIELDS = {
     "start": {"event", "step", "time", "options", "model", "data", "machine"},
     "step": {"event", "step", "epoch", "loss", "gradient_norm", "learning_rate", "tokens", "tokens_per_second", "seconds"},
@@ -105,8 +105,8 @@ class TrainTest(unittest.TestCase):
     def flags(cls, output, *more, source=("--model", TINY)):
         """A run of some seconds; `more` replaces flags or adds some."""
         common = {"--data": cls.data, "--holdout": cls.holdout, "--output": output, "--max-steps": STEPS,
-                  "--batch-tokens": 500, "--lr": 0.005, "--warmup": 2, "--checkpoint-every": 3, "--evaluate-every": 8,
-                  "--evaluate-prompts": 1, "--evaluate-tokens": 8, "--evaluate-nodes": "8,published", "--threads": 1}
+                  "--batch-tokens": 500, "--lr": 0.005, "--warmup": 2, "--checkpoint-every": 4,
+                  "--evaluate-every": STEPS // 2, "--evaluate-prompts": 1, "--evaluate-tokens": 8, "--evaluate-nodes": "8,published", "--threads": 1}
         return ["train", *source, *(word for flag, value in common.items() if flag not in more for word in (flag, value)),
                 *more]
 
@@ -170,9 +170,9 @@ class Results(TrainTest):
         self.assertEqual(log[0]["data"]["samples"], 36)
         self.assertEqual((log[-1]["event"], log[-1]["step"], log[-1]["reason"]), ("end", STEPS, "done"))
         self.assertEqual([event["step"] for event in of_kind(output, "step")], list(range(1, STEPS + 1)))
-        self.assertEqual([event["step"] for event in of_kind(output, "checkpoint")], list(range(3, STEPS + 1, 3)))
+        self.assertEqual([event["step"] for event in of_kind(output, "checkpoint")], list(range(4, STEPS + 1, 4)))
         evaluations = of_kind(output, "evaluation")
-        self.assertEqual([event["step"] for event in evaluations if event["step"] > 0], [8, 16, 24])
+        self.assertEqual([event["step"] for event in evaluations if event["step"] > 0], [STEPS // 2, STEPS])
         self.assertLess(evaluations[-1]["heldout_loss"], evaluations[0]["heldout_loss"] - 0.1, "it learns")
         for evaluation in evaluations:
             self.assertEqual(set(evaluation["tokens_per_forward"]), {"8", "published"})
@@ -181,7 +181,7 @@ class Results(TrainTest):
         # The data is read once an epoch.
         last = of_kind(output, "step")[-1]
         self.assertAlmostEqual(last["epoch"], last["tokens"] / log[0]["data"]["tokens"])
-        self.assertLess(last["epoch"], 1.5)
+        self.assertLess(last["epoch"], 2.5)
 
     def check_report(self, output, name):
         report = (output / "report.html").read_text()
@@ -211,6 +211,13 @@ class Results(TrainTest):
         self.check_report(output, output.name)
         self.assertTrue(events(output)[0]["model"]["from_scratch"])
 
+    def test_a_model_with_fewer_tokens_than_its_tokenizer(self):
+        output = self.output()
+        few = write_lines(self.folder / "few.jsonl", [{"text": "q7q8q9q1z2z3z5" * 5}] * 4)
+        self.ok("train", "--config", DATA / "training/model/config.json", "--tokenizer", TINY / "tokenizer.json", "--data",
+                few, "--output", output, "--noise", "uniform", "--noise-length", 20, "--epochs", 20, "--batch-tokens", 128)
+        self.assertLess(of_kind(output, "step")[-1]["loss"], of_kind(output, "step")[0]["loss"])
+
     def test_without_held_out_data(self):
         output = self.output()
         done = self.ok("train", "--model", TINY, "--data", self.data, "--output", output, "--max-steps", 1)
@@ -226,6 +233,14 @@ class Results(TrainTest):
         self.assertEqual(events(output)[0]["data"]["heldout_samples"], 1)
         self.assertIsNotNone(of_kind(output, "evaluation")[-1]["heldout_loss"])
 
+    def test_a_loss_that_is_lost(self):
+        output = self.output()
+        self.fails(1, r"step \d+: the loss is .*, the gradient norm (nan|inf); begin anew with a smaller --lr",
+                   *self.flags(output, "--lr", 10, "--warmup", 0, "--clip-norm", 0, "--weight-decay", 10, "--beta1", 0,
+                               "--beta2", 0, source=("--config", TINY / "config.json", "--tokenizer", TINY / "tokenizer.json")))
+        self.assertTrue((output / "report.html").exists())
+        self.assertEqual(of_kind(output, "end"), [])
+
     def test_a_bar_on_a_terminal(self):
         master, slave = pty.openpty()
         process = subprocess.Popen(command(*self.flags(self.output())), stdout=slave, stderr=slave)
@@ -238,7 +253,7 @@ class Results(TrainTest):
                 break
         os.close(master)
         self.assertEqual(process.wait(timeout=60), 0)
-        self.assertRegex(shown, rb"\r\[=+ *\] \d+/24  loss ")
+        self.assertRegex(shown, rb"\r\[=+ *\] \d+/\d+  loss ")
 
 
 class SameBytes(TrainTest):
@@ -255,26 +270,27 @@ class SameBytes(TrainTest):
             assert done.returncode == 0, done.stderr
 
     def test_however_it_is_computed(self):
-        self.assertNotEqual(weights(self.full), weights(self.lora))
-        variants = [(["--micro-tokens", 2, "--recompute", "on"], None), (["--threads", 2, "--micro-tokens", 200], None)]
-        variants += [([], target) for target in supported_targets()]
-        for more, target in variants:
-            with self.subTest(more=more, target=target):
-                output = self.output()
-                self.ok(*self.flags(output, *more), target=target)
-                self.same_run(output, self.full)
-        output = self.output()
-        self.ok(*self.flags(output, *self.LORA, "--micro-tokens", 200, "--recompute", "on", "--threads", 2), target="scalar")
-        self.same_run(output, self.lora)
+        short = ["--max-steps", 3, "--evaluate-prompts", 0]  # portable kernels are slow
+        for more in ([], self.LORA):
+            reference = self.output()
+            self.ok(*self.flags(reference, *short, *more))
+            variants = [(["--micro-tokens", 2, "--recompute", "on"], None), (["--micro-tokens", 200, "--threads", 2], None)]
+            variants += [([], target) for target in supported_targets()]
+            for variant, target in variants:
+                with self.subTest(more=more, variant=variant, target=target):
+                    output = self.output()
+                    self.ok(*self.flags(output, *short, *more, *variant), target=target)
+                    self.same_run(output, reference)
 
     def test_killed_five_times(self):
+        self.assertNotEqual(weights(self.full), weights(self.lora))
         for reference, more in ((self.full, []), (self.lora, self.LORA)):
             draw = random.Random(7)
             output = self.output()
             flags = self.flags(output, *more, "--checkpoint-every", 1)
             for attempt in range(5):
                 resume = ["--resume"] if attempt > 0 else []
-                process = self.start_until(flags + resume, output, steps_done(output) + draw.randint(1, 3))
+                process = self.start_until(flags + resume, output, steps_done(output) + draw.randint(1, 2))
                 time.sleep(draw.uniform(0, 0.02))
                 self.assertIsNone(process.poll(), "still at work")
                 process.kill()
@@ -320,7 +336,7 @@ class SameBytes(TrainTest):
         write_lines(output / "training.jsonl", log)  # as if it had been killed at the end
         done = self.ok(*self.flags(output, "--resume"))
         self.assertRegex(done.stderr, rf"checkpoint-{STEPS}\.safetensors: ")
-        self.assertIn(f"resuming after step {STEPS - 3} of {STEPS}", done.stderr)
+        self.assertIn(f"resuming after step {STEPS - 4} of {STEPS}", done.stderr)
         self.same_run(output, self.full)
 
     def test_a_run_is_resumed_as_it_began(self):
@@ -517,22 +533,28 @@ class Limits(TrainTest):
         path = self.folder / "huge.json"
         path.write_text(json.dumps(config))
         output = self.output()
-        few = 1 << 30  # what the process may ask for at all
-        self.fails(1, r"training needs \d{4}\.\d GiB of memory, \d+\.\d GiB are free; .*--micro-tokens.*--recompute|"
-                   r"training needs \d{4}\.\d GiB of memory, \d+\.\d GiB are free; .*--micro-tokens",
+        few = lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+        limited = run("--version", preexec_fn=few).returncode == 0  # an address sanitizer cannot do with so little
+        self.fails(1, r"training needs \d{4}\.\d GiB of memory, \d+\.\d GiB are free; a smaller --micro-tokens .* helps",
                    *self.flags(output, source=("--config", path, "--tokenizer", TINY / "tokenizer.json")),
-                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (few, few)))
+                   preexec_fn=few if limited else None)
         self.assertFalse((output / "training.jsonl").exists())
 
     def test_an_estimate_that_holds(self):
-        """Of a model whose size counts, against what the process really had."""
+        """What was expected before, and what the process then had."""
         config = json.loads((TINY / "config.json").read_text())
         config.update(hidden_size=512, intermediate_size=1024, num_attention_heads=8, num_key_value_heads=4)
         path = self.folder / "middling.json"
         path.write_text(json.dumps(config))
-        output = self.output()
-        self.ok(*self.flags(output, "--max-steps", 2, source=("--config", path, "--tokenizer", TINY / "tokenizer.json")))
-        self.assertLess(of_kind(output, "end")[0]["peak_memory_bytes"], 300 << 20)
+        few = ("--max-steps", 2, "--batch-tokens", 2048)
+        full, lora = self.output(), self.output()
+        self.ok(*self.flags(full, *few, source=("--config", path, "--tokenizer", TINY / "tokenizer.json")))
+        self.ok(*self.flags(lora, *few, "--lora-rank", 8, source=("--model", full)))
+        for output in (full, lora):
+            expected = events(output)[0]["machine"]["expected_memory_bytes"]
+            peak = of_kind(output, "end")[0]["peak_memory_bytes"]
+            self.assertLess(peak, 1.2 * expected + (32 << 20))
+            self.assertGreater(peak, 0.5 * expected)
 
     def test_no_room_for_checkpoints(self):
         reference, output = self.output(), self.output()
@@ -540,7 +562,7 @@ class Limits(TrainTest):
         room = (reference / "model.safetensors").stat().st_size + (64 << 10)
         self.assertLess(room, (reference / f"checkpoints/checkpoint-{STEPS}.safetensors").stat().st_size)
         done = self.ok(*self.flags(output), preexec_fn=limit_file_size(room))
-        for step in range(3, STEPS + 1, 3):
+        for step in range(4, STEPS + 1, 4):
             self.assertEqual(len(re.findall(rf"(?m)^clamor: .*/checkpoint-{step}\.safetensors: cannot write: ", done.stderr)), 1)
         self.assertEqual(weights(output), weights(reference))
         self.assertEqual(of_kind(output, "checkpoint"), [])
