@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numbers>
 #include <type_traits>
 #include <utility>
@@ -72,26 +73,34 @@ Trainer::Trainer(TrainableModel* model, std::span<const Sample> samples, NoiseVo
             options.recompute),
       first_moments_(model->table().total()),
       second_moments_(model->table().total()) {
-  const auto limit = options.max_steps > 0 ? static_cast<size_t>(options.max_steps) : SIZE_MAX;
-  for (int32_t epoch = 0; epoch < options.epochs && plan_.size() < limit; ++epoch) {
-    for (SampleIndices& batch : PlanEpoch(sizes_, options.batch_tokens, options.seed, epoch)) {
-      if (plan_.size() < limit) plan_.push_back({epoch, std::move(batch)});
-    }
+  const int64_t limit = options.max_steps > 0 ? options.max_steps : std::numeric_limits<int64_t>::max();
+  for (int32_t epoch = 0; epoch < options.epochs && steps_ < limit; ++epoch) {
+    const std::vector<SampleIndices> plan = PlanEpoch(sizes_, options.batch_tokens, options.seed, epoch);
+    steps_ = std::min(limit, steps_ + static_cast<int64_t>(plan.size()));
+    epoch_ends_.push_back(steps_);
   }
 }
 
+int32_t Trainer::Epoch() const {
+  return static_cast<int32_t>(std::ranges::upper_bound(epoch_ends_, step_) - epoch_ends_.begin());
+}
+
 TrainingStep Trainer::Step() {
-  const Planned& planned = plan_[step_];
+  const int32_t epoch = Epoch();
+  if (epoch != planned_epoch_) {
+    plan_ = PlanEpoch(sizes_, options_.batch_tokens, options_.seed, epoch);
+    planned_epoch_ = epoch;
+  }
+  const SampleIndices& samples = plan_[step_ - (epoch > 0 ? epoch_ends_[epoch - 1] : 0)];
   std::vector<TrainingBatch> batches;
-  for (const std::span<const int32_t> part : MicroBatches(planned.samples, sizes_, options_.micro_tokens)) {
-    batches.push_back(MakeBatch(planned.epoch, part));
+  for (const std::span<const int32_t> part : MicroBatches(samples, sizes_, options_.micro_tokens)) {
+    batches.push_back(MakeBatch(epoch, part));
   }
   return Step(batches);
 }
 
 TrainingStep Trainer::Step(std::span<const TrainingBatch> batches) {
-  TrainingStep report = {
-      .step = step_ + 1, .epoch = step_ < steps() ? plan_[step_].epoch : 0, .learning_rate = LearningRate()};
+  TrainingStep report = {.step = step_ + 1, .epoch = Epoch(), .learning_rate = LearningRate()};
   for (const TrainingBatch& batch : batches) {
     report.tokens += batch.rows();
     report.targets += batch.CountTargets();

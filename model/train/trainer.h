@@ -61,8 +61,8 @@ class Trainer {
   Trainer(TrainableModel* model, std::span<const Sample> samples, NoiseVocabulary vocabulary,
           const TrainerOptions& options, kernels::ThreadPool* pool);
 
-  int64_t steps() const { return static_cast<int64_t>(plan_.size()); }  // of the whole run
-  int64_t step() const { return step_; }                                // done
+  int64_t steps() const { return steps_; }  // of the whole run
+  int64_t step() const { return step_; }    // done
   bool done() const { return step_ == steps(); }
 
   // REQUIRES: !done().
@@ -80,10 +80,7 @@ class Trainer {
   void Resume(int64_t step);
 
  private:
-  struct Planned {
-    int32_t epoch;
-    SampleIndices samples;
-  };
+  int32_t Epoch() const;  // of the next step
   TrainingBatch MakeBatch(int32_t epoch, std::span<const int32_t> samples);
   double LearningRate() const;
   // Returns the norm before clipping.
@@ -94,8 +91,11 @@ class Trainer {
   const NoiseVocabulary vocabulary_;
   const TrainerOptions options_;
   kernels::ThreadPool& pool_;
-  std::vector<int32_t> sizes_;  // of the samples
-  std::vector<Planned> plan_;   // [steps]
+  std::vector<int32_t> sizes_;       // of the samples
+  std::vector<int64_t> epoch_ends_;  // [epochs] steps done by the end of each
+  int64_t steps_ = 0;
+  int32_t planned_epoch_ = -1;  // of plan_: one epoch at a time, however many there are
+  std::vector<SampleIndices> plan_;
   TrainingPass pass_;
   std::vector<float> first_moments_, second_moments_;
   int64_t step_ = 0;

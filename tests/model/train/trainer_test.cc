@@ -321,7 +321,7 @@ TEST(TrainerOptionsTest, ErrorsNameTheFieldTheValueAndTheRange) {
   };
   using O = TrainerOptions;
   expect([](O& o) { o.noise.length = 0; }, "noise length is 0, must be from 1 to 1024");
-  expect([](O& o) { o.epochs = 0; }, "epochs is 0, must be in [1, 1000000]");
+  expect([](O& o) { o.epochs = 0; }, "epochs is 0, must be in [1, 10000]");
   expect([](O& o) { o.max_steps = -1; }, "max_steps is -1, must be in [0, 1000000000000]");
   expect([](O& o) { o.batch_tokens = 1; }, "batch_tokens is 1, must be in [2, 16777216]");
   expect([](O& o) { o.micro_tokens = 0; }, "micro_tokens is 0, must be in [2, 16777216]");
