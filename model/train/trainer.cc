@@ -47,7 +47,7 @@ bool InResponse(const Sample& sample, int32_t position) {
 
 absl::Status TrainerOptions::Validate() const {
   CLAMOR_RETURN_IF_ERROR(noise.Validate());
-  CLAMOR_RETURN_IF_ERROR(CheckRange("epochs", epochs, 1, 1'000'000));
+  CLAMOR_RETURN_IF_ERROR(CheckRange("epochs", epochs, 1, 10'000));
   CLAMOR_RETURN_IF_ERROR(CheckRange("max_steps", max_steps, 0, kMaxSteps));
   CLAMOR_RETURN_IF_ERROR(CheckRange("batch_tokens", batch_tokens, 2, 1 << 24));
   CLAMOR_RETURN_IF_ERROR(CheckRange("micro_tokens", micro_tokens, 2, 1 << 24));
