@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <fstream>
 #include <map>
-#include <regex>
 #include <string>
 #include <vector>
 
@@ -42,6 +41,14 @@ std::string Fault(const TextRecord& record, const DatasetTexts& texts, int32_t m
   return BadSampleKind(samples.status()).value_or("none") + ": " + std::string(samples.status().message());
 }
 
+// GSM8K's calculator annotations, <<48/2=24>>, are no text.
+std::string WithoutAnnotations(std::string text) {
+  for (size_t begin; (begin = text.find("<<")) != std::string::npos;) {
+    text.erase(begin, text.find(">>", begin) + 2 - begin);
+  }
+  return text;
+}
+
 TEST(RecordEncoderTest, Gsm8kWithTheDemoModel) {
   const TestModel demo(CLAMOR_DEMO_MODEL);
   std::ifstream file(CLAMOR_TESTDATA "/gsm8k/test-40.jsonl");
@@ -50,8 +57,7 @@ TEST(RecordEncoderTest, Gsm8kWithTheDemoModel) {
   while (std::getline(file, line)) {
     const auto row = nlohmann::json::parse(line);
     const std::string question = row["question"];
-    const std::string answer =
-        std::regex_replace(row["answer"].get<std::string>(), std::regex("<<[^>]*>>"), "");
+    const std::string answer = WithoutAnnotations(row["answer"]);
     const Ids prompt = demo.Parsed("<|im_start|>user\n" + question + "<|im_end|>\n<|im_start|>assistant\n");
     const Ids response = demo.Parsed(answer + "<|im_end|>");
     const auto size = static_cast<int32_t>(prompt.size() + response.size());

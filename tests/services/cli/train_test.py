@@ -540,6 +540,7 @@ class Limits(TrainTest):
                    preexec_fn=few if limited else None)
         self.assertFalse((output / "training.jsonl").exists())
 
+    @unittest.skipIf(STEPS < 40, "a sanitizer's own memory is not in the estimate")
     def test_an_estimate_that_holds(self):
         """What was expected before, and what the process then had."""
         config = json.loads((TINY / "config.json").read_text())
