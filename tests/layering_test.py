@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Includes only point down: checks every #include "..." of the tree against the table below.
 
-Also: every *_test.cc is listed in the CMakeLists.txt beside it, and no test or bench is included from outside.
+Also: every *_test.cc is listed in the CMakeLists.txt beside it, every test that a file names at its head exists, and no
+test or bench is included from outside.
 """
 import pathlib
 import re
@@ -33,6 +34,7 @@ LIBRARIES = {
     "openssl": ["model/tokenizer", "model/sha256", "services"], "pcre2.h": ["model/tokenizer"], "utf8proc.h": ["model/tokenizer"],
 }
 OTHER_SERVICES = ("gateway", "worker", "retrieval", "cli")
+TESTED_BY = re.compile(r"tests/[\w/]+_test\.(?:cc|py)")
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]')
 
 
@@ -46,6 +48,9 @@ def folder_of(path):
 def check(path):
     folder = folder_of(path)
     for number, line in enumerate((ROOT / path).read_text().splitlines(), 1):
+        for test in TESTED_BY.findall(line):
+            if not (ROOT / test).exists():
+                yield f"{path}:{number}: there is no {test}"
         match = INCLUDE.match(line)
         if not match:
             continue

@@ -2,7 +2,7 @@
 // `pre_tokenizer` of tokenizer.json says.
 //
 // Split, ByteLevel, Metaspace, Digits, and Sequence of these. Immutable; any thread.
-// Tested by tests/model/tokenizer/pre_tokenizer_test.cc.
+// Tested by tests/model/tokenizer/tokenizer_test.cc.
 #pragma once
 
 #include <memory>

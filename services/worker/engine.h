@@ -4,7 +4,7 @@
 //
 // Links neither gRPC, protobuf nor RocksDB: tests and the command line run it as it is.
 // Threads: Submit, Cancel and Load may be called from any thread; Step and what it calls (sinks, the
-// continuation source) belong to one thread at a time. Tested by tests/services/worker/engine_test.cc and
+// continuation source) belong to one thread at a time. Tested by tests/services/worker/engine*_test.cc and
 // tests/equivalence/.
 #pragma once
 

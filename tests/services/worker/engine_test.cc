@@ -1,26 +1,18 @@
 #include "services/worker/engine.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <memory>
-#include <optional>
-#include <random>
-#include <span>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
-#include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "model/spec/answer_text.h"
-#include "services/worker/knowledge_pool.h"
-#include "tests/services/worker/engine_fakes.h"
+#include "tests/services/worker/engine_fixture.h"
 
 namespace clamor {
 namespace {
@@ -28,61 +20,6 @@ namespace {
 using testing::AllOf;
 using testing::HasSubstr;
 using testing::StartsWith;
-
-constexpr SpeculationOptions kPlain = {.nodes = 0};
-constexpr SpeculationOptions kModes[] = {
-    kPlain, {.shape = TreeShape::kPublished}, {.nodes = 1}, {.nodes = 12}, {.nodes = 64}};
-constexpr int32_t kVocab = 640;
-
-void StepUntilIdle(Engine& engine) {
-  while (engine.Step()) {
-  }
-}
-
-class EngineTest : public testing::Test {
- protected:
-  // The answer to `request` by an engine of its own.
-  RecordingSink Answer(Request request, EngineOptions options = {.default_nodes = 0},
-                       ContinuationSource* source = nullptr) {
-    const auto engine = MakeEngine(model_, options, &tokenizer_, source);
-    RecordingSink sink(static_cast<int64_t>(request.emitted_ids.size()));
-    Submit(*engine, std::move(request), sink);
-    StepUntilIdle(*engine);
-    EXPECT_TRUE(sink.finished.has_value());
-    EXPECT_EQ(engine->Load().kv_pages_used, 0);
-    return sink;
-  }
-
-  // An honest store that has seen `text` before.
-  static ScriptedSource Truthful(std::vector<int32_t> text, int delay = 0) {
-    return ScriptedSource(
-        [text = std::move(text)](std::span<const int32_t> context,
-                                 int64_t position) -> std::optional<ContinuationSource::Answer> {
-          EXPECT_EQ(context.back(), text[position - 1]);
-          ContinuationSource::Answer answer{.position = position,
-                                            .trie = {.match_length = 10, .occurrences = 3}};
-          for (size_t i = position; i < std::min<size_t>(text.size(), position + 10); ++i) {
-            const int32_t parent = static_cast<int32_t>(answer.trie.nodes.size()) - 1;
-            answer.trie.nodes.push_back({.token = text[i], .parent = parent, .count = 3});
-          }
-          return answer;
-        },
-        delay);
-  }
-
-  Request Golden(int number, int32_t max_tokens = 40) const {
-    return {.prompt_ids = goldens_[number].prompt_ids, .max_tokens = max_tokens, .ignore_eos = true};
-  }
-  // The model's head is wider than the vocabulary: ids without a token have no text.
-  std::string Decode(std::vector<int32_t> ids) const {
-    std::erase_if(ids, [this](int32_t id) { return id >= tokenizer_.vocab_size(); });
-    return tokenizer_.Decode(ids, /*skip_specials=*/true).value();
-  }
-
-  const Transformer& model_ = TinyModel("llama");
-  const Tokenizer& tokenizer_ = TokenizerAt(TinyDirectory("llama"));
-  const std::vector<GoldenCase> goldens_ = Goldens("llama");
-};
 
 TEST(EngineOptions, ValidateNamesFieldAndBothValues) {
   EXPECT_TRUE(EngineOptions{}.Validate().ok());
@@ -374,238 +311,6 @@ TEST_F(EngineTest, ResumesAtEveryIndex) {
       ASSERT_EQ(sink.finished->usage.completion_tokens, static_cast<int32_t>(whole.ids.size() - split));
     }
   }
-}
-
-TEST_F(EngineTest, StatisticsAddUp) {
-  for (const SpeculationOptions& mode : kModes) {
-    for (int number = 0; number < (kSanitized ? 2 : 5); ++number) {
-      Request request = Golden(number);
-      request.speculation = mode;
-      const RecordingSink sink = Answer(request, {.default_nodes = 0});
-      const GenerationStats& stats = sink.finished->stats;
-      int64_t accepted = 0;
-      for (size_t source = 0; source < kSources; ++source) {
-        const auto by_delta =
-            std::count(sink.sources.begin(), sink.sources.end(), static_cast<Source>(source));
-        if (static_cast<Source>(source) == Source::kNone) continue;
-        EXPECT_EQ(stats.accepted_by_source[source], by_delta);
-        accepted += stats.accepted_by_source[source];
-      }
-      // Each forward emits its drafts and one token of its own, but for the last, if it was cut inside its
-      // path.
-      const bool cut = sink.sources.back() != Source::kNone;
-      EXPECT_EQ(accepted + stats.forwards - cut, 40);
-      EXPECT_EQ(stats.forwards, sink.deltas);
-      EXPECT_EQ(stats.accepted_by_source[0], 0);
-      if (mode.nodes == 0) {
-        EXPECT_EQ(stats.forwards, 40);
-        EXPECT_EQ(stats.draft_nodes, 0);
-      } else {
-        EXPECT_GE(stats.draft_nodes, accepted);
-        EXPECT_LE(stats.draft_nodes,
-                  stats.forwards * (mode.shape == TreeShape::kPublished ? 68 : mode.nodes));
-      }
-      EXPECT_GE(stats.prefill_seconds, 0);
-      EXPECT_GE(stats.decode_seconds, 0);
-      EXPECT_GE(stats.queue_seconds, 0);
-    }
-  }
-}
-
-class Totals : public StepObserver {
- public:
-  void OnStep(const StepReport& report) override {
-    ++steps;
-    rows += report.rows;
-    prompt += report.prompt_tokens;
-    emitted += report.emitted_tokens;
-    forwards += report.forwards;
-    for (size_t i = 0; i < kSources; ++i) drafted += report.drafted[i], accepted += report.accepted[i];
-    for (const double seconds : report.seconds) EXPECT_GE(seconds, 0);
-  }
-  void OnAccepted(int32_t tokens) override { from_sequences += tokens; }
-  int64_t steps = 0, rows = 0, prompt = 0, emitted = 0, forwards = 0, drafted = 0, accepted = 0,
-          from_sequences = 0;
-};
-
-TEST_F(EngineTest, StepReportsAddUpToWhatWasSent) {
-  Totals totals;
-  const auto engine =
-      MakeEngine(model_, {.prefill_chunk = 16, .default_nodes = 10}, nullptr, nullptr, &totals);
-  RecordingSink sinks[5];
-  for (int i = 0; i < 5; ++i) Submit(*engine, Golden(i), sinks[i]);
-  StepUntilIdle(*engine);
-  int64_t forwards = 0, drafted = 0;
-  for (const RecordingSink& sink : sinks) {
-    forwards += sink.finished->stats.forwards;
-    drafted += sink.finished->stats.draft_nodes;
-  }
-  EXPECT_EQ(totals.emitted, 200);
-  EXPECT_EQ(totals.from_sequences, 200);
-  EXPECT_EQ(totals.forwards, forwards);
-  EXPECT_EQ(totals.drafted, drafted);
-  EXPECT_EQ(totals.prompt, 0 + 1 + 16 + 69 + 149)
-      << "all prompt tokens but each one's last, which is its first root";
-  EXPECT_EQ(totals.rows, totals.prompt + totals.forwards + totals.drafted);
-  EXPECT_EQ(engine->Load().steps, totals.steps);
-}
-
-TEST_F(EngineTest, StoresOfEveryCharacter) {
-  std::vector<int32_t> text = goldens_[3].prompt_ids;
-  text.insert(text.end(), goldens_[3].greedy_ids.begin(), goldens_[3].greedy_ids.end());
-  std::mt19937 random(1);
-  Request request = Golden(3);
-  request.speculation.nodes = 16;
-  const RecordingSink alone = Answer(request);
-
-  ScriptedSource truthful = Truthful(text);
-  const RecordingSink fast = Answer(request, {.default_nodes = 0}, &truthful);
-  EXPECT_EQ(fast.ids, alone.ids);
-  EXPECT_LT(fast.finished->stats.forwards, 10);
-  EXPECT_GT(fast.finished->stats.accepted_by_source[static_cast<size_t>(Source::kStore)], 20);
-  EXPECT_LT(truthful.questions, 10) << "no question while the last answer still serves";
-
-  ScriptedSource slow = Truthful(text, /*delay=*/2);
-  const RecordingSink late = Answer(request, {.default_nodes = 0}, &slow);
-  EXPECT_EQ(late.ids, alone.ids);
-  EXPECT_LT(late.finished->stats.forwards, alone.finished->stats.forwards);
-
-  ScriptedSource dead([](std::span<const int32_t>, int64_t) { return std::nullopt; });
-  EXPECT_EQ(Answer(request, {.default_nodes = 0}, &dead).ids, alone.ids);
-  EXPECT_GT(dead.questions, 5);
-
-  ScriptedSource liar(
-      [&](std::span<const int32_t>, int64_t position) { return HostileAnswer(position, kVocab, random); });
-  EXPECT_EQ(Answer(request, {.default_nodes = 0}, &liar).ids, alone.ids);
-
-  ScriptedSource unasked([](std::span<const int32_t>, int64_t) { return std::nullopt; });
-  request.use_store = false;
-  EXPECT_EQ(Answer(request, {.default_nodes = 0}, &unasked).ids, alone.ids);
-  EXPECT_EQ(unasked.questions, 0) << "the request wants nothing from the store";
-  request.use_store = true;
-  request.speculation = kPlain;
-  EXPECT_EQ(Answer(request, {.default_nodes = 0}, &unasked).ids, alone.ids);
-  EXPECT_EQ(unasked.questions, 0) << "plain decoding has no use for a store";
-  for (const ScriptedSource* source : {&truthful, &slow, &dead, &liar}) {
-    EXPECT_EQ(source->open(), 0u);
-    EXPECT_EQ(source->forgotten(), 1u);
-  }
-}
-
-// What one tenant's texts taught must not show in another's speed.
-TEST_F(EngineTest, TenantsLearnApart) {
-  const auto engine = MakeEngine(model_, {.default_nodes = 16});
-  const auto forwards = [&](const std::string& tenant) {
-    Request request = Golden(4);
-    request.tenant = tenant;
-    RecordingSink sink;
-    Submit(*engine, request, sink);
-    StepUntilIdle(*engine);
-    return sink.finished->stats.forwards;
-  };
-  const int64_t first = forwards("a");
-  const int64_t again = forwards("a");
-  EXPECT_LT(again, first) << "the test needs an effect to look for";
-  EXPECT_EQ(forwards("b"), first);
-}
-
-TEST(KnowledgePool, ForgetsTheLongestUnusedTenant) {
-  KnowledgePool pool;
-  const auto kept = pool.Get("kept");
-  const std::weak_ptr<DraftKnowledge> idle = pool.Get("idle"), running = pool.Get("running");
-  const std::shared_ptr<DraftKnowledge> in_use = running.lock();
-  for (size_t i = 0; i < KnowledgePool::kTenants; ++i) {
-    pool.Get(std::to_string(i));
-    EXPECT_EQ(pool.Get("kept"), kept);
-  }
-  EXPECT_TRUE(idle.expired());
-  EXPECT_FALSE(running.expired()) << "its sequence still holds it";
-  EXPECT_NE(pool.Get("running"), in_use) << "but the pool has forgotten it";
-}
-
-TEST_F(EngineTest, ADrafterFactoryReplacesTheBuiltInOnes) {
-  std::vector<int32_t> text = goldens_[1].prompt_ids;
-  text.insert(text.end(), goldens_[1].greedy_ids.begin(), goldens_[1].greedy_ids.end());
-  int made = 0;
-  EngineOptions options{.default_nodes = 0};
-  options.drafter_factory = [&](const Request& request) {
-    EXPECT_EQ(request.prompt_ids, goldens_[1].prompt_ids);
-    ++made;
-    return std::make_unique<RandomDrafter>(text, kVocab, 1);
-  };
-  Request request = Golden(1);
-  request.speculation.nodes = 30;
-  const RecordingSink sink = Answer(request, options);
-  EXPECT_EQ(sink.ids, goldens_[1].greedy_ids);
-  EXPECT_GT(sink.finished->stats.accepted_by_source[static_cast<size_t>(Source::kNoise)], 10);
-  EXPECT_EQ(made, 1);
-  request.speculation = kPlain;
-  EXPECT_EQ(Answer(request, options).ids, goldens_[1].greedy_ids);
-  EXPECT_EQ(made, 1) << "plain decoding needs none";
-}
-
-// A sink whose end another thread may wait for.
-class AwaitedSink : public RecordingSink {
- public:
-  void OnFinished(const Finished& finished) override {
-    RecordingSink::OnFinished(finished);
-    done.Notify();
-  }
-  absl::Notification done;
-};
-
-TEST_F(EngineTest, RunsOnItsOwnThreadWhileOthersSubmitAndCancel) {
-  const auto engine = MakeEngine(model_, {.threads = 2, .max_sequences = 4, .default_nodes = 8});
-  std::atomic<bool> stop = false;
-  std::thread runner([&] { engine->Run(stop); });
-  constexpr int kThreads = 3, kEach = kSanitized ? 4 : 10;
-  std::vector<std::thread> clients;
-  for (int t = 0; t < kThreads; ++t) {
-    clients.emplace_back([&, t] {
-      for (int i = 0; i < kEach; ++i) {
-        const int number = (t + i) % 5;
-        AwaitedSink sink;
-        const uint64_t handle = Submit(*engine, Golden(number), sink);
-        if (i % 3 == 2) engine->Cancel(handle);
-        if (i % 2 == 0) engine->WakeUp();
-        EXPECT_GE(engine->Load().kv_pages_total, engine->Load().kv_pages_used);
-        sink.done.WaitForNotification();
-        if (sink.finished->reason == FinishReason::kLength) {
-          EXPECT_EQ(sink.ids, goldens_[number].greedy_ids);
-        } else {
-          EXPECT_EQ(sink.finished->reason, FinishReason::kCancelled);
-          EXPECT_EQ(i % 3, 2);
-        }
-      }
-    });
-  }
-  for (std::thread& client : clients) client.join();
-  stop = true;
-  engine->WakeUp();
-  runner.join();
-  EXPECT_EQ(engine->Load().running, 0);
-  EXPECT_EQ(engine->Load().kv_pages_used, 0);
-}
-
-TEST_F(EngineTest, StoppingFinishesWhoeverIsThere) {
-  const auto engine = MakeEngine(model_, {.max_sequences = 1, .default_nodes = 0});
-  std::atomic<bool> stop = false;
-  AwaitedSink running, waiting;
-  absl::Notification emitting;
-  running.on_delta = [&] {
-    if (!emitting.HasBeenNotified()) emitting.Notify();
-    absl::SleepFor(absl::Milliseconds(1));  // so that it cannot end by itself first
-  };
-  Submit(*engine, Golden(0, 500), running);
-  Submit(*engine, Golden(1), waiting);
-  std::thread runner([&] { engine->Run(stop); });
-  emitting.WaitForNotification();
-  stop = true;
-  engine->WakeUp();
-  runner.join();
-  EXPECT_EQ(running.finished->reason, FinishReason::kCancelled);
-  EXPECT_EQ(waiting.finished->reason, FinishReason::kCancelled);
-  EXPECT_EQ(engine->Load().kv_pages_used, 0);
 }
 
 }  // namespace
