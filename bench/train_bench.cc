@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
+#include <numeric>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -19,6 +20,7 @@
 
 #include "kernels/cpu_target.h"
 #include "model/config.h"
+#include "model/train/batch_plan.h"
 #include "model/train/trainer.h"
 #include "nlohmann/json.hpp"
 
@@ -38,6 +40,19 @@ int64_t PeakMemoryMiB() {
   return usage.ru_maxrss >> 10;
 }
 
+// As `clamor train` does it by default.
+std::vector<TrainingBatch> Cut(const std::vector<std::vector<int32_t>>& texts) {
+  std::vector<int32_t> sizes, all(texts.size());
+  for (const auto& text : texts) sizes.push_back(static_cast<int32_t>(text.size()));
+  std::iota(all.begin(), all.end(), 0);
+  std::vector<TrainingBatch> parts;
+  for (const auto& micro_batch : MicroBatches(all, sizes, TrainerOptions().micro_tokens)) {
+    TrainingBatch& part = parts.emplace_back();
+    for (int32_t i : micro_batch) part.Add(texts[i], texts[i], [](int32_t) { return true; });
+  }
+  return parts;
+}
+
 int Main(int argc, char** argv) {
   if (argc < 3) {
     std::fprintf(stderr, "usage: train_bench CONFIG.json BATCHES.json [THREADS]\n");
@@ -53,14 +68,8 @@ int Main(int argc, char** argv) {
     return 1;
   }
   const nlohmann::json file = nlohmann::json::parse(Read(argv[2]), nullptr, false);
-  std::vector<TrainingBatch> batches;
-  for (const auto& texts : file) {
-    TrainingBatch& batch = batches.emplace_back();
-    for (const auto& text : texts) {
-      const auto ids = text.get<std::vector<int32_t>>();
-      batch.Add(ids, ids, [](int32_t) { return true; });
-    }
-  }
+  std::vector<std::vector<TrainingBatch>> batches;
+  for (const auto& texts : file) batches.push_back(Cut(texts.get<std::vector<std::vector<int32_t>>>()));
   kernels::ThreadPool pool(argc > 3 ? std::atoi(argv[3])
                                     : static_cast<int>(std::thread::hardware_concurrency()));
   TrainableModel model(description->config);
@@ -71,8 +80,8 @@ int Main(int argc, char** argv) {
   int64_t tokens = 0;
   double loss = 0;
   const auto start = std::chrono::steady_clock::now();
-  for (const TrainingBatch& batch : batches) {
-    const TrainingStep step = trainer.Step({&batch, 1});
+  for (const std::vector<TrainingBatch>& batch : batches) {
+    const TrainingStep step = trainer.Step(batch);
     tokens += step.tokens;
     loss = step.loss;
   }

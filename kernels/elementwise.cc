@@ -39,9 +39,10 @@ void RmsNormHeads(float* x, int64_t rows, int64_t stride, int heads, int head_di
   });
 }
 
-void AddInPlace(float* x, const float* y, int64_t count, ThreadPool& pool) {
+void Add(const float* x, const float* y, int64_t count, float* out, ThreadPool& pool) {
   const auto add = kAdd.Active();
-  pool.ParallelFor(count, kGrain, [&](size_t begin, size_t end) { add(x + begin, y + begin, end - begin); });
+  pool.ParallelFor(count, kGrain,
+                   [&](size_t begin, size_t end) { add(x + begin, y + begin, end - begin, out + begin); });
 }
 
 void Scale(float* x, float factor, int64_t count, ThreadPool& pool) {

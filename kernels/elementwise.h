@@ -22,8 +22,8 @@ void RmsNorm(const float* x, int64_t rows, int64_t n, const float* weight, float
 void RmsNormHeads(float* x, int64_t rows, int64_t stride, int heads, int head_dim, const float* weight,
                   float eps, ThreadPool& pool);
 
-// x += y.
-void AddInPlace(float* x, const float* y, int64_t count, ThreadPool& pool);
+// out = x + y; out may be x or y.
+void Add(const float* x, const float* y, int64_t count, float* out, ThreadPool& pool);
 
 // x *= factor.
 void Scale(float* x, float factor, int64_t count, ThreadPool& pool);

@@ -62,7 +62,8 @@ void AddEmbeddingGradient(const int32_t* ids, const float* d, int64_t rows, int6
   // By columns: a token that occurs twice adds twice to one row.
   pool.ParallelFor(n, 64, [&](size_t begin, size_t end) {
     for (int64_t r = 0; r < rows; ++r) {
-      add(d_embedding + int64_t{ids[r]} * n + begin, d + r * n + begin, end - begin);
+      float* to = d_embedding + int64_t{ids[r]} * n + begin;
+      add(to, d + r * n + begin, end - begin, to);
     }
   });
 }

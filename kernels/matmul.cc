@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/pack_sixteens.h"
 
 namespace clamor::kernels {
 namespace {
@@ -11,20 +12,13 @@ namespace {
 // Rows per pass over the weights: enough to hide reading them, few enough to bound the packed copy of x.
 constexpr int64_t kMaxRows = 480;
 
-// Copies x to the layout of MatMulJob::x, the elements [begin, end) of k.
+// Copies x to the layout of MatMulJob::x, the elements [16 begin, 16 end) of k.
 void PackX(const float* x, size_t x_stride, int64_t k, const RowBlocks& blocks, int64_t begin, int64_t end,
            float* packed) {
-  constexpr int64_t kStep = 64;  // so that what is written row by row stays in the first-level cache
   for (int64_t b = 0; b < blocks.count; ++b) {
-    const int64_t size = blocks.size(b);
-    float* to = packed + blocks.begin(b) * k;
-    for (int64_t from = begin; from < end; from += kStep) {
-      const int64_t last = std::min(end, from + kStep);
-      for (int64_t r = 0; r < size; ++r) {
-        const float* row = x + (blocks.begin(b) + r) * x_stride;
-        for (int64_t i = from; i < last; ++i) to[i * size + r] = row[i];
-      }
-    }
+    const int64_t row = blocks.begin(b);
+    PackSixteens(x + row * x_stride, x_stride, blocks.size(b), k, begin, end,
+                 packed + row * SixteensFor(k) * 16);
   }
 }
 
@@ -34,7 +28,7 @@ void MatMul(const float* x, size_t x_stride, int64_t rows, const PackedMatrix& w
             size_t y_stride, ThreadPool& pool) {
   thread_local Scratch scratch;
   const int64_t k = w.k();
-  const int64_t panels = (w.n() + 15) / 16;
+  const int64_t panels = SixteensFor(w.n());
   for (int64_t row = 0; row < rows; row += kMaxRows) {
     const int64_t count = std::min(kMaxRows, rows - row);
     MatMulJob job = {.x = x + row * x_stride,
@@ -44,8 +38,8 @@ void MatMul(const float* x, size_t x_stride, int64_t rows, const PackedMatrix& w
                      .y = y + row * y_stride,
                      .y_stride = y_stride};
     if (count > 1) {
-      float* packed = scratch.Get(count * k);
-      pool.ParallelFor(k, 64, [&](size_t begin, size_t end) {
+      float* packed = scratch.Get(count * SixteensFor(k) * 16);
+      pool.ParallelFor(SixteensFor(k), 4, [&](size_t begin, size_t end) {
         PackX(job.x, x_stride, k, job.blocks, begin, end, packed);
       });
       job.x = packed;

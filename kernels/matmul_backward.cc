@@ -5,6 +5,7 @@
 
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/pack_sixteens.h"
 
 namespace clamor::kernels {
 namespace {
@@ -14,21 +15,11 @@ namespace {
 constexpr int64_t kRows = 512;
 constexpr int64_t kOutputs = 480;
 
-// x [rows, k] in panels of sixteen columns: [k/16][rows][16], the last one padded with zeros.
-void PackPanels(const float* x, size_t stride, int64_t rows, int64_t k, int64_t begin, int64_t end,
-                float* packed) {
-  for (int64_t panel = begin; panel < end; ++panel) {
-    const int64_t columns = std::min<int64_t>(16, k - panel * 16);
-    float* to = packed + panel * rows * 16;
-    const float* from = x + panel * 16;
-    if (columns == 16) {  // copies of a known size need no call
-      for (int64_t r = 0; r < rows; ++r, to += 16, from += stride) std::memcpy(to, from, 16 * sizeof(float));
-      continue;
-    }
-    for (int64_t r = 0; r < rows; ++r, to += 16, from += stride) {
-      std::fill(std::copy_n(from, columns, to), to + 16, 0.0f);
-    }
-  }
+// For a few floats a call of memcpy would cost more than the copying.
+inline void CopyFew(const float* from, int64_t count, float* to) {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) std::memcpy(to + i, from + i, 8 * sizeof(float));
+  for (; i < count; ++i) to[i] = from[i];
 }
 
 // The columns of dy that a block of dw's rows needs, row by row.
@@ -37,9 +28,8 @@ void PackBlocks(const float* dy, size_t stride, int64_t rows, const RowBlocks& b
   for (int64_t b = begin; b < end; ++b) {
     const int64_t size = blocks.size(b);
     float* to = packed + blocks.begin(b) * rows;
-    for (int64_t r = 0; r < rows; ++r) {
-      std::memcpy(to + r * size, dy + r * stride + blocks.begin(b), size * sizeof(float));
-    }
+    const float* from = dy + blocks.begin(b);
+    for (int64_t r = 0; r < rows; ++r, to += size, from += stride) CopyFew(from, size, to);
   }
 }
 
@@ -48,14 +38,14 @@ void PackBlocks(const float* dy, size_t stride, int64_t rows, const RowBlocks& b
 void AddWeightGradient(const float* dy, size_t dy_stride, const float* x, size_t x_stride, int64_t rows,
                        int64_t n, int64_t k, float* dw, ThreadPool& pool) {
   thread_local Scratch scratch;
-  const int64_t panels = (k + 15) / 16;
+  const int64_t panels = SixteensFor(k);
   const auto multiply = kMatMulPanels.Active();
   for (int64_t row = 0; row < rows; row += kRows) {
     const int64_t count = std::min(kRows, rows - row);
     float* const packed_x = scratch.Get(static_cast<size_t>(count * (panels * 16 + std::min(n, kOutputs))));
     float* const packed_dy = packed_x + count * panels * 16;
     pool.ParallelFor(panels, 4, [&](size_t begin, size_t end) {
-      PackPanels(x + row * x_stride, x_stride, count, k, begin, end, packed_x);
+      PackSixteens(x + row * x_stride, x_stride, count, k, begin, end, packed_x);
     });
     for (int64_t out = 0; out < n; out += kOutputs) {
       const RowBlocks blocks(std::min(kOutputs, n - out), kMaxTileRows.Active());
@@ -68,6 +58,7 @@ void AddWeightGradient(const float* dy, size_t dy_stride, const float* x, size_t
                              .bias = nullptr,
                              .y = dw + out * k,
                              .y_stride = static_cast<size_t>(k),
+                             .x_by_columns = true,
                              .accumulate = true};
       pool.ParallelFor(panels, 1, [&](size_t begin, size_t end) { multiply(job, begin, end); });
     }
@@ -78,7 +69,7 @@ void AddBiasGradient(const float* dy, size_t dy_stride, int64_t rows, int64_t n,
                      ThreadPool& pool) {
   const auto add = kAdd.Active();
   pool.ParallelFor(n, 256, [&](size_t begin, size_t end) {
-    for (int64_t r = 0; r < rows; ++r) add(db + begin, dy + r * dy_stride + begin, end - begin);
+    for (int64_t r = 0; r < rows; ++r) add(db + begin, dy + r * dy_stride + begin, end - begin, db + begin);
   });
 }
 

@@ -74,7 +74,7 @@ void Transformer::Forward(const Batch& batch, KvCache& cache, Activations& scrat
     kernels::TreeAttention(qkv, qkv_size, batch.attention, c.heads, scale, c.window[i], kv, attention, q_size,
                            pool);
     kernels::MatMul(attention, q_size, rows, w.output, OrNull(w.output_bias), projected, hidden_size, pool);
-    kernels::AddInPlace(hidden, projected, rows * hidden_size, pool);
+    kernels::Add(hidden, projected, rows * hidden_size, hidden, pool);
 
     // Gated feed-forward.
     kernels::RmsNorm(hidden, rows, hidden_size, w.mlp_norm.data(), c.rms_norm_eps, normed, pool);
@@ -82,7 +82,7 @@ void Transformer::Forward(const Batch& batch, KvCache& cache, Activations& scrat
                     pool);
     kernels::SiluGate(gate_up, rows, mlp_size, gated, pool);
     kernels::MatMul(gated, mlp_size, rows, w.down, OrNull(w.down_bias), projected, hidden_size, pool);
-    kernels::AddInPlace(hidden, projected, rows * hidden_size, pool);
+    kernels::Add(hidden, projected, rows * hidden_size, hidden, pool);
   }
 
   // The head is the widest product by far: only rows that are asked for pass through it.

@@ -28,10 +28,10 @@ void RmsNormRow(const float* x, int64_t n, const float* weight, float eps, float
     StoreFirst(LoadFirst(x + whole, rest) * scale * LoadFirst(weight + whole, rest), y + whole, rest);
 }
 
-void AddRange(float* x, const float* y, int64_t n) {
+void AddRange(const float* x, const float* y, int64_t n, float* out) {
   const int64_t whole = n & ~int64_t{15};
-  for (int64_t i = 0; i < whole; i += 16) Store16(Load16(x + i) + Load16(y + i), x + i);
-  for (int64_t i = whole; i < n; ++i) x[i] += y[i];
+  for (int64_t i = 0; i < whole; i += 16) Store16(Load16(x + i) + Load16(y + i), out + i);
+  for (int64_t i = whole; i < n; ++i) out[i] = x[i] + y[i];
 }
 
 HWY_INLINE F16 Silu(const F16& v) { return v / (Set16(1.0f) + Exp16(Set16(0.0f) - v)); }

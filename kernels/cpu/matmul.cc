@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "kernels/cpu/ops.h"
+#include "kernels/pack_sixteens.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/matmul.cc"
@@ -19,7 +20,10 @@ void PanelTimesRows(const MatMulJob& job, int64_t panel, int64_t k_begin, int64_
   const int64_t bytes_per_k = bf16 ? 32 : 64;
   const int64_t panel_bytes = (bf16 ? (k + 1) / 2 * 2 : k) * bytes_per_k;
   const int64_t columns = std::min<int64_t>(16, job.w.n - panel * 16);
-  const auto& tiles = bf16 ? kTiles<WeightsBF16, XLayout::kPacked> : kTiles<WeightsF32, XLayout::kPacked>;
+  const auto& tiles = job.x_by_columns ? kTiles<WeightsF32, XLayout::kPacked>
+                      : bf16           ? kTiles<WeightsBF16, XLayout::kRows>
+                                       : kTiles<WeightsF32, XLayout::kRows>;
+  const int64_t x_depth = job.x_by_columns ? k : SixteensFor(k) * 16;
   const char* weights = static_cast<const char*>(job.w.data) + panel * panel_bytes + k_begin * bytes_per_k;
   // With one row block the panels are one stream: run ahead of it by enough to cover DRAM. Else the row
   // blocks share the fetching of the next panel.
@@ -39,7 +43,7 @@ void PanelTimesRows(const MatMulJob& job, int64_t panel, int64_t k_begin, int64_
   for (int64_t b = 0; b < job.blocks.count; ++b) {
     const int64_t rows = job.blocks.size(b);
     float* y = job.y + job.blocks.begin(b) * job.y_stride + panel * 16;
-    Tile tile = {.x = job.x + job.blocks.begin(b) * k + k_begin * rows,
+    Tile tile = {.x = job.x + job.blocks.begin(b) * x_depth + k_begin * rows,
                  .w = weights,
                  .w_stride = 16,
                  .k = k_end - k_begin,

@@ -42,13 +42,15 @@ struct Panels {
 };
 
 struct MatMulJob {
-  const float* x;  // per row block [k][rows of the block], block b at begin(b) * k
+  const float*
+      x;  // per row block, all as wide: as PackSixteens leaves it, or by columns: [k][rows of the block]
   RowBlocks blocks;
   Panels w;
   const float* bias;  // [n] or null
   float* y;           // [rows, n]
   size_t y_stride;
-  bool accumulate = false;  // each chain starts from y instead of 0
+  bool x_by_columns = false;  // for fp32 weights
+  bool accumulate = false;    // each chain starts from y instead of 0
 };
 // Computes the output columns of panels [begin, end).
 extern const PerTarget<void (*)(const MatMulJob& job, int64_t begin, int64_t end)> kMatMulPanels;
@@ -89,7 +91,7 @@ extern const PerTarget<void (*)(const CausalJob&job, const CausalTask&task)> kAt
 // Elementwise, for one row or range; the public headers say what they compute.
 extern const PerTarget<void (*)(const float* x, int64_t n, const float* weight, float eps, float* y)>
     kRmsNorm;
-extern const PerTarget<void (*)(float* x, const float* y, int64_t n)> kAdd;
+extern const PerTarget<void (*)(const float* x, const float* y, int64_t n, float* out)> kAdd;
 extern const PerTarget<void (*)(const float* gate, const float* up, int64_t n, float* out)> kSiluGate;
 extern const PerTarget<float (*)(float x)> kExp;
 

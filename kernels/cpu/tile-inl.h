@@ -8,6 +8,7 @@
 #define CLAMOR_KERNELS_CPU_TILE_INL_H_
 #endif
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -47,7 +48,7 @@ using TileFn = void (*)(const Tile& tile);
 // Where x[i][r] lies. Known at compile time, because one address register must serve all rows.
 enum class XLayout {
   kPacked,   // [k][rows]
-  kRows,     // [rows][16], k <= 16
+  kRows,     // [k/16][rows][16]
   kColumns,  // [k][16], rows <= 16
 };
 template <XLayout kLayout>
@@ -56,6 +57,13 @@ template <XLayout kLayout, int kRows>
 inline constexpr int kXStep = kLayout == XLayout::kPacked ? kRows
                               : kLayout == XLayout::kRows ? 1
                                                           : 16;
+// How many i follow each other at that step, and how far x moves on after them.
+template <XLayout kLayout>
+HWY_INLINE int64_t XRun(int64_t left) {
+  return kLayout == XLayout::kRows ? std::min<int64_t>(left, 16) : left;
+}
+template <XLayout kLayout, int kRows>
+inline constexpr int kXSkip = kLayout == XLayout::kRows ? 16 * (kRows - 1) : 0;
 
 // acc[r] += x of row r * w.
 template <XLayout kLayout, int kRows>
@@ -70,9 +78,14 @@ struct WeightsF32 {
     const float* w = static_cast<const float*>(t.w);
     const float* x = t.x;
     const char* soon = static_cast<const char*>(t.prefetch);
-    for (int64_t i = 0; i < t.k; ++i, x += kXStep<kLayout, kRows>, w += t.w_stride, soon += t.prefetch_step) {
-      hwy::Prefetch(soon);
-      MultiplyAdd<kLayout>(x, Load16(w), acc);
+    for (int64_t left = t.k; left > 0; x += kXSkip<kLayout, kRows>) {
+      const int64_t run = XRun<kLayout>(left);
+      left -= run;
+      for (int64_t i = 0; i < run;
+           ++i, x += kXStep<kLayout, kRows>, w += t.w_stride, soon += t.prefetch_step) {
+        hwy::Prefetch(soon);
+        MultiplyAdd<kLayout>(x, Load16(w), acc);
+      }
     }
   }
 };
@@ -105,12 +118,16 @@ struct WeightsBF16 {
     const float* x = t.x;
     const char* soon = static_cast<const char*>(t.prefetch);
     constexpr int kStep = kXStep<kLayout, kRows>;
-    for (int64_t i = 0; i + 1 < t.k; i += 2, x += 2 * kStep, pairs += 16, soon += t.prefetch_step) {
-      hwy::Prefetch(soon);
-      MultiplyAdd<kLayout>(x, Even(pairs), acc);
-      MultiplyAdd<kLayout>(x + kStep, Odd(pairs), acc);
+    for (int64_t left = t.k; left > 0; x += kXSkip<kLayout, kRows>) {
+      const int64_t run = XRun<kLayout>(left);
+      left -= run;
+      for (int64_t i = 0; i + 1 < run; i += 2, x += 2 * kStep, pairs += 16, soon += t.prefetch_step) {
+        hwy::Prefetch(soon);
+        MultiplyAdd<kLayout>(x, Even(pairs), acc);
+        MultiplyAdd<kLayout>(x + kStep, Odd(pairs), acc);
+      }
+      if (run % 2 != 0) MultiplyAdd<kLayout>(x, Even(pairs), acc);  // the last of an odd k
     }
-    if (t.k % 2 != 0) MultiplyAdd<kLayout>(x, Even(pairs), acc);
   }
 };
 

@@ -81,7 +81,7 @@ void Linear::Forward(const float* x, int64_t rows, float* y, kernels::ThreadPool
   kernels::MatMul(x, k_, rows, a_, nullptr, inner, adapter_.rank, pool);
   kernels::Scale(inner, adapter_.scale, rows * adapter_.rank, pool);
   kernels::MatMul(inner, adapter_.rank, rows, b_, nullptr, added.get(), n_, pool);
-  kernels::AddInPlace(y, added.get(), rows * n_, pool);
+  kernels::Add(y, added.get(), rows * n_, y, pool);
 }
 
 void Linear::Backward(const float* x, const float* dy, int64_t rows, float* dx, kernels::ThreadPool& pool) {
@@ -103,7 +103,7 @@ void Linear::Backward(const float* x, const float* dy, int64_t rows, float* dx, 
   if (dx == nullptr) return;
   const auto added = std::make_unique_for_overwrite<float[]>(rows * k_);
   kernels::MatMul(d_inner, rank, rows, a_transposed_, nullptr, added.get(), k_, pool);
-  kernels::AddInPlace(dx, added.get(), rows * k_, pool);
+  kernels::Add(dx, added.get(), rows * k_, dx, pool);
 }
 
 }  // namespace clamor

@@ -62,7 +62,8 @@ absl::Status ExportModel(const std::string& model_dir, const std::string& source
         update = AdapterUpdate(model, adapters, b.layer, b.product, pool);
         updated = {b.layer, b.product};
       }
-      kernels::AddInPlace(values.data(), update.data() + b.first, static_cast<int64_t>(values.size()), pool);
+      kernels::Add(values.data(), update.data() + b.first, static_cast<int64_t>(values.size()), values.data(),
+                   pool);
     }
     return values;
   });

@@ -125,15 +125,13 @@ void TrainingPass::ForwardLayer(TrainableModel& model, size_t i, const TrainingB
   kernels::Rope(qkv, rows, qkv_size, c.heads + c.kv_heads, positions_.data(), rope_, pool);
   kernels::CausalAttention(qkv, batch.starts, AttentionShape(c, i), attention, pool);
   w.output.Forward(attention, rows, projected, pool);
-  std::copy_n(input, rows * hidden, middle);
-  kernels::AddInPlace(middle, projected, rows * hidden, pool);
+  kernels::Add(input, projected, rows * hidden, middle, pool);
 
   kernels::RmsNorm(middle, rows, hidden, w.mlp_norm.value, c.rms_norm_eps, normed, pool);
   w.gate_up.Forward(normed, rows, gate_up, pool);
   kernels::SiluGate(gate_up, rows, inner, gated, pool);
   w.down.Forward(gated, rows, projected, pool);
-  std::copy_n(middle, rows * hidden, output);
-  kernels::AddInPlace(output, projected, rows * hidden, pool);
+  kernels::Add(middle, projected, rows * hidden, output, pool);
 }
 
 // d: the gradient of the layer's output, then of its input.
@@ -161,7 +159,7 @@ void TrainingPass::BackwardLayer(TrainableModel& model, size_t i, const Training
   w.gate_up.Backward(normed, d_gate_up, rows, d_normed, pool);
   kernels::RmsNormBackward(kept.middle.data(), hidden, rows, 1, hidden, w.mlp_norm.value, c.rms_norm_eps,
                            d_normed, hidden, w.mlp_norm.gradient, pool);
-  kernels::AddInPlace(d, d_normed, rows * hidden, pool);
+  kernels::Add(d, d_normed, rows * hidden, d, pool);
 
   // Attention.
   w.output.Backward(kept.attention.data(), d, rows, d_wide, pool);
@@ -177,7 +175,7 @@ void TrainingPass::BackwardLayer(TrainableModel& model, size_t i, const Training
   w.qkv.Backward(normed, d_qkv, rows, d_normed, pool);
   kernels::RmsNormBackward(input, hidden, rows, 1, hidden, w.attention_norm.value, c.rms_norm_eps, d_normed,
                            hidden, w.attention_norm.gradient, pool);
-  kernels::AddInPlace(d, d_normed, rows * hidden, pool);
+  kernels::Add(d, d_normed, rows * hidden, d, pool);
 }
 
 void TrainingPass::Select(const TrainableModel& model, const TrainingBatch& batch,
