@@ -52,6 +52,7 @@ bool Engine::Rep::Step() {
     return false;
   }
   Draft(report);
+  Reserve(report);
   BuildBatch(plan, running, batch);
   timer.Done(StepReport::kDraft);
   Forward();
@@ -61,7 +62,8 @@ bool Engine::Rep::Step() {
   Commit(report);
   timer.Done(StepReport::kCommit);
   report.rows = static_cast<int32_t>(batch.rows());
-  if (report.prompt_tokens == 0) cost.Refresh(report.rows, report.seconds[StepReport::kForward]);
+  cost.Refresh(report.rows - report.prompt_tokens, report.prompt_tokens,
+               report.seconds[StepReport::kForward]);
   PublishLoad(true);
   if (observer != nullptr) observer->OnStep(report);
   return true;
@@ -89,8 +91,15 @@ std::unique_ptr<Drafter> Engine::Rep::MakeDrafter(Sequence& s) {
 
 void Engine::Rep::Plan() {
   unread.clear();
-  for (const auto& s : running) unread.push_back(s->unread());
-  Schedule(unread, options.prefill_chunk, plan);
+  int32_t decoding = 0;
+  for (const auto& s : running) {
+    unread.push_back(s->unread());
+    if (s->unread() == 0) ++decoding;
+  }
+  // Whoever decodes should not wait much longer than without the others' prompts.
+  const int32_t chunk =
+      decoding > 0 ? std::min(options.prefill_chunk, cost.PrefillTokens(decoding)) : options.prefill_chunk;
+  Schedule(unread, chunk, plan);
 }
 
 // A tree for each sequence that decodes, then as many of their nodes as pay.
@@ -199,10 +208,12 @@ void Engine::Rep::Commit(StepReport& report) {
     Sequence& s = *running[share.sequence];
     s.committed += share.prefill;
     report.prompt_tokens += share.prefill;
-    if (!share.decode) continue;
-    const int64_t rows = static_cast<int64_t>(s.tree.nodes.size());
-    CommitSequence(share, row, report);
-    row += rows;
+    if (share.decode) {
+      const int64_t rows = static_cast<int64_t>(s.tree.nodes.size());
+      CommitSequence(share, row, report);
+      row += rows;
+    }
+    if (running[share.sequence] != nullptr) cache.Share(s.pages, std::span(s.tokens).first(s.committed));
   }
   std::erase(running, nullptr);
 }

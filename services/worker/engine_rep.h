@@ -46,7 +46,7 @@ struct Engine::Rep {
   StepCost cost;
   int32_t plain_steps = 0;  // since automatic trees last had a node
   Sampler sampler;
-  std::vector<std::unique_ptr<Sequence>> running;  // oldest first
+  std::vector<std::unique_ptr<Sequence>> running;  // by priority, then oldest first
   std::vector<int64_t> unread;
   std::vector<StepShare> plan;
   std::vector<float> survivals;
@@ -70,11 +70,14 @@ struct Engine::Rep {
   void Admit();
   void Plan();
   void Draft(StepReport& report);
+  void Reserve(StepReport& report);
   void Forward();
   void VerifyTrees();
   void Commit(StepReport& report);
 
   bool Start(Sequence& s);
+  void PreemptLast(StepReport& report);
+  void Enqueue(std::unique_ptr<Sequence> s) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
   std::unique_ptr<Drafter> MakeDrafter(Sequence& s);
   std::optional<FinishReason> Append(Sequence& s, int32_t id, std::string& text);
   void Budget();
@@ -85,9 +88,6 @@ struct Engine::Rep {
   void Finish(Sequence& s, FinishReason reason);
   void PublishLoad(bool stepped);
   bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) { return waiting.empty() && cancelled.empty(); }
-  int64_t TokensNeeded(const Sequence& s) const {
-    return s.prompt_tokens() + s.max_tokens + SpeculationOptions::kMaxNodes;
-  }
 };
 
 }  // namespace clamor

@@ -76,6 +76,9 @@ WorkerMetrics::WorkerMetrics(prometheus::Registry& registry, const std::string& 
       prefix_hits_(
           Series(registry, model)
               .Counter("clamor_prefix_cache_hits_tokens_total", "Prompt tokens found in the prefix cache")),
+      preemptions_(
+          Series(registry, model)
+              .Counter("clamor_preemptions_total", "Sequences that lost their pages and waited again")),
       generated_tokens_(Series(registry, model).Counter("clamor_generated_tokens_total", "Tokens emitted")),
       prompt_tokens_(Series(registry, model).Counter("clamor_prompt_tokens_total", "Prompt tokens computed")),
       forwards_(
@@ -115,7 +118,6 @@ WorkerMetrics::WorkerMetrics(prometheus::Registry& registry, const std::string& 
         &series.Counter("clamor_worker_corpus_documents_total", "Finished answers for the shared store",
                         {{"outcome", std::string(CorpusOutcomeName(static_cast<CorpusOutcome>(i)))}});
   }
-  series.Counter("clamor_preemptions_total", "Sequences put back into the queue");
   prometheus::BuildGauge()
       .Name("clamor_build_info")
       .Help("Always 1")
@@ -129,6 +131,7 @@ void WorkerMetrics::OnStep(const StepReport& report) {
   for (size_t i = 0; i < phase_seconds_.size(); ++i) phase_seconds_[i]->Observe(report.seconds[i]);
   step_rows_.Observe(report.rows);
   prompt_tokens_.Increment(report.prompt_tokens);
+  preemptions_.Increment(report.preemptions);
   generated_tokens_.Increment(report.emitted_tokens);
   forwards_.Increment(report.forwards);
   int32_t nodes = 0;

@@ -63,6 +63,7 @@ class WorkerMetrics final : public StepObserver {
   prometheus::Gauge& speedup_;
   prometheus::Counter& prefix_queries_;
   prometheus::Counter& prefix_hits_;
+  prometheus::Counter& preemptions_;
   prometheus::Counter& generated_tokens_;
   prometheus::Counter& prompt_tokens_;
   prometheus::Counter& forwards_;

@@ -110,7 +110,7 @@ TEST(TokenStreamTest, SendsStartedDeltasAndOneFinished) {
   grpc::ClientContext context;
   auto reader = host.stub().StreamGenerate(&context, {});
   TokenStream* stream = host.stream();
-  stream->OnStarted();
+  stream->OnStarted(0);
   stream->OnDelta(MakeDelta(0, {11, 12}, "ab"));
   Response response;
   ASSERT_TRUE(reader->Read(&response));
@@ -141,7 +141,7 @@ TEST(TokenStreamTest, TokensThatComeWhileAWriteIsInFlightShareAMessage) {
   grpc::ClientContext context;
   auto reader = host.stub().StreamGenerate(&context, {});
   TokenStream* stream = host.stream();
-  stream->OnStarted();
+  stream->OnStarted(0);
   std::string text;
   for (int i = 0; i < 500; ++i) {
     stream->OnDelta(MakeDelta(i, {i}, "x"));
@@ -178,7 +178,7 @@ TEST(TokenStreamTest, SendsNothingBeforeAdmission) {
   });
   absl::SleepFor(absl::Milliseconds(50));
   EXPECT_FALSE(headers);
-  stream->OnStarted();
+  stream->OnStarted(0);
   waiter.join();
   stream->OnFinished(MakeFinished(FinishReason::kStop));
   Response response;
@@ -206,7 +206,7 @@ TEST(TokenStreamTest, AClientThatCancelsEndsTheRequest) {
     grpc::ClientContext context;
     auto reader = host.stub().StreamGenerate(&context, {});
     TokenStream* stream = host.stream();
-    if (!before_acceptance) stream->OnStarted();
+    if (!before_acceptance) stream->OnStarted(0);
     context.TryCancel();
     if (before_acceptance) {
       absl::SleepFor(absl::Milliseconds(50));
@@ -224,7 +224,7 @@ TEST(TokenStreamTest, ASlowReaderIsCutOffAndTold) {
   grpc::ClientContext context;
   auto reader = host.stub().StreamGenerate(&context, {});
   TokenStream* stream = host.stream();
-  stream->OnStarted();
+  stream->OnStarted(0);
   for (int i = 0; i < 200; ++i) stream->OnDelta(MakeDelta(i, {i}, "x"));
   ASSERT_TRUE(host.cancelled_.WaitForNotificationWithTimeout(absl::Seconds(10)));
   EXPECT_EQ(host.cancelled_with_, static_cast<int>(FinishReason::kSlowConsumer));
@@ -241,7 +241,7 @@ TEST(TokenStreamTest, TextCountsAgainstASlowReaderToo) {
   grpc::ClientContext context;
   auto reader = host.stub().StreamGenerate(&context, {});
   TokenStream* stream = host.stream();
-  stream->OnStarted();
+  stream->OnStarted(0);
   stream->OnDelta(MakeDelta(0, {1}, "x"));
   stream->OnDelta(MakeDelta(1, {1}, std::string(2000, 'x')));
   ASSERT_TRUE(host.cancelled_.WaitForNotificationWithTimeout(absl::Seconds(10)));
@@ -257,7 +257,7 @@ TEST(TokenStreamTest, AReaderThatNeverReadsIsResetInTheEnd) {
   grpc::ClientContext context;
   auto reader = host.stub().StreamGenerate(&context, {});
   TokenStream* stream = host.stream();
-  stream->OnStarted();
+  stream->OnStarted(0);
   for (int i = 0; i < 20; ++i) stream->OnDelta(MakeDelta(i, {i}, "x"));
   stream->OnFinished(MakeFinished(FinishReason::kSlowConsumer));
   absl::SleepFor(absl::Milliseconds(300));
