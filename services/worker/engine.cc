@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <functional>
+#include <iterator>
+#include <numeric>
 #include <optional>
 #include <span>
 #include <utility>
@@ -64,9 +66,20 @@ bool Engine::Rep::Step() {
   report.rows = static_cast<int32_t>(batch.rows());
   cost.Refresh(report.rows - report.prompt_tokens, report.prompt_tokens,
                report.seconds[StepReport::kForward]);
+  JudgeSpeculation(report);
   PublishLoad(true);
   if (observer != nullptr) observer->OnStep(report);
   return true;
+}
+
+// Only steps say something in which the budget had its way with every sequence and nobody read a prompt.
+void Engine::Rep::JudgeSpeculation(StepReport& report) {
+  if (report.prompt_tokens == 0 && budgeted == report.forwards && report.emitted_tokens > 0) {
+    const bool drafted = report.rows > report.forwards;
+    const double seconds = std::accumulate(std::begin(report.seconds), std::end(report.seconds), 0.0);
+    guard.Add(report.forwards, drafted, seconds, report.emitted_tokens);
+  }
+  report.speculation_ratio = guard.ratio();
 }
 
 // One more token of the answer; the reason if it is the last.
@@ -120,6 +133,7 @@ void Engine::Rep::Draft(StepReport& report) {
                                                                                : StepCost::kRows.back() / 2;
     s.drafter->Draft(nodes, s.tree);
   }
+  budgeted = 0;
   if (options.default_nodes == SpeculationOptions::kAuto) Budget();
   for (const StepShare& share : plan) {
     if (!share.decode) continue;
@@ -144,6 +158,7 @@ void Engine::Rep::Budget() {
     const auto& nodes = running[share.sequence]->tree.nodes;
     for (size_t i = 1; i < nodes.size(); ++i) survivals.push_back(nodes[i].survival);
   }
+  budgeted = sequences;
   if (sequences == 0) return;
   std::sort(survivals.begin(), survivals.end(), std::greater<>());
   int32_t best = cost.BestNodes(sequences, survivals);
@@ -153,6 +168,7 @@ void Engine::Rep::Budget() {
     best = std::min<int32_t>(kTrialNodes, static_cast<int32_t>(survivals.size()));
     plain_steps = 0;
   }
+  if (best > 0 && guard.RunPlain(sequences)) best = 0;
   const float least = best > 0 ? survivals[best - 1] : 2.0f;
   for (const StepShare& share : plan) {
     if (!automatic(share)) continue;

@@ -10,6 +10,7 @@
 
 #include <array>
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -58,6 +59,7 @@ struct StepReport {
   int32_t rows = 0, prompt_tokens = 0, emitted_tokens = 0, forwards = 0;  // forwards: sequences that emitted
   int32_t preemptions = 0;  // sequences that gave their pages to others and wait again
   std::array<int32_t, kSources> drafted{}, accepted{};
+  double speculation_ratio = NAN;  // see SpeculationGuard::ratio
 };
 class StepObserver {
  public:

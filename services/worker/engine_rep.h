@@ -17,6 +17,7 @@
 #include "services/worker/knowledge_pool.h"
 #include "services/worker/scheduler.h"
 #include "services/worker/sequence.h"
+#include "services/worker/speculation_guard.h"
 #include "services/worker/step_cost.h"
 
 namespace clamor {
@@ -44,6 +45,8 @@ struct Engine::Rep {
   KvCache cache;
   KnowledgePool knowledge;
   StepCost cost;
+  SpeculationGuard guard;
+  int32_t budgeted = 0;     // sequences of the step whose nodes the budget chose
   int32_t plain_steps = 0;  // since automatic trees last had a node
   Sampler sampler;
   std::vector<std::unique_ptr<Sequence>> running;  // by priority, then oldest first
@@ -81,6 +84,7 @@ struct Engine::Rep {
   std::unique_ptr<Drafter> MakeDrafter(Sequence& s);
   std::optional<FinishReason> Append(Sequence& s, int32_t id, std::string& text);
   void Budget();
+  void JudgeSpeculation(StepReport& report);
   NodeLogits LogitsOf(int64_t first_row) const;
   void ShowLogits(const Sequence& s, int64_t root, int64_t first_row, size_t tokens) const;
   void CommitSequence(const StepShare& share, int64_t first_row, StepReport& report);

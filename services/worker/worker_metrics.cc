@@ -1,9 +1,7 @@
 #include "services/worker/worker_metrics.h"
 
-#include <algorithm>
 #include <cmath>
 #include <initializer_list>
-#include <numeric>
 #include <string_view>
 
 #include "absl/time/time.h"
@@ -44,16 +42,6 @@ class Series {
 };
 
 }  // namespace
-
-void SpeedupEstimate::Add(const StepReport& report) {
-  if (report.prompt_tokens > 0 || report.forwards < 1 || report.emitted_tokens < 1) return;
-  const double seconds = std::accumulate(std::begin(report.seconds), std::end(report.seconds), 0.0);
-  const bool with_drafts = std::accumulate(report.drafted.begin(), report.drafted.end(), 0) > 0;
-  const size_t size = std::min<size_t>(std::ilogb(report.forwards), plain_.size() - 1);
-  (with_drafts ? drafted_ : plain_)[size].Add(seconds / report.emitted_tokens);
-  if (plain_[size].samples > 0 && drafted_[size].samples > 0)
-    ratio_ = plain_[size].value / drafted_[size].value;
-}
 
 WorkerMetrics::WorkerMetrics(prometheus::Registry& registry, const std::string& model,
                              const std::string& version)
@@ -141,8 +129,7 @@ void WorkerMetrics::OnStep(const StepReport& report) {
     if (report.accepted[i] > 0) accepted_[i]->Increment(report.accepted[i]);
   }
   if (report.forwards > 0) node_budget_.Set(static_cast<double>(nodes) / report.forwards);
-  speedup_estimate_.Add(report);
-  speedup_.Set(speedup_estimate_.ratio());
+  speedup_.Set(report.speculation_ratio);
 }
 
 void WorkerMetrics::OnAccepted(int32_t tokens) { accept_length_.Observe(tokens); }
