@@ -3,7 +3,6 @@
 #include <cstdio>
 #include <limits>
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,7 +26,7 @@ struct Flags {
   ModelOptions model;
   std::string suite, data;
   int64_t limit = 10;
-  std::optional<bool> chat;
+  bool chat = false, no_chat = false;  // neither: as the suite and the model suggest
   std::vector<std::string> modes = {"plain", "published", "merged"};
   std::vector<std::string> nodes = {"auto"};
   Request options{.max_tokens = 128};
@@ -105,14 +104,15 @@ absl::Status Eval(const Flags& flags) {
   CLAMOR_ASSIGN_OR_RETURN(const LoadedModel model, LoadModelWithProgress(flags.model, /*quiet=*/false));
   task.model = &model;
   // HumanEval asks for the rest of a function, which is a text to continue.
-  const bool chat = flags.chat.value_or(model.chat_template != nullptr && suite != Suite::kHumanEval);
+  const bool chat =
+      flags.chat || (!flags.no_chat && model.chat_template != nullptr && suite != Suite::kHumanEval);
   CLAMOR_ASSIGN_OR_RETURN(Questions questions, EncodeQuestions(model, prompts, flags.data, chat, flags.limit,
                                                                flags.options.max_tokens));
   task.questions = std::move(questions.asked);
 
   Interrupted();  // from here on Ctrl-C ends the evaluation, not the process
   EvalReport report = Describe(flags, model, task, chat);
-  report.too_long = questions.too_long;
+  report.too_long = std::move(questions.too_long);
   CLAMOR_ASSIGN_OR_RETURN(report.answered, Evaluate(task, Interrupted()));
   report.figures = FiguresOf(report.answered, report.modes.size(), report.plain);
   report.differences = DifferencesOf(report.answered, report.plain);
@@ -151,9 +151,12 @@ void AddPromptFlags(CLI::App& verb, Flags& flags) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str()
       ->group("Prompts");
-  verb.add_flag("--chat,!--no-chat", flags.chat,
-                "Text as a user's message; by default if the model has a template, but not for humaneval")
-      ->group("Prompts");
+  CLI::Option* chat =
+      verb.add_flag(
+              "--chat", flags.chat,
+              "Text as a user's message; the default if the model has a template, but not for humaneval")
+          ->group("Prompts");
+  verb.add_flag("--no-chat", flags.no_chat, "Text as it is")->excludes(chat)->group("Prompts");
 }
 
 }  // namespace

@@ -51,9 +51,7 @@ std::string RenderHeader(const EvalReport& report) {
   std::string html = absl::StrCat(
       "<header>\n<p class=\"kicker\"><b>Clamor</b> evaluation · ", EscapeHtml(report.suite), status,
       "</p>\n<h1>", Headline(report), "</h1>\n<p class=\"deck\">", Bold(report.model), " on ",
-      Bold(report.data), ", ", report.answered.size(), " of ", report.planned, " prompts",
-      report.too_long > 0 ? absl::StrCat(", ", report.too_long, " left out as too long") : "", ". ",
-      EscapeHtml(EvalNotes(report)), "</p>\n");
+      Bold(report.data), ", ", EscapeHtml(EvalScope(report)), ". ", EscapeHtml(EvalNotes(report)), "</p>\n");
   for (size_t i = 0; i < std::min(report.differences.size(), kMostDifferences); ++i) {
     absl::StrAppend(&html, "<p class=\"alert\">",
                     EscapeHtml(DescribeDifference(report, report.differences[i])), "</p>\n");

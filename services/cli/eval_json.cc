@@ -108,8 +108,9 @@ ordered_json EvalJson(const EvalReport& report) {
   ordered_json object = {{"model", report.model},     {"suite", report.suite},     {"data", report.data},
                          {"options", report.options}, {"machine", report.machine}, {"modes", report.modes},
                          {"notes", EvalNotes(report)}};
-  object["prompts"] = {
-      {"planned", report.planned}, {"answered", report.answered.size()}, {"too_long", report.too_long}};
+  object["prompts"] = {{"planned", report.planned}, {"answered", report.answered.size()}};
+  ordered_json& too_long = object["prompts"]["too_long"] = ordered_json::object();
+  for (const auto& [category, prompts] : report.too_long) too_long[category] = prompts;
   object["complete"] = report.complete();
   object["lossless"] = report.plain ? ordered_json(report.differences.empty()) : ordered_json();
   object["overall"] = ModesJson(report, report.figures.overall);

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,10 +19,10 @@ struct EvalReport {
   std::string model, suite, data;
   nlohmann::ordered_json options, machine;  // objects: what was asked for, where it ran
   std::vector<std::string> modes;
-  std::optional<size_t> plain;  // of modes
-  bool fresh = false;           // drafting forgets after each prompt
-  size_t planned = 0;           // prompts
-  int64_t too_long = 0;         // prompts left out
+  std::optional<size_t> plain;              // of modes
+  bool fresh = false;                       // drafting forgets after each prompt
+  size_t planned = 0;                       // prompts
+  std::map<std::string, int64_t> too_long;  // prompts left out, by category
   std::vector<Answered> answered;
   EvalFigures figures;  // of `answered`
   std::vector<Difference> differences;
@@ -34,6 +35,9 @@ std::string DescribeDifference(const EvalReport& report, const Difference& diffe
 
 // How to read the figures: what is counted, what was warm. One paragraph.
 std::string EvalNotes(const EvalReport& report);
+
+// "10 of 12 prompts, left out as too long: 80 of rag".
+std::string EvalScope(const EvalReport& report);
 
 // The figures as tables. Cells are text of bounded length.
 struct EvalTable {
@@ -49,11 +53,10 @@ std::string RenderEvalText(const EvalReport& report);
 
 // One object:
 //   model, suite, data, options{}, machine{}, modes[name], notes
-//   prompts{planned, answered, too_long}, complete, lossless (null without plain decoding)
-//   overall{mode: FIGURES}, categories[{category, modes{mode: FIGURES}}]
-//   differences[{prompt, line, mode, token_index, plain, other}]: ids, null where an answer has ended
-//   answers[{prompt, category, line, prompt_ids, token_ids (of the first mode), modes{mode: {tokens,
-//   finish_reason,
+//   prompts{planned, answered, too_long{category: prompts left out}}, complete, lossless (null without plain
+//   decoding) overall{mode: FIGURES}, categories[{category, modes{mode: FIGURES}}] differences[{prompt, line,
+//   mode, token_index, plain, other}]: ids, null where an answer has ended answers[{prompt, category, line,
+//   prompt_ids, token_ids (of the first mode), modes{mode: {tokens, finish_reason,
 //     forwards, first_tokens, draft_nodes, prefill_seconds, decode_seconds, tokens_per_second, identical}}}]
 // FIGURES: prompts, prompt_tokens, tokens, forwards, tokens_per_forward, draft_nodes, nodes_per_forward,
 //   prefill_seconds, decode_tokens, decode_seconds, tokens_per_second, ratio_median, ratio_total, compared,

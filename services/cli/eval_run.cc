@@ -1,7 +1,6 @@
 #include "services/cli/eval_run.h"
 
 #include <algorithm>
-#include <map>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -148,7 +147,7 @@ absl::StatusOr<Questions> EncodeQuestions(const LoadedModel& model, const std::v
                           absl::StrCat(path, ":", suite_prompt.line, ": ", ids.status().message()));
     }
     if (static_cast<int64_t>(ids->size()) + max_tokens > model.transformer->max_positions()) {
-      ++questions.too_long;
+      ++questions.too_long[suite_prompt.category];
       continue;
     }
     ++of_category;

@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -23,7 +24,7 @@ namespace clamor::cli {
 // What is asked of the model, in its own ids.
 struct Questions {
   std::vector<EvalQuestion> asked;
-  int64_t too_long = 0;  // left out: prompt and answer exceed the context
+  std::map<std::string, int64_t> too_long;  // left out by category: prompt and answer exceed the context
 };
 
 // The first `limit` (0: all) prompts of each category that leave room for `max_tokens` tokens of answer.

@@ -77,8 +77,9 @@ EvalTable SourceTable(const EvalReport& report) {
     for (size_t s = 1; s < kSources; ++s) {
       const auto of_source = static_cast<double>(counts.accepted[s]),
                  drafted = static_cast<double>(counts.drafted[s]);
-      cells.push_back(
-          drafted > 0 ? absl::StrCat(Share(of_source, accepted), " (", Share(of_source, drafted), ")") : "-");
+      cells.push_back(drafted > 0 ? absl::StrCat(Share(of_source, std::max(accepted, 1.0)), " (",
+                                                 Share(of_source, drafted), ")")
+                                  : "-");
     }
     return cells;
   });
@@ -210,6 +211,16 @@ std::string EvalNotes(const EvalReport& report) {
       "and the first forward.");
 }
 
+std::string EvalScope(const EvalReport& report) {
+  std::string text = absl::StrCat(report.answered.size(), " of ", report.planned, " prompts");
+  const char* separator = ", left out as too long: ";
+  for (const auto& [category, prompts] : report.too_long) {
+    absl::StrAppend(&text, separator, prompts, " of ", category);
+    separator = ", ";
+  }
+  return text;
+}
+
 std::vector<EvalTable> TablesOf(const EvalReport& report) {
   std::vector<EvalTable> tables = {SpeedTable(report)};
   for (EvalTable& table :
@@ -225,10 +236,8 @@ std::vector<EvalTable> TablesOf(const EvalReport& report) {
 }
 
 std::string RenderEvalText(const EvalReport& report) {
-  std::string text = absl::StrCat(report.model, " on ", report.suite, " (", report.data,
-                                  "): ", report.answered.size(), " of ", report.planned, " prompts");
-  if (report.too_long > 0) absl::StrAppend(&text, ", ", report.too_long, " left out as too long");
-  absl::StrAppend(&text, "\n");
+  std::string text =
+      absl::StrCat(report.model, " on ", report.suite, " (", report.data, "): ", EvalScope(report), "\n");
   for (const auto* fields : {&report.options, &report.machine}) {
     const char* separator = "";
     for (const auto& [name, value] : fields->items()) {

@@ -31,7 +31,7 @@ EvalReport Report(bool with_difference = false) {
   report.options = {{"max_tokens", 5}};
   report.machine = {{"threads", 1}};
   report.planned = 3;
-  report.too_long = 4;
+  report.too_long = {{"a&b", 4}, {"c", 1}};
   for (int i = 0; i < 2; ++i) {
     Answered answered{{.id = "<b>", .category = i == 0 ? "c<0>" : "c1", .line = i + 1, .prompt_ids = {7}},
                       {}};
@@ -54,7 +54,8 @@ EvalReport Report(bool with_difference = false) {
 TEST(EvalReport, JsonHoldsEverything) {
   const EvalReport report = Report();
   const ordered_json json = ordered_json::parse(EvalJson(report).dump());
-  EXPECT_EQ(json["prompts"], (ordered_json{{"planned", 3}, {"answered", 2}, {"too_long", 4}}));
+  EXPECT_EQ(json["prompts"],
+            (ordered_json{{"planned", 3}, {"answered", 2}, {"too_long", {{"a&b", 4}, {"c", 1}}}}));
   EXPECT_EQ(json["complete"], false);
   EXPECT_EQ(json["lossless"], true);
   const ordered_json& merged = json["overall"]["merged:auto"];
@@ -89,7 +90,7 @@ TEST(EvalReport, ALossIsSaidEverywhere) {
 
 TEST(EvalReport, TablesAreAligned) {
   const std::string text = RenderEvalText(Report());
-  EXPECT_THAT(text, HasSubstr("2 of 3 prompts, 4 left out as too long\n"));
+  EXPECT_THAT(text, HasSubstr("2 of 3 prompts, left out as too long: 4 of a&b, 1 of c\n"));
   EXPECT_THAT(text, HasSubstr("\noverall   plain              2      10            1.00"));
   EXPECT_THAT(text, HasSubstr("Calibration, merged:auto: "));
   EXPECT_THAT(text, AllOf(HasSubstr("0.20 to 0.30     20"), Not(HasSubstr("Calibration, plain"))));
