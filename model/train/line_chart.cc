@@ -297,8 +297,8 @@ std::string RenderLineChart(const LineChart& chart) {
   return absl::StrCat(
       "<figure class=\"chart", chart.wide ? " wide" : "", named ? " named" : "", "\" data-x=\"",
       AxisData(axes->x), "\" data-y=\"", AxisData(axes->y), "\" data-digits=\"", chart.digits,
-      "\" data-x-name=\"", EscapeHtml(chart.x_name), "\">\n<figcaption><h3>", EscapeHtml(chart.title), "</h3><p>", EscapeHtml(chart.unit),
-      "</p></figcaption>\n<div class=\"plot\" style=\"height:", height,
+      "\" data-x-name=\"", EscapeHtml(chart.x_name), "\">\n<figcaption><h3>", EscapeHtml(chart.title),
+      "</h3><p>", EscapeHtml(chart.unit), "</p></figcaption>\n<div class=\"plot\" style=\"height:", height,
       "px\"><svg viewBox=\"0 0 1000 1000\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"",
       EscapeHtml(Describe(chart)), "\">", RenderGrid(chart, *axes), faint, lines, "</svg>",
       RenderTicks(chart, *axes), RenderEndLabels(chart, *axes, height), "</div>\n",

@@ -79,22 +79,6 @@ absl::Status Write(const std::string& text, const std::string& file) {
   return absl::OkStatus();
 }
 
-// What was promised: every answer the same as by plain decoding; all prompts answered.
-absl::Status Verdict(const EvalReport& report) {
-  if (!report.differences.empty()) {
-    const size_t more = report.differences.size() - 1;
-    return absl::InternalError(absl::StrCat(
-        DescribeDifference(report, report.differences.front()),
-        more > 0 ? absl::StrCat(", and ", more, more > 1 ? " more answers differ" : " more answer differs")
-                 : ""));
-  }
-  if (!report.complete()) {
-    return absl::CancelledError(
-        absl::StrCat("interrupted after prompt ", report.answered.size(), " of ", report.planned));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status Eval(const Flags& flags) {
   if (absl::Status valid = flags.options.sampling.Validate(); !valid.ok()) return UsageError(valid.message());
   EvalTask task{.options = flags.options, .retrieval = flags.retrieval, .fresh = flags.fresh};
@@ -117,7 +101,7 @@ absl::Status Eval(const Flags& flags) {
   report.figures = FiguresOf(report.answered, report.modes.size(), report.plain);
   report.differences = DifferencesOf(report.answered, report.plain);
   CLAMOR_RETURN_IF_ERROR(Write(Render(report, flags.output), flags.file));
-  return Verdict(report);
+  return VerdictOf(report);
 }
 
 void AddSamplingFlags(CLI::App& verb, SamplingOptions& sampling) {
@@ -183,9 +167,11 @@ void AddEval(CLI::App& app, Run& run) {
       ->delimiter(',')
       ->capture_default_str()
       ->group("Speculation");
-  verb->add_flag("--fresh", flags->fresh, "Forget after each prompt what drafting learned")
-      ->group("Speculation");
+  CLI::Option* fresh =
+      verb->add_flag("--fresh", flags->fresh, "Forget after each prompt what drafting learned")
+          ->group("Speculation");
   verb->add_option("--retrieval", flags->retrieval, "HOST:PORT of a store to take drafts from")
+      ->excludes(fresh)  // a prompt's own tenant has nothing in the store
       ->group("Speculation");
   verb->add_option("--output", flags->output, "table, json or html")
       ->check(CLI::IsMember({"table", "json", "html"}))

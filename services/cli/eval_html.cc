@@ -69,8 +69,8 @@ std::string RenderTiles(const EvalReport& report) {
             : "";
     absl::StrAppend(
         &html, "<div><dt>", EscapeHtml(report.modes[i]), "</dt><dd>",
-        Bold(absl::StrCat(FormatNumber(figures.tokens_per_second(), 3), " tokens/s")),
-        EscapeHtml(absl::StrCat(Times(figures.ratio_total), " plain; ",
+        Bold(FormatNumber(figures.tokens_per_second(), 3)),
+        EscapeHtml(absl::StrCat("tokens/s, ", Times(figures.ratio_total), " plain; ",
                                 FormatNumber(figures.tokens_per_forward(), 3), " tokens/forward", identical)),
         "</dd></div>\n");
   }

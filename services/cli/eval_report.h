@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "nlohmann/json.hpp"
 #include "services/cli/eval_figures.h"
 
@@ -32,6 +33,10 @@ struct EvalReport {
 
 // "prompt HumanEval/0 (F:1): published differs from plain at token 3: 17 instead of 42".
 std::string DescribeDifference(const EvalReport& report, const Difference& difference);
+
+// INTERNAL describes the first answer that is not that of plain decoding; CANCELLED: not all prompts were
+// answered.
+absl::Status VerdictOf(const EvalReport& report);
 
 // How to read the figures: what is counted, what was warm. One paragraph.
 std::string EvalNotes(const EvalReport& report);

@@ -178,7 +178,7 @@ absl::StatusOr<std::vector<Answered>> Evaluate(const EvalTask& task, const std::
       const size_t mode = (i + turn) % contestants.size();
       Request request = task.options;
       request.prompt_ids = question.prompt_ids;
-      request.tenant = task.fresh ? absl::StrCat("prompt-", i) : "eval";
+      request.tenant = task.fresh ? absl::StrCat("prompt-", i) : "default";
       CLAMOR_ASSIGN_OR_RETURN(std::optional<ModeAnswer> answer,
                               contestants[mode]->Answer(std::move(request), stop));
       if (!answer) return all;

@@ -38,8 +38,8 @@ struct EvalTask {
   std::vector<EvalQuestion> questions;
   std::vector<EvalMode> modes;
   Request options;        // tokens, sampling and end of each answer; the rest is not read
-  std::string retrieval;  // HOST:PORT of a store to take drafts from, or empty
-  bool fresh = false;     // what drafting learned is forgotten after each prompt
+  std::string retrieval;  // HOST:PORT of a store to take drafts from, or empty; the tenant is "default"
+  bool fresh = false;     // what drafting learned is forgotten after each prompt; then without a store
 };
 
 // The prompts that all modes have answered: all of them, or those before `stop` was set. Progress goes to

@@ -3,6 +3,7 @@
 #include <numeric>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "model/train/html_text.h"
@@ -196,6 +197,21 @@ std::string DescribeDifference(const EvalReport& report, const Difference& diffe
   return absl::StrCat("prompt ", question.id, " (", report.data, ":", question.line,
                       "): ", report.modes[difference.mode], " differs from plain at token ", difference.token,
                       ": ", IdText(difference.other), " instead of ", IdText(difference.plain));
+}
+
+absl::Status VerdictOf(const EvalReport& report) {
+  if (!report.differences.empty()) {
+    const size_t more = report.differences.size() - 1;
+    return absl::InternalError(absl::StrCat(
+        DescribeDifference(report, report.differences.front()),
+        more > 0 ? absl::StrCat(", and ", more, more > 1 ? " more answers differ" : " more answer differs")
+                 : ""));
+  }
+  if (!report.complete()) {
+    return absl::CancelledError(
+        absl::StrCat("interrupted after prompt ", report.answered.size(), " of ", report.planned));
+  }
+  return absl::OkStatus();
 }
 
 std::string EvalNotes(const EvalReport& report) {

@@ -58,6 +58,7 @@ TEST(EvalReport, JsonHoldsEverything) {
             (ordered_json{{"planned", 3}, {"answered", 2}, {"too_long", {{"a&b", 4}, {"c", 1}}}}));
   EXPECT_EQ(json["complete"], false);
   EXPECT_EQ(json["lossless"], true);
+  EXPECT_EQ(VerdictOf(report), absl::CancelledError("interrupted after prompt 2 of 3"));
   const ordered_json& merged = json["overall"]["merged:auto"];
   EXPECT_EQ(merged["tokens"], 10);
   EXPECT_EQ(merged["tokens_per_forward"], 2.5);
@@ -79,6 +80,7 @@ TEST(EvalReport, ALossIsSaidEverywhere) {
   const EvalReport report = Report(/*with_difference=*/true);
   const std::string said = "prompt <b> (F&G:2): merged:auto differs from plain at token 3: 9 instead of 4";
   EXPECT_EQ(DescribeDifference(report, report.differences[0]), said);
+  EXPECT_EQ(VerdictOf(report), absl::InternalError(said));
   const ordered_json json = EvalJson(report);
   EXPECT_EQ(json["lossless"], false);
   EXPECT_EQ(json["differences"][0]["token_index"], 3);
@@ -102,6 +104,7 @@ TEST(EvalReport, ThePageNeedsNothingElse) {
   EXPECT_THAT(page, AllOf(HasSubstr("&lt;m&gt;"), HasSubstr("c&lt;0&gt;"), HasSubstr("F&amp;G")));
   EXPECT_THAT(page, AllOf(Not(HasSubstr("http://")), Not(HasSubstr("https://")), Not(HasSubstr("src="))));
   EXPECT_THAT(page, AllOf(HasSubstr("<h3>Calibration</h3>"), HasSubstr("<h3>Accepted by depth</h3>"),
+                          HasSubstr("data-x-name=\"depth\""),
                           HasSubstr("merged:auto: 2.00 times plain decoding, 2.50 tokens per forward")));
   EXPECT_THAT(page, Not(HasSubstr("nan")));
 }

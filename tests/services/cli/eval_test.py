@@ -244,6 +244,8 @@ class Refusals(EvalTest):
         self.fails(2, "--nodes: '129'", *good, "--nodes", "129")
         self.fails(2, "--output", *good, "--output", "xml")
         self.fails(2, "--limit", *good, "--limit", "-1")
+        self.fails(2, "--chat", *good, "--chat", "--no-chat")
+        self.fails(2, "--retrieval", *good, "--fresh", "--retrieval", "127.0.0.1:1")
         self.fails(2, "top_p", *good, "--top-p", "0")
 
     def test_bad_data_is_named_by_file_and_line(self):
