@@ -265,6 +265,7 @@ void Engine::Rep::CommitSequence(const StepShare& share, int64_t first_row, Step
   report.emitted_tokens += static_cast<int32_t>(kept);
   if (observer != nullptr) {
     observer->OnAccepted(static_cast<int32_t>(kept));
+    observer->OnVerified(s.tree, accepted);
     if (observer->WantsLogits()) ShowLogits(s, root, first_row, kept);
   }
   if (s.first_step_done == absl::InfiniteFuture()) s.first_step_done = absl::Now();

@@ -70,6 +70,9 @@ class StepObserver {
   // WantsLogits says so.
   virtual bool WantsLogits() const { return false; }
   virtual void OnLogits(uint64_t, int64_t, std::span<const float>) {}  // handle, position, logits
+  // The tree of one sequence and what of it was right, also beyond a token that ends the answer. Borrowed for
+  // the call.
+  virtual void OnVerified(const DraftTree&, const Accepted&) {}
 };
 
 class Engine {
