@@ -59,18 +59,20 @@ void MergedDrafter::Draft(int32_t max_nodes, DraftTree& tree) {
   tree.Reset(text_.back());
   cursors_.assign(1, {.context = automaton_.End(), .store = store_});
   evidence_.assign(1, {});
+  candidates_.clear();
   heap_.clear();
-  const auto less = [](const Candidate& a, const Candidate& b) { return a.survival < b.survival; };
   const int32_t tail = TailLength(max_nodes);
   int32_t deepest = 0;
   Expand(tree, 0);
   while (!heap_.empty() && tree.drafted() + std::max(0, tail - deepest) < max_nodes) {
-    std::pop_heap(heap_.begin(), heap_.end(), less);
-    const Candidate best = heap_.back();
+    std::pop_heap(heap_.begin(), heap_.end());
+    const auto [survival, index] = heap_.back();
     heap_.pop_back();
-    if (best.survival < kLeastSurvival) break;
-    const int32_t node = tree.Add(best.token, best.parent, best.source, best.survival);
-    cursors_.push_back(best.cursors);
+    const Candidate& best = candidates_[index];
+    const int32_t node = tree.Add(best.token, best.parent, best.source, survival);
+    cursors_.push_back({.context = automaton_.Advance(cursors_[best.parent].context, best.token),
+                        .store = best.store,
+                        .on_trail = best.on_trail});
     evidence_.push_back(best.evidence);
     deepest = std::max(deepest, tree.nodes[node].depth);
     if (tree.nodes[node].depth < kMaxDepth) Expand(tree, node);
@@ -122,27 +124,30 @@ void MergedDrafter::Expand(const DraftTree& tree, int32_t node) {
   ProposeAdjacency(parent.token, parent.depth);
   ProposeRecycled(before, parent.token, parent.depth);
 
-  float sum = 0;
   for (Proposal& p : proposals_) {
     if (p.sources > 1) {
       const Calibration::Key key = Calibration::Agreement(p.sources, p.best);
       p.best = std::max(p.best, knowledge_->calibration.Mean(key));
       p.evidence.keys[p.evidence.size++] = key;
     }
-    sum += p.best;
   }
-  const float scale = sum > kMaxSiblingSum ? kMaxSiblingSum / sum : 1.0f;
-  const auto less = [](const Candidate& a, const Candidate& b) { return a.survival < b.survival; };
+  // At most one child is right, so what the better ones take is not left for the others.
+  std::sort(proposals_.begin(), proposals_.end(),
+            [](const Proposal& a, const Proposal& b) { return a.best > b.best; });
+  float left = kMaxSiblingSum;
   for (const Proposal& p : proposals_) {
-    heap_.push_back({.survival = parent.survival * p.best * scale,
-                     .parent = node,
-                     .token = p.token,
-                     .source = p.source,
-                     .cursors = {.context = automaton_.Advance(cursors.context, p.token),
-                                 .store = p.store,
-                                 .on_trail = p.on_trail},
-                     .evidence = p.evidence});
-    std::push_heap(heap_.begin(), heap_.end(), less);
+    const float share = p.best * left;
+    left -= share;
+    const float survival = parent.survival * share;
+    if (survival < kLeastSurvival) break;
+    heap_.push_back({.survival = survival, .candidate = static_cast<int32_t>(candidates_.size())});
+    std::push_heap(heap_.begin(), heap_.end());
+    candidates_.push_back({.parent = node,
+                           .token = p.token,
+                           .store = p.store,
+                           .source = p.source,
+                           .on_trail = p.on_trail,
+                           .evidence = p.evidence});
   }
 }
 

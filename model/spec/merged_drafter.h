@@ -67,11 +67,17 @@ class MergedDrafter : public Drafter {
     Evidence evidence;
   };
   struct Candidate {
-    float survival;
     int32_t parent, token;
+    int32_t store;
     Source source;
-    Cursors cursors;
+    bool on_trail;
     Evidence evidence;
+  };
+  // Of a candidate, for the heap: what moves there should be small.
+  struct Standing {
+    float survival;
+    int32_t candidate;  // index into candidates_
+    friend bool operator<(const Standing& a, const Standing& b) { return a.survival < b.survival; }
   };
   // One rejected node's best successors: row r predicts depth r + 1 under the new root.
   struct TrailRow {
@@ -115,7 +121,8 @@ class MergedDrafter : public Drafter {
   // Of the tree of the last Draft, per node; and scratch.
   std::vector<Cursors> cursors_;
   std::vector<Evidence> evidence_;
-  std::vector<Candidate> heap_;
+  std::vector<Candidate> candidates_;
+  std::vector<Standing> heap_;
   std::vector<Proposal> proposals_;
 };
 
