@@ -12,11 +12,14 @@ constexpr float kMaxSiblingSum = 0.98f;  // something always is left for a token
 constexpr float kLeastSurvival = 1e-5f;
 constexpr int kMostSources = 5;
 
-// Length of the chain that is kept under the root whatever its survival: its rejected nodes are the next
-// trail, so without it a step that accepts little would leave the next one blind.
-int32_t TailLength(int32_t max_nodes) { return std::min(5, max_nodes / 3); }
-
 }  // namespace
+
+// Its rejected nodes are the next trail, so without it a step that accepts little would leave the next one
+// blind.
+int32_t MergedDrafter::TailOf(int32_t max_nodes) const {
+  const bool jacobi = sources_ >> static_cast<int>(Source::kJacobi) & 1;
+  return jacobi ? std::min(5, max_nodes / 3) : 0;
+}
 
 void MergedDrafter::Extend(std::span<const int32_t> tokens) {
   for (const int32_t token : tokens) {
@@ -61,7 +64,7 @@ void MergedDrafter::Draft(int32_t max_nodes, DraftTree& tree) {
   evidence_.assign(1, {});
   candidates_.clear();
   heap_.clear();
-  const int32_t tail = TailLength(max_nodes);
+  const int32_t tail = TailOf(max_nodes);
   int32_t deepest = 0;
   Expand(tree, 0);
   while (!heap_.empty() && tree.drafted() + std::max(0, tail - deepest) < max_nodes) {
@@ -83,7 +86,7 @@ void MergedDrafter::Draft(int32_t max_nodes, DraftTree& tree) {
 void MergedDrafter::Trim(int32_t max_nodes, DraftTree& tree) {
   if (tree.drafted() <= max_nodes) return;
   // Nodes stand in the order of their survival, so the best of them are the first; the tail is grown again.
-  const int32_t tail = TailLength(max_nodes);
+  const int32_t tail = TailOf(max_nodes);
   int32_t kept = 0, deepest = 0;
   for (; kept + std::max(0, tail - deepest) < max_nodes; ++kept) {
     deepest = std::max(deepest, tree.nodes[kept + 1].depth);
@@ -154,6 +157,7 @@ void MergedDrafter::Expand(const DraftTree& tree, int32_t node) {
 // One source may propose a token once per node; its first word, which is its best, counts.
 void MergedDrafter::Propose(int32_t token, Source source, Calibration::Key key, int32_t store,
                             bool on_trail) {
+  if ((sources_ >> static_cast<int>(source) & 1) == 0) return;
   const float mean = knowledge_->calibration.Mean(key);
   for (Proposal& p : proposals_) {
     if (p.token != token) continue;

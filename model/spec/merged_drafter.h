@@ -30,10 +30,14 @@ class MergedDrafter : public Drafter {
   static constexpr int32_t kTrailRows = 8;
   static constexpr size_t kMaxTrieNodes = 1024;
 
+  // What may propose nodes, for experiments: bit i stands for static_cast<Source>(i).
+  using Sources = uint32_t;
+  static constexpr Sources kAllSources = ~Sources{0};
+
   // Answers of the store that are malformed, name tokens outside [0, vocab_size) or have over kMaxTrieNodes
   // nodes are dropped.
-  MergedDrafter(DraftKnowledge* knowledge, int32_t vocab_size, uint64_t seed)
-      : knowledge_(knowledge), vocab_size_(vocab_size), random_(seed) {}
+  MergedDrafter(DraftKnowledge* knowledge, int32_t vocab_size, uint64_t seed, Sources sources = kAllSources)
+      : knowledge_(knowledge), vocab_size_(vocab_size), sources_(sources), random_(seed) {}
 
   void Extend(std::span<const int32_t> tokens) override;
   void Draft(int32_t max_nodes, DraftTree& tree) override;
@@ -93,6 +97,8 @@ class MergedDrafter : public Drafter {
   void ProposeRecycled(int32_t before, int32_t token, int32_t depth);
   void Propose(int32_t token, Source source, Calibration::Key key, int32_t store = kNoStore,
                bool on_trail = false);
+  // Length of the chain that is kept under the root whatever its survival.
+  int32_t TailOf(int32_t max_nodes) const;
   void AddTail(DraftTree& tree, int32_t max_nodes, int32_t length);
   void LearnCalibration(const DraftTree& tree, const Accepted& accepted);
   void KeepTrail(const DraftTree& tree, const NodeLogits& logits, int32_t last_accepted, int32_t next);
@@ -100,6 +106,7 @@ class MergedDrafter : public Drafter {
 
   DraftKnowledge* knowledge_;
   int32_t vocab_size_;
+  Sources sources_;
   uint64_t random_;
   std::vector<int32_t> text_;
   ContextAutomaton automaton_;

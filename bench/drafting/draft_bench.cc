@@ -1,0 +1,198 @@
+// Tokens per forward of drafters on a real model, by category: ours, ours without each source, ours with each
+// source alone, and the rules of others, all with the same number of nodes.
+//
+//     draft_bench --model DIR --suite spec_bench --data question.jsonl [--suite humaneval --data HumanEval.jsonl]
+//                 [--limit 10] [--max-tokens 128] [--nodes 8,16,64] [--drafters merged,recycling,lookup]
+//                 [--output FILE.json]
+// Answers are greedy, each drafter starts cold, every drafter's ids are checked to be those of the first.
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <fstream>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
+#include "bench/drafting/baseline_drafters.h"
+#include "kernels/cpu_target.h"
+#include "kernels/status_macros.h"
+#include "model/spec/merged_drafter.h"
+#include "nlohmann/json.hpp"
+#include "services/cli/eval_run.h"
+#include "services/cli/eval_suite.h"
+#include "services/worker/engine.h"
+#include "services/worker/loaded_model.h"
+
+namespace clamor {
+namespace {
+
+constexpr MergedDrafter::Sources Bit(Source source) { return 1u << static_cast<int>(source); }
+
+// What drafters of one name share: what is learned from one answer helps the next.
+struct Shared {
+  explicit Shared(int32_t vocab_size) : vocab_size(vocab_size), table(vocab_size) {}
+  int32_t vocab_size;
+  DraftKnowledge knowledge;
+  RecyclingTable table;
+};
+using Maker = std::function<std::unique_ptr<Drafter>(Shared&)>;
+
+// "merged", "only-context", "without-context", ..., "lookup", "recycling".
+std::map<std::string, Maker> Makers() {
+  const auto merged = [](MergedDrafter::Sources sources) {
+    return [sources](Shared& shared) {
+      return std::make_unique<MergedDrafter>(&shared.knowledge, shared.vocab_size, /*seed=*/1, sources);
+    };
+  };
+  std::map<std::string, Maker> makers = {
+      {"merged", merged(MergedDrafter::kAllSources)},
+      {"lookup", [](Shared&) { return std::make_unique<PromptLookupDrafter>(); }},
+      {"recycling", [](Shared& shared) { return std::make_unique<TokenRecyclingDrafter>(&shared.table); }}};
+  for (const Source source : {Source::kJacobi, Source::kContext, Source::kAdjacency, Source::kRecycled}) {
+    makers[absl::StrCat("only-", std::string(SourceName(source)))] = merged(Bit(source));
+    makers[absl::StrCat("without-", std::string(SourceName(source)))] = merged(MergedDrafter::kAllSources & ~Bit(source));
+  }
+  return makers;
+}
+
+class CountingSink final : public TokenSink {
+ public:
+  void OnDelta(Delta delta) override { ids.insert(ids.end(), delta.token_ids.begin(), delta.token_ids.end()); }
+  void OnFinished(const Finished& last) override { stats = last.stats, finished = true; }
+
+  std::vector<int32_t> ids;
+  GenerationStats stats;
+  bool finished = false;
+};
+
+struct Count {
+  int64_t tokens = 0, forwards = 0;
+  double tokens_per_forward() const { return static_cast<double>(tokens) / static_cast<double>(forwards); }
+};
+using Counts = std::map<std::string, Count>;  // by category
+
+struct Flags {
+  ModelOptions model;
+  std::vector<std::string> suites, data, drafters;
+  std::vector<int32_t> nodes = {8, 16, 64};
+  int64_t limit = 10;
+  int32_t max_tokens = 128;
+  std::string output;
+};
+
+absl::StatusOr<std::vector<cli::EvalQuestion>> ReadQuestions(const Flags& flags, const LoadedModel& model) {
+  std::vector<cli::EvalQuestion> all;
+  for (size_t i = 0; i < flags.suites.size(); ++i) {
+    const cli::Suite suite = cli::SuiteNamed(flags.suites[i]);
+    CLAMOR_ASSIGN_OR_RETURN(const auto prompts, cli::ReadSuite(suite, flags.data[i]));
+    const bool chat = model.chat_template != nullptr && suite != cli::Suite::kHumanEval;
+    CLAMOR_ASSIGN_OR_RETURN(auto questions, cli::EncodeQuestions(model, prompts, flags.data[i], chat, flags.limit,
+                                                                 flags.max_tokens));
+    std::move(questions.asked.begin(), questions.asked.end(), std::back_inserter(all));
+  }
+  return all;
+}
+
+absl::StatusOr<CountingSink> Answer(const LoadedModel& model, const Flags& flags, const cli::EvalQuestion& question,
+                                    int32_t nodes, const std::function<std::unique_ptr<Drafter>()>& make) {
+  EngineOptions options{.threads = model.threads,
+                        .kv_tokens = static_cast<int64_t>(question.prompt_ids.size()) + flags.max_tokens +
+                                     2 * SpeculationOptions::kMaxNodes,
+                        .max_sequences = 1,
+                        .default_nodes = 0};
+  options.drafter_factory = [&make](const Request&) { return make(); };
+  CLAMOR_ASSIGN_OR_RETURN(const auto engine,
+                          Engine::Create(model.transformer.get(), model.tokenizer.get(), nullptr, nullptr, options));
+  CountingSink sink;
+  const Request request{.prompt_ids = question.prompt_ids, .max_tokens = flags.max_tokens, .speculation = {.nodes = nodes}};
+  if (auto handle = engine->Submit(request, &sink); !handle.ok()) return handle.status();
+  while (engine->Step()) {
+  }
+  return sink;
+}
+
+absl::Status Run(const Flags& flags) {
+  const auto makers = Makers();
+  for (const std::string& name : flags.drafters) {
+    if (!makers.contains(name)) return absl::InvalidArgumentError(absl::StrCat("--drafters: ", name, " is unknown"));
+  }
+  CLAMOR_ASSIGN_OR_RETURN(const LoadedModel model, LoadModel(flags.model, [](uint64_t, uint64_t) {}));
+  CLAMOR_ASSIGN_OR_RETURN(const auto questions, ReadQuestions(flags, model));
+
+  std::vector<std::vector<int32_t>> answers(questions.size());
+  nlohmann::ordered_json report = nlohmann::ordered_json::array();
+  for (const int32_t nodes : flags.nodes) {
+    for (const std::string& name : flags.drafters) {
+      Shared shared(model.transformer->config().vocab_size);
+      Counts counts;
+      for (size_t i = 0; i < questions.size(); ++i) {
+        CLAMOR_ASSIGN_OR_RETURN(const CountingSink sink, Answer(model, flags, questions[i], nodes,
+                                                                [&] { return makers.at(name)(shared); }));
+        if (answers[i].empty()) answers[i] = sink.ids;
+        if (sink.ids != answers[i]) {
+          return absl::InternalError(absl::StrCat(name, " with ", nodes, " nodes changed the answer to ", questions[i].id));
+        }
+        for (const std::string& category : {questions[i].category, std::string("all")}) {
+          counts[category].tokens += static_cast<int64_t>(sink.ids.size());
+          counts[category].forwards += sink.stats.forwards;
+        }
+        std::fprintf(stderr, "\r%-20s %3d nodes  %zu of %zu  %.2f ", name.c_str(), nodes, i + 1, questions.size(),
+                     counts["all"].tokens_per_forward());
+      }
+      std::fprintf(stderr, "\n");
+      nlohmann::ordered_json row = {{"drafter", name}, {"nodes", nodes}};
+      for (const auto& [category, count] : counts) row[category] = count.tokens_per_forward();
+      report.push_back(row);
+    }
+  }
+
+  std::printf("%-20s %5s", "drafter", "nodes");
+  for (const auto& [key, value] : report[0].items()) {
+    if (value.is_number_float()) std::printf(" %14.14s", key.c_str());
+  }
+  std::printf("\n");
+  for (const auto& row : report) {
+    std::printf("%-20s %5d", row["drafter"].get<std::string>().c_str(), row["nodes"].get<int>());
+    for (const auto& [key, value] : row.items()) {
+      if (value.is_number_float()) std::printf(" %14.2f", value.get<double>());
+    }
+    std::printf("\n");
+  }
+  if (!flags.output.empty()) std::ofstream(flags.output) << report.dump(1) << "\n";
+  return absl::OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  Flags flags;
+  flags.drafters = {"merged", "recycling", "lookup"};
+  CLI::App app("Tokens per forward of drafters, by category");
+  app.add_option("--model", flags.model.directory)->required();
+  app.add_option("--weights", flags.model.weights);
+  app.add_option("--threads", flags.model.threads);
+  app.add_option("--suite", flags.suites)->required()->check(CLI::IsMember(cli::SuiteNames()));
+  app.add_option("--data", flags.data, "As many as --suite")->required();
+  app.add_option("--limit", flags.limit, "Prompts of each category");
+  app.add_option("--max-tokens", flags.max_tokens);
+  app.add_option("--nodes", flags.nodes)->delimiter(',')->check(CLI::Range(1, SpeculationOptions::kMaxNodes));
+  app.add_option("--drafters", flags.drafters)->delimiter(',');
+  app.add_option("--output", flags.output, "JSON");
+  CLI11_PARSE(app, argc, argv);
+  absl::Status status = flags.suites.size() == flags.data.size()
+                            ? kernels::SetCpuTargetFromEnvironment()
+                            : absl::InvalidArgumentError("as many --data as --suite are needed");
+  if (status.ok()) status = Run(flags);
+  if (status.ok()) return 0;
+  std::cerr << "draft_bench: " << status.message() << "\n";
+  return 1;
+}
+
+}  // namespace
+}  // namespace clamor
+
+int main(int argc, char** argv) { return clamor::Main(argc, argv); }
