@@ -161,6 +161,13 @@ absl::StatusOr<uint64_t> Engine::Submit(Request request, TokenSink* sink) {
                      s->max_tokens, " exceed the ", room + s->prompt_tokens(),
                      " tokens that this worker's key/value cache holds for one request"));
   }
+  s->ends.min_tokens = s->request.min_tokens;
+  s->ends.token_ids = s->request.stop_token_ids;
+  if (!s->request.ignore_eos) {
+    const auto& eos = rep_->model->generation().eos_ids;
+    s->ends.token_ids.insert(s->ends.token_ids.end(), eos.begin(), eos.end());
+  }
+  s->edits = LogitEdits(s->request.sampling, s->ends, s->request.prompt_ids, s->max_tokens);
   s->queued = absl::Now();
   absl::MutexLock lock(&rep_->mu);
   if (rep_->draining) return absl::UnavailableError("[DRAINING] this worker takes no new requests");

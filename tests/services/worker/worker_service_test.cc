@@ -32,7 +32,7 @@ Message Ask(std::vector<uint32_t> prompt, uint32_t max_tokens, int nodes = -1) {
 TEST(ParseRequestTest, DefaultsAreTheEngines) {
   Message message = Ask({1, 2}, 8);
   message.mutable_options()->clear_speculation();
-  const auto request = ParseRequest(message);
+  const auto request = ParseRequest(message, 1000);
   ASSERT_TRUE(request.ok()) << request.status();
   EXPECT_THAT(request->prompt_ids, testing::ElementsAre(1, 2));
   EXPECT_EQ(request->max_tokens, 8);
@@ -56,7 +56,7 @@ TEST(ParseRequestTest, ReadsEveryField) {
   options.add_stop("END");
   options.mutable_speculation()->set_tree(v1::DRAFT_TREE_PUBLISHED);
   options.set_draft_scope(v1::DRAFT_SCOPE_NONE);
-  const auto request = ParseRequest(message);
+  const auto request = ParseRequest(message, 1000);
   ASSERT_TRUE(request.ok()) << request.status();
   EXPECT_THAT(request->emitted_ids, testing::ElementsAre(5));
   EXPECT_EQ(request->tenant, "a.b-c_D1");
@@ -108,7 +108,7 @@ TEST(ParseRequestTest, NamesTheFieldThatIsWrong) {
   for (const auto& c : cases) {
     Message message = Ask({1}, 8);
     c.spoil(message);
-    const auto request = ParseRequest(message);
+    const auto request = ParseRequest(message, 1000);
     EXPECT_TRUE(absl::IsInvalidArgument(request.status())) << c.field << ": " << request.status();
     EXPECT_THAT(std::string(request.status().message()), testing::StartsWith(c.field));
   }
