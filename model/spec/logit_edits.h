@@ -15,7 +15,6 @@
 
 #include <cstdint>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -52,7 +51,7 @@ class LogitEdits {
   float Penalized(float logit, int32_t times) const;
 
   float repetition_ = 1, presence_ = 0, frequency_ = 0;
-  std::vector<std::pair<int32_t, float>> biases_;
+  std::vector<TokenBias> biases_;
   std::vector<int32_t> banned_;
   std::vector<int32_t> ends_;  // banned as well before min_tokens_
   int64_t min_tokens_ = 0;

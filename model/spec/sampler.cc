@@ -65,16 +65,16 @@ absl::Status SamplingOptions::Validate(int32_t vocab_size) const {
   }
   if (logit_bias.size() > kMaxBiases) {
     return absl::InvalidArgumentError(
-        absl::StrCat("logit_bias holds ", logit_bias.size(), " tokens, must be at most ", kMaxBiases));
+        absl::StrCat("logit_bias holds ", logit_bias.size(), " biases, must be at most ", kMaxBiases));
   }
-  for (const auto& [id, bias] : logit_bias) {
-    if (id < 0 || id >= vocab_size) {
+  for (const auto& [token, bias] : logit_bias) {
+    if (token < 0 || token >= vocab_size) {
       return absl::InvalidArgumentError(
-          absl::StrCat("logit_bias[", id, "] is of no token, ids must be in [0, ", vocab_size, ")"));
+          absl::StrCat("logit_bias[", token, "] is of no token, ids must be in [0, ", vocab_size, ")"));
     }
     if (!(bias >= -100 && bias <= 100)) {
       return absl::InvalidArgumentError(
-          absl::StrCat("logit_bias[", id, "] is ", bias, ", must be in [-100, 100]"));
+          absl::StrCat("logit_bias[", token, "] is ", bias, ", must be in [-100, 100]"));
     }
   }
   if (banned_token_ids.size() > kMaxBanned) {

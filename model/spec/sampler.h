@@ -7,7 +7,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <map>
 #include <span>
 #include <vector>
 
@@ -15,6 +14,11 @@
 #include "absl/strings/string_view.h"
 
 namespace clamor {
+
+struct TokenBias {
+  int32_t token = 0;
+  float bias = 0;
+};
 
 struct SamplingOptions {
   static constexpr size_t kMaxBiases = 1024, kMaxBanned = 1024;
@@ -29,7 +33,7 @@ struct SamplingOptions {
   float repetition_penalty = 1;           // of tokens of prompt and answer, 0.01 to 100; 1: none
   float presence_penalty = 0;             // of tokens of the answer, -2 to 2
   float frequency_penalty = 0;            // of tokens of the answer, for each time, -2 to 2
-  std::map<int32_t, float> logit_bias;    // token -> what is added, -100 to 100; at most kMaxBiases
+  std::vector<TokenBias> logit_bias;      // added, each -100 to 100; at most kMaxBiases
   std::vector<int32_t> banned_token_ids;  // never drawn; at most kMaxBanned
 
   bool greedy() const { return temperature == 0; }

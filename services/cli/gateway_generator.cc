@@ -26,7 +26,9 @@ v1::GenerationOptions ToProto(const Question& question) {
   parameters.set_repetition_penalty(sampling.repetition_penalty);
   parameters.set_presence_penalty(sampling.presence_penalty);
   parameters.set_frequency_penalty(sampling.frequency_penalty);
-  parameters.mutable_logit_bias()->insert(sampling.logit_bias.begin(), sampling.logit_bias.end());
+  for (const TokenBias& added : sampling.logit_bias) {
+    (*parameters.mutable_logit_bias())[static_cast<uint32_t>(added.token)] = added.bias;
+  }
   parameters.mutable_banned_token_ids()->Add(sampling.banned_token_ids.begin(),
                                              sampling.banned_token_ids.end());
   options.mutable_stop_token_ids()->Add(question.options.stop_token_ids.begin(),

@@ -1,5 +1,6 @@
 #include "services/cli/generation_flags.h"
 
+#include <algorithm>
 #include <limits>
 #include <utility>
 
@@ -110,7 +111,11 @@ absl::StatusOr<Request> RequestOptions(const GenerationFlags& flags) {
     if (!absl::SimpleAtoi(parts.first, &id) || !absl::SimpleAtof(parts.second, &bias)) {
       return UsageError(absl::StrCat("--logit-bias: '", item.substr(0, 40), "' is not ID:BIAS"));
     }
-    request.sampling.logit_bias[id] = bias;
+    std::vector<TokenBias>& biases = request.sampling.logit_bias;
+    if (std::any_of(biases.begin(), biases.end(), [id](const TokenBias& b) { return b.token == id; })) {
+      return UsageError(absl::StrCat("--logit-bias: token ", id, " is given twice"));
+    }
+    biases.push_back({id, bias});
   }
   request.speculation.shape = flags.tree == "published" ? TreeShape::kPublished : TreeShape::kMerged;
   if (absl::Status valid = request.ValidateOptions(std::numeric_limits<int32_t>::max()); !valid.ok())

@@ -36,7 +36,7 @@ struct Answer {
 
   double tokens_per_second() const;  // while decoding
   double tokens_per_forward() const;
-  void Add(const Delta& delta);
+  void Add(const Delta& delta);           // goes on with it
   nlohmann::ordered_json ToJson() const;  // the object of `clamor generate --output json`
   std::string SpeedLine() const;          // "64 tokens in 0.52 s: 123.1 tokens/s, 2.31 tokens per forward"
 };

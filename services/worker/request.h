@@ -35,9 +35,9 @@ struct Request {
   // answer already, it finishes at once.
   std::vector<int32_t> emitted_ids;
   int32_t max_tokens = 0;  // 0: up to the model's context
-  // The first tokens of the answer, as many as this, do not end it: no end-of-sequence token and none of
-  // stop_token_ids is drawn there, and a stop string that is complete there is text like any other.
-  // max_tokens (at least as many) and the context end it all the same.
+  // The first tokens of the answer, as many as this, do not end it: no end-of-sequence token (unless they are
+  // ignored) and none of stop_token_ids is drawn there, and a stop string that is complete there is text like
+  // any other. max_tokens, which must be as many at least, and the context end it all the same.
   int32_t min_tokens = 0;
   SamplingOptions sampling;
   std::vector<std::string> stop;  // stop strings; the text ends before the first that appears

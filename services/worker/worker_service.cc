@@ -33,7 +33,7 @@ absl::StatusOr<std::vector<int32_t>> ParseIds(const char* field,
   return std::vector<int32_t>(ids.begin(), ids.end());
 }
 
-// Limits below the engine's own are checked by Request::ValidateOptions.
+// As the engine's int32; narrower limits are those of Request::ValidateOptions.
 absl::StatusOr<int32_t> ParseCount(const char* field, uint32_t value) {
   if (value <= kMaxInt) return static_cast<int32_t>(value);
   return InvalidField(field, absl::StrCat("is ", value, ", must be at most ", kMaxInt));
@@ -56,7 +56,7 @@ absl::StatusOr<SamplingOptions> ParseSampling(const v1::SamplingParameters& mess
   for (const auto& [id, bias] : message.logit_bias()) {
     const std::string field = absl::StrCat("options.sampling.logit_bias[", id, "]");
     if (id > kMaxInt) return InvalidField(field, absl::StrCat("is of no token, ids are at most ", kMaxInt));
-    sampling.logit_bias[static_cast<int32_t>(id)] = bias;
+    sampling.logit_bias.push_back({static_cast<int32_t>(id), bias});
   }
   CLAMOR_ASSIGN_OR_RETURN(sampling.banned_token_ids,
                           ParseIds("options.sampling.banned_token_ids", message.banned_token_ids()));

@@ -91,7 +91,9 @@ int32_t SlowToken(const Request& request, const std::vector<int32_t>& ids, size_
       x = x > 0 ? x / sampling.repetition_penalty : x * sampling.repetition_penalty;
     }
     if (times > 0) x -= sampling.presence_penalty + sampling.frequency_penalty * times;
-    if (sampling.logit_bias.contains(id)) x += sampling.logit_bias.at(id);
+    for (const auto& [token, bias] : sampling.logit_bias) {
+      if (token == id) x += bias;
+    }
     if (Holds(sampling.banned_token_ids, id)) x = -kInfinity;
     const bool ends = Holds(request.stop_token_ids, id) ||
                       (!request.ignore_eos && Holds(Model().generation().eos_ids, id));

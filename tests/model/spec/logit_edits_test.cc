@@ -31,7 +31,9 @@ std::vector<float> SlowEdits(const SamplingOptions& options, const AnswerEnds& e
       x = x > 0 ? x / options.repetition_penalty : x * options.repetition_penalty;
     }
     if (times > 0) x -= options.presence_penalty + options.frequency_penalty * times;
-    if (options.logit_bias.contains(id)) x += options.logit_bias.at(id);
+    for (const auto& [token, bias] : options.logit_bias) {
+      if (token == id) x += bias;
+    }
     if (Holds(options.banned_token_ids, id)) x = -kInfinity;
     if (static_cast<int64_t>(answer.size()) < ends.min_tokens && Holds(ends.token_ids, id)) x = -kInfinity;
     edited.push_back(x);
@@ -61,7 +63,7 @@ class RandomEdits {
     if (Below(2)) options.presence_penalty = static_cast<float>(Below(41) - 20) / 10;
     if (Below(2)) options.frequency_penalty = static_cast<float>(Below(41) - 20) / 10;
     for (int n = Below(2) * Below(8); n > 0; --n)
-      options.logit_bias[Below(kVocab)] = static_cast<float>(Below(201) - 100);
+      options.logit_bias.push_back({Below(kVocab), static_cast<float>(Below(201) - 100)});
     options.banned_token_ids = Ids(Below(2) * Below(8));
     return options;
   }

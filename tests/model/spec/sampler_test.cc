@@ -337,9 +337,9 @@ TEST(SamplingOptions, ValidateNamesFieldAndValue) {
   EXPECT_THAT(message({.banned_token_ids = std::vector<int32_t>(1025)}),
               testing::AllOf(HasSubstr("banned_token_ids holds 1025"), HasSubstr("1024")));
   SamplingOptions many;
-  for (int32_t id = 0; id < 1025; ++id) many.logit_bias[id] = 1;
+  for (int32_t id = 1024; id >= 0; --id) many.logit_bias.push_back({id, 1});
   EXPECT_THAT(message(many), testing::AllOf(HasSubstr("logit_bias holds 1025"), HasSubstr("1024")));
-  many.logit_bias.erase(0);
+  many.logit_bias.pop_back();
   EXPECT_TRUE(many.Validate().ok());
   EXPECT_THAT(std::string(many.Validate(1024).message()), HasSubstr("logit_bias[1024] is of no token"));
   const SamplingOptions banned{.banned_token_ids = {3, 640}};
