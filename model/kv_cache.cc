@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <utility>
@@ -22,19 +23,18 @@ float* ReserveOrDie(size_t bytes) {
 
 }  // namespace
 
-KvLease::KvLease(KvLease&& other) noexcept
-    : cache_(std::exchange(other.cache_, nullptr)), pages_(std::move(other.pages_)) {
-  other.pages_.clear();
-}
+KvLease::KvLease(KvLease&& other) noexcept { *this = std::move(other); }
 
 KvLease& KvLease::operator=(KvLease&& other) noexcept {
   std::swap(cache_, other.cache_);
   std::swap(pages_, other.pages_);
+  std::swap(shared_, other.shared_);
+  std::swap(place_, other.place_);
   return *this;
 }
 
 KvLease::~KvLease() {
-  if (cache_ != nullptr) cache_->free_.insert(cache_->free_.end(), pages_.rbegin(), pages_.rend());
+  if (cache_ != nullptr) cache_->Release(pages_);
 }
 
 size_t KvCache::BytesPerPage(const ModelConfig& config) {
@@ -45,23 +45,70 @@ KvCache::KvCache(const ModelConfig& config, int64_t pages)
     : kv_heads_(config.kv_heads),
       head_dim_(config.head_dim),
       layers_(config.layers),
-      pages_total_(pages),
       layer_floats_(static_cast<size_t>(pages) * config.kv_size() * kernels::kPageSize),
-      memory_(ReserveOrDie(BytesPerPage(config) * pages)) {
+      memory_(ReserveOrDie(BytesPerPage(config) * pages)),
+      leases_(pages),
+      prefixes_(pages) {
   free_.reserve(pages);
   for (int64_t page = pages - 1; page >= 0; --page) free_.push_back(static_cast<int32_t>(page));
 }
 
 KvCache::~KvCache() { munmap(memory_, size_t{2} * layers_ * layer_floats_ * sizeof(float)); }
 
-std::optional<KvLease> KvCache::Lease(int64_t tokens) {
-  const int64_t pages = PagesFor(tokens);
-  if (pages > static_cast<int64_t>(free_.size())) return std::nullopt;
+KvLease KvCache::Find(std::string_view tenant, std::span<const int32_t> text) {
   KvLease lease;
   lease.cache_ = this;
-  lease.pages_.assign(free_.rbegin(), free_.rbegin() + pages);
-  free_.resize(free_.size() - pages);
+  lease.place_ = prefixes_.Beginning(tenant);
+  for (size_t end = kernels::kPageSize; end <= text.size(); end += kernels::kPageSize) {
+    const auto tokens = text.first(end).last<kernels::kPageSize>();
+    const PrefixIndex::Page found = prefixes_.Find(lease.place_, tokens);
+    if (found.page == PrefixIndex::kNone) break;
+    if (leases_[found.page]++ == 0) prefixes_.SetBusy(found.page);
+    lease.pages_.push_back(found.page);
+    lease.place_ = found.end;
+  }
+  lease.shared_ = static_cast<int64_t>(lease.pages_.size());
   return lease;
+}
+
+bool KvCache::Grow(KvLease& lease, int64_t tokens) {
+  const int64_t wanted = PagesFor(tokens) - static_cast<int64_t>(lease.pages_.size());
+  if (wanted > pages_free()) return false;
+  lease.cache_ = this;
+  for (int64_t i = 0; i < wanted; ++i) {
+    if (free_.empty()) free_.push_back(prefixes_.Evict());
+    lease.pages_.push_back(free_.back());
+    leases_[free_.back()] = 1;
+    free_.pop_back();
+  }
+  return true;
+}
+
+void KvCache::Shrink(KvLease& lease, int64_t tokens) {
+  const size_t kept = std::min(lease.pages_.size(), static_cast<size_t>(PagesFor(tokens)));
+  Release(std::span(lease.pages_).subspan(kept));
+  lease.pages_.resize(kept);
+}
+
+void KvCache::Share(KvLease& lease, std::span<const int32_t> text) {
+  const int64_t full = static_cast<int64_t>(text.size()) / kernels::kPageSize;
+  for (; lease.shared_ < full; ++lease.shared_) {
+    const auto tokens = text.subspan(lease.shared_ * kernels::kPageSize).first<kernels::kPageSize>();
+    lease.place_ = prefixes_.Add(lease.place_, tokens, lease.pages_[lease.shared_]);
+  }
+}
+
+// The last page first: see PrefixIndex::Evict.
+void KvCache::Release(std::span<const int32_t> pages) {
+  for (size_t i = pages.size(); i-- > 0;) {
+    const int32_t page = pages[i];
+    if (--leases_[page] > 0) continue;
+    if (prefixes_.Knows(page)) {
+      prefixes_.SetIdle(page);
+    } else {
+      free_.push_back(page);
+    }
+  }
 }
 
 kernels::KvLayer KvCache::layer(int i) const {

@@ -1,18 +1,22 @@
 // Keys and values of all sequences, in pages of kernels::kPageSize tokens.
 //
-// A KvLease holds pages and gives them back when it is destroyed; there is no release call to forget.
+// A KvLease holds pages and gives them back when it is destroyed; there is no release call to forget. Pages
+// that a text has filled are kept, while there is room, for texts of the same tenant that begin alike: keys
+// and values depend on nothing but the tokens up to their own, so a page found holds the very bits that
+// reading the text again would write.
 // Threads: one thread at a time, the engine's.
 // Tested by tests/model/kv_cache_test.cc.
 #pragma once
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "kernels/tree_attention.h"
 #include "model/config.h"
+#include "model/prefix_index.h"
 
 namespace clamor {
 
@@ -39,6 +43,8 @@ class KvLease {
   friend class KvCache;
   KvCache* cache_ = nullptr;  // outlives the lease
   std::vector<int32_t> pages_;
+  int64_t shared_ = 0;            // pages from the first that the index has seen: never written again
+  PrefixIndex::Place place_ = 0;  // behind them
 };
 
 class KvCache {
@@ -52,23 +58,36 @@ class KvCache {
   static size_t BytesPerPage(const ModelConfig& config);
   static int64_t PagesFor(int64_t tokens) { return (tokens + kernels::kPageSize - 1) / kernels::kPageSize; }
 
-  // Room for `tokens` tokens, or nothing if too few pages are free.
-  std::optional<KvLease> Lease(int64_t tokens);
+  // A lease of the full pages that hold the longest known beginning of `text`: the keys and values of its
+  // first lease.tokens() tokens are there. Empty if none is known.
+  KvLease Find(std::string_view tenant, std::span<const int32_t> text);
+  // Makes `lease` hold `tokens` tokens or more. False, and nothing has changed, if too few pages are free.
+  // Pages that no lease holds are taken from those kept for other texts, the longest unused first.
+  bool Grow(KvLease& lease, int64_t tokens);
+  // Gives back the pages that hold nothing of the first `tokens` tokens.
+  void Shrink(KvLease& lease, int64_t tokens);
+  // The keys and values of `text` have been written to a lease that came from Find for the same tenant: its
+  // full pages may serve others from now on, and must not be written again.
+  void Share(KvLease& lease, std::span<const int32_t> text);
 
   kernels::KvLayer layer(int i) const;
   // Copies key and value of one slot to another in every layer, bit for bit.
   void Move(int32_t from, int32_t to);
 
-  int64_t pages_total() const { return pages_total_; }
-  int64_t pages_used() const { return pages_total_ - static_cast<int64_t>(free_.size()); }
+  int64_t pages_total() const { return static_cast<int64_t>(leases_.size()); }
+  int64_t pages_used() const { return pages_total() - pages_free(); }  // by leases; one that two hold once
+  int64_t pages_free() const { return static_cast<int64_t>(free_.size()) + prefixes_.idle(); }
 
  private:
   friend class KvLease;
+  void Release(std::span<const int32_t> pages);
+
   int kv_heads_, head_dim_, layers_;
-  int64_t pages_total_;
   size_t layer_floats_;  // of keys (and as many of values) in one layer
   float* memory_;        // [layers][2][pages][kv_heads * head_dim * kPageSize]
-  std::vector<int32_t> free_;
+  std::vector<int32_t> leases_;  // by page: how many hold it
+  std::vector<int32_t> free_;    // pages that hold nothing of use
+  PrefixIndex prefixes_;
 };
 
 }  // namespace clamor

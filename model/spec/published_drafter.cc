@@ -130,7 +130,15 @@ void PublishedDrafter::Draft(int32_t, DraftTree& tree) {
   }
 }
 
+void PublishedDrafter::Trim(int32_t max_nodes, DraftTree& tree) {
+  if (tree.drafted() > max_nodes) tree.Reset(text_.back());
+}
+
 void PublishedDrafter::Observe(const DraftTree& tree, const NodeLogits& logits, const Accepted& accepted) {
+  if (tree.drafted() == 0) {
+    for (auto& row : table_) row.fill(kUnknown);
+    return;
+  }
   const auto& paths = LeafPaths();
   const std::vector<int32_t>* best = &paths[0];
   size_t most = 0;

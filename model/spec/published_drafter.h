@@ -24,7 +24,8 @@ class PublishedDrafter : public Drafter {
   void Extend(std::span<const int32_t> tokens) override;
   // Always the whole template, whatever `max_nodes` says.
   void Draft(int32_t max_nodes, DraftTree& tree) override;
-  void Trim(int32_t, DraftTree&) override {}
+  // The template is fixed: all of it or nothing.
+  void Trim(int32_t max_nodes, DraftTree& tree) override;
   void Observe(const DraftTree& tree, const NodeLogits& logits, const Accepted& accepted) override;
   void Offer(ContinuationSource::Answer) override {}
   bool WantsAnswer() const override { return false; }

@@ -186,7 +186,7 @@ std::string RenderTicks(const LineChart& chart, const Axes& axes) {
                     FormatTick(tick, axes.y.step, largest), "</span>");
   }
   for (const double tick : axes.x.ticks) {
-    if (tick != std::floor(tick)) continue;  // steps are whole
+    if (tick != std::floor(tick)) continue;  // what x counts is whole
     absl::StrAppend(&html, "<span class=\"x\" style=\"left:", Percent(OnAxis(axes.x, tick)), "\">",
                     FormatCount(static_cast<int64_t>(tick)), "</span>");
   }
@@ -200,14 +200,15 @@ std::string RenderTicks(const LineChart& chart, const Axes& axes) {
 // The chart in words, for whoever does not see it.
 std::string Describe(const LineChart& chart) {
   std::string text = chart.title;
+  const std::string at = absl::StrCat(" at ", chart.x_name, " ");
   for (const Curve& curve : chart.curves) {
     const Point* last = LastDrawn(curve);
     if (curve.stroke == Stroke::kFaint || last == nullptr) continue;
     const auto first = std::find_if(curve.points.begin(), curve.points.end(),
                                     [](const Point& point) { return IsDrawn(point); });
     absl::StrAppend(&text, "; ", curve.name, curve.name.empty() ? "" : " ", "from ",
-                    FormatNumber(first->y, chart.digits), " at step ", FormatNumber(first->x, 7), " to ",
-                    FormatNumber(last->y, chart.digits), " at step ", FormatNumber(last->x, 7));
+                    FormatNumber(first->y, chart.digits), at, FormatNumber(first->x, 7), " to ",
+                    FormatNumber(last->y, chart.digits), at, FormatNumber(last->x, 7));
   }
   return text;
 }
@@ -296,8 +297,8 @@ std::string RenderLineChart(const LineChart& chart) {
   return absl::StrCat(
       "<figure class=\"chart", chart.wide ? " wide" : "", named ? " named" : "", "\" data-x=\"",
       AxisData(axes->x), "\" data-y=\"", AxisData(axes->y), "\" data-digits=\"", chart.digits,
-      "\">\n<figcaption><h3>", EscapeHtml(chart.title), "</h3><p>", EscapeHtml(chart.unit),
-      "</p></figcaption>\n<div class=\"plot\" style=\"height:", height,
+      "\" data-x-name=\"", EscapeHtml(chart.x_name), "\">\n<figcaption><h3>", EscapeHtml(chart.title),
+      "</h3><p>", EscapeHtml(chart.unit), "</p></figcaption>\n<div class=\"plot\" style=\"height:", height,
       "px\"><svg viewBox=\"0 0 1000 1000\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"",
       EscapeHtml(Describe(chart)), "\">", RenderGrid(chart, *axes), faint, lines, "</svg>",
       RenderTicks(chart, *axes), RenderEndLabels(chart, *axes, height), "</div>\n",

@@ -32,12 +32,13 @@ struct Curve {
 
 struct LineChart {
   std::string title;
-  std::string unit;  // of y; x is the step
+  std::string unit;  // of y
   std::vector<Curve> curves;
   std::optional<double> reaches;  // the y axis has this value, too; a line marks it
   std::string reaches_name;       // what that line is
   std::string note;               // under the chart
   int digits = 4;                 // of values in labels
+  std::string x_name = "step";    // what x counts
   bool wide = false;              // over the whole page
 };
 

@@ -143,7 +143,7 @@ for (const chart of document.querySelectorAll('.chart')) {
       curve.points.reduce((a, b) => Math.abs(b[0] - at) < Math.abs(a[0] - at) ? b : a));
     const x = near.reduce((a, b) => Math.abs(b[0] - at) < Math.abs(a[0] - at) ? b : a)[0];
     tip.replaceChildren();
-    make('', tip).textContent = 'step ' + Math.round(x0 + x / 1000 * (x1 - x0)).toLocaleString('en');
+    make('', tip).textContent = chart.dataset.xName + ' ' + Math.round(x0 + x / 1000 * (x1 - x0)).toLocaleString('en');
     curves.forEach((curve, i) => {
       const value = y1 - near[i][1] / 1000 * (y1 - y0);
       make(curve.color, tip).textContent =

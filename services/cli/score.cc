@@ -29,7 +29,8 @@ std::vector<double> LogProbabilities(const Transformer& model, const std::vector
   const auto count = static_cast<int32_t>(ids.size());
   const int32_t vocab = model.config().vocab_size;
   KvCache cache(model.config(), KvCache::PagesFor(count));
-  const std::optional<KvLease> lease = cache.Lease(count);  // the cache was made for it
+  KvLease lease;
+  cache.Grow(lease, count);  // the cache was made for it
   Activations scratch;
   Batch batch;
   std::vector<double> logprobs;
@@ -40,9 +41,9 @@ std::vector<double> LogProbabilities(const Transformer& model, const std::vector
     for (int32_t i = begin; i < end; ++i) {
       batch.tokens.push_back(ids[i]);
       batch.positions.push_back(i);
-      batch.slots.push_back(lease->Slot(i));
-      batch.extra.push_back(lease->Slot(i));
-      batch.attention.push_back({lease->pages().data(), i, &batch.extra.back(), 1});
+      batch.slots.push_back(lease.Slot(i));
+      batch.extra.push_back(lease.Slot(i));
+      batch.attention.push_back({lease.pages().data(), i, &batch.extra.back(), 1});
       batch.logit_rows.push_back(i - begin);
     }
     model.Forward(batch, cache, scratch, pool);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <functional>
+#include <iterator>
+#include <numeric>
 #include <optional>
 #include <span>
 #include <utility>
@@ -53,6 +55,7 @@ bool Engine::Rep::Step() {
     return false;
   }
   Draft(report);
+  Reserve(report);
   BuildBatch(plan, running, batch);
   timer.Done(StepReport::kDraft);
   Forward();
@@ -62,10 +65,22 @@ bool Engine::Rep::Step() {
   Commit(report);
   timer.Done(StepReport::kCommit);
   report.rows = static_cast<int32_t>(batch.rows());
-  if (report.prompt_tokens == 0) cost.Refresh(report.rows, report.seconds[StepReport::kForward]);
+  cost.Refresh(report.rows - report.prompt_tokens, report.prompt_tokens,
+               report.seconds[StepReport::kForward]);
+  JudgeSpeculation(report);
   PublishLoad(true);
   if (observer != nullptr) observer->OnStep(report);
   return true;
+}
+
+// Only steps say something in which the budget had its way with every sequence and nobody read a prompt.
+void Engine::Rep::JudgeSpeculation(StepReport& report) {
+  if (report.prompt_tokens == 0 && budgeted == report.forwards && report.emitted_tokens > 0) {
+    const bool drafted = report.rows > report.forwards;
+    const double seconds = std::accumulate(std::begin(report.seconds), std::end(report.seconds), 0.0);
+    guard.Add(report.forwards, drafted, seconds, report.emitted_tokens);
+  }
+  report.speculation_ratio = guard.ratio();
 }
 
 // One more token of the answer; the reason if it is the last.
@@ -92,8 +107,15 @@ std::unique_ptr<Drafter> Engine::Rep::MakeDrafter(Sequence& s) {
 
 void Engine::Rep::Plan() {
   unread.clear();
-  for (const auto& s : running) unread.push_back(s->unread());
-  Schedule(unread, options.prefill_chunk, plan);
+  int32_t decoding = 0;
+  for (const auto& s : running) {
+    unread.push_back(s->unread());
+    if (s->unread() == 0) ++decoding;
+  }
+  // Whoever decodes should not wait much longer than without the others' prompts.
+  const int32_t chunk =
+      decoding > 0 ? std::min(options.prefill_chunk, cost.PrefillTokens(decoding)) : options.prefill_chunk;
+  Schedule(unread, chunk, plan);
 }
 
 // A tree for each sequence that decodes, then as many of their nodes as pay.
@@ -114,6 +136,7 @@ void Engine::Rep::Draft(StepReport& report) {
                                                                                : StepCost::kRows.back() / 2;
     s.drafter->Draft(nodes, s.tree);
   }
+  budgeted = 0;
   if (options.default_nodes == SpeculationOptions::kAuto) Budget();
   for (const StepShare& share : plan) {
     if (!share.decode) continue;
@@ -138,6 +161,7 @@ void Engine::Rep::Budget() {
     const auto& nodes = running[share.sequence]->tree.nodes;
     for (size_t i = 1; i < nodes.size(); ++i) survivals.push_back(nodes[i].survival);
   }
+  budgeted = sequences;
   if (sequences == 0) return;
   std::sort(survivals.begin(), survivals.end(), std::greater<>());
   int32_t best = cost.BestNodes(sequences, survivals);
@@ -147,6 +171,7 @@ void Engine::Rep::Budget() {
     best = std::min<int32_t>(kTrialNodes, static_cast<int32_t>(survivals.size()));
     plain_steps = 0;
   }
+  if (best > 0 && guard.RunPlain(sequences)) best = 0;
   const float least = best > 0 ? survivals[best - 1] : 2.0f;
   for (const StepShare& share : plan) {
     if (!automatic(share)) continue;
@@ -207,10 +232,12 @@ void Engine::Rep::Commit(StepReport& report) {
     Sequence& s = *running[share.sequence];
     s.committed += share.prefill;
     report.prompt_tokens += share.prefill;
-    if (!share.decode) continue;
-    const int64_t rows = static_cast<int64_t>(s.tree.nodes.size());
-    CommitSequence(share, row, report);
-    row += rows;
+    if (share.decode) {
+      const int64_t rows = static_cast<int64_t>(s.tree.nodes.size());
+      CommitSequence(share, row, report);
+      row += rows;
+    }
+    if (running[share.sequence] != nullptr) cache.Share(s.pages, std::span(s.tokens).first(s.committed));
   }
   std::erase(running, nullptr);
 }
@@ -247,6 +274,7 @@ void Engine::Rep::CommitSequence(const StepShare& share, int64_t first_row, Step
   report.emitted_tokens += static_cast<int32_t>(kept);
   if (observer != nullptr) {
     observer->OnAccepted(static_cast<int32_t>(kept));
+    observer->OnVerified(s.tree, accepted);
     if (observer->WantsLogits()) ShowLogits(s, root, first_row, kept);
   }
   if (s.first_step_done == absl::InfiniteFuture()) s.first_step_done = absl::Now();

@@ -10,6 +10,7 @@
 
 #include <array>
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -32,7 +33,7 @@ struct EngineOptions {
   int64_t kv_tokens = 32768;    // room of the key/value cache, shared by all sequences
   int32_t max_sequences = 16;   // running at once
   int32_t max_waiting = 256;    // queued; one more is refused
-  int32_t prefill_chunk = 256;  // prompt tokens per step, over all sequences
+  int32_t prefill_chunk = 256;  // prompt tokens per step, over all sequences, at most
   // What SpeculationOptions::kAuto means for requests that leave it: kAuto weighs survival against measured
   // step cost.
   int32_t default_nodes = SpeculationOptions::kAuto;
@@ -56,7 +57,9 @@ struct StepReport {
   enum Phase { kPlan, kDraft, kForward, kVerify, kCommit, kPhases };
   double seconds[kPhases] = {};
   int32_t rows = 0, prompt_tokens = 0, emitted_tokens = 0, forwards = 0;  // forwards: sequences that emitted
+  int32_t preemptions = 0;  // sequences that gave their pages to others and wait again
   std::array<int32_t, kSources> drafted{}, accepted{};
+  double speculation_ratio = NAN;  // see SpeculationGuard::ratio
 };
 class StepObserver {
  public:
@@ -67,6 +70,9 @@ class StepObserver {
   // WantsLogits says so.
   virtual bool WantsLogits() const { return false; }
   virtual void OnLogits(uint64_t, int64_t, std::span<const float>) {}  // handle, position, logits
+  // The tree of one sequence and what of it was right, also beyond a token that ends the answer. Borrowed for
+  // the call.
+  virtual void OnVerified(const DraftTree&, const Accepted&) {}
 };
 
 class Engine {

@@ -61,32 +61,99 @@ void Engine::Rep::Retire() {
   std::erase(running, nullptr);
 }
 
-// First come, first served, while there is a place and room for the whole answer.
+// The first of the queue, while there is a place and room for what is known of its text; and, so that it need
+// not leave at once, for a page more of every sequence.
 void Engine::Rep::Admit() {
   while (static_cast<int32_t>(running.size()) < options.max_sequences) {
     std::unique_ptr<Sequence> s;
     {
       absl::MutexLock lock(&mu);
       if (waiting.empty()) return;
-      std::optional<KvLease> pages = cache.Lease(TokensNeeded(*waiting.front()));
-      if (!pages) return;
+      Sequence& first = *waiting.front();
+      const std::span<const int32_t> text(first.tokens);
+      KvLease pages = cache.Find(first.request.tenant, text.first(text.size() - 1));  // the newest is a root
+      first.committed = pages.tokens();
+      if (!cache.Grow(pages, static_cast<int64_t>(text.size())) ||
+          cache.pages_free() < static_cast<int64_t>(running.size())) {
+        return;
+      }
+      first.pages = std::move(pages);
       s = std::move(waiting.front());
       waiting.pop_front();
-      s->pages = *std::move(pages);
     }
-    if (Start(*s)) running.push_back(std::move(s));
+    if (absl::Now() + absl::Seconds(cost.PrefillSeconds(s->unread())) > s->request.deadline) {
+      Finish(*s, FinishReason::kDeadline);  // it would not even see its first token
+      continue;
+    }
+    if (!s->was_admitted() && !Start(*s)) continue;
+    const auto behind = std::find_if(running.begin(), running.end(), [&s](const auto& other) {
+      return other->request.priority < s->request.priority;
+    });
+    running.insert(behind, std::move(s));
   }
+}
+
+// Behind those of its priority; before them if it was running already.
+void Engine::Rep::Enqueue(std::unique_ptr<Sequence> s) {
+  const auto place = std::find_if(waiting.begin(), waiting.end(), [&s](const auto& other) {
+    return s->was_admitted() ? other->request.priority <= s->request.priority
+                             : other->request.priority < s->request.priority;
+  });
+  waiting.insert(place, std::move(s));
+}
+
+// Room for the rows of the step. Where pages are short, guesses go first, then the sequences that came last:
+// they wait again, and what they had read is read again unless the cache still has it.
+void Engine::Rep::Reserve(StepReport& report) {
+  const auto text = [this](const StepShare& share) {
+    return static_cast<int64_t>(running[share.sequence]->tokens.size());
+  };
+  const auto guesses = [this](const StepShare& share) -> int64_t {
+    return share.decode ? running[share.sequence]->tree.drafted() : 0;
+  };
+  int64_t pages = 0;
+  for (const StepShare& share : plan) {
+    const int64_t held = static_cast<int64_t>(running[share.sequence]->pages.pages().size());
+    pages += std::max<int64_t>(0, KvCache::PagesFor(text(share) + guesses(share)) - held);
+  }
+  if (pages > cache.pages_free()) {
+    for (const auto& s : running) cache.Shrink(s->pages, static_cast<int64_t>(s->tokens.size()));
+    for (const StepShare& share : plan) {
+      while (running[share.sequence] != nullptr && !cache.Grow(running[share.sequence]->pages, text(share))) {
+        PreemptLast(report);
+      }
+    }
+    std::erase_if(plan, [this](const StepShare& share) { return running[share.sequence] == nullptr; });
+  }
+  for (const StepShare& share : plan) {
+    Sequence& s = *running[share.sequence];
+    const int64_t room = s.pages.tokens() + cache.pages_free() * kernels::kPageSize - text(share);
+    if (guesses(share) > room) s.drafter->Trim(static_cast<int32_t>(room), s.tree);
+    cache.Grow(s.pages, text(share) + guesses(share));
+  }
+}
+
+// Its place in `running` stays empty until the end of the step.
+void Engine::Rep::PreemptLast(StepReport& report) {
+  const auto last =
+      std::find_if(running.rbegin(), running.rend(), [](const auto& s) { return s != nullptr; });
+  std::unique_ptr<Sequence> s = std::move(*last);
+  s->pages = KvLease();
+  s->committed = 0;
+  ++report.preemptions;
+  absl::MutexLock lock(&mu);
+  Enqueue(std::move(s));
 }
 
 // False if what was emitted elsewhere was the whole answer: the one who sent it died before saying so.
 bool Engine::Rep::Start(Sequence& s) {
   s.admitted = absl::Now();
   s.stats.queue_seconds = absl::ToDoubleSeconds(s.admitted - s.queued);
-  s.tokens = s.request.prompt_ids;
-  s.tokens.reserve(s.prompt_tokens() + s.max_tokens);
-  s.sink->OnStarted();
+  s.cached_tokens = static_cast<int32_t>(std::min(s.committed, s.prompt_tokens()));
+  s.sink->OnStarted(s.cached_tokens);
   std::string already_sent;
   std::optional<FinishReason> end;
+  s.tokens.resize(s.prompt_tokens());
   for (const int32_t id : s.request.emitted_ids) {
     if (!end) end = Append(s, id, already_sent);
   }
@@ -106,7 +173,7 @@ bool Engine::Rep::Start(Sequence& s) {
 void Engine::Rep::Finish(Sequence& s, FinishReason reason) {
   if (source != nullptr && s.drafter != nullptr) source->Forget(s.handle);
   const absl::Time now = absl::Now();
-  if (s.admitted != absl::Time()) {
+  if (s.was_admitted()) {
     const absl::Time decoding = std::min(s.first_step_done, now);
     s.stats.prefill_seconds = absl::ToDoubleSeconds(decoding - s.admitted);
     s.stats.decode_seconds = absl::ToDoubleSeconds(now - decoding);
@@ -116,7 +183,8 @@ void Engine::Rep::Finish(Sequence& s, FinishReason reason) {
                       .matched_stop = s.text.matched_stop(),
                       .usage = {.prompt_tokens = static_cast<int32_t>(s.prompt_tokens()),
                                 .completion_tokens = static_cast<int32_t>(
-                                    std::max<int64_t>(0, static_cast<int64_t>(s.tokens.size()) - before))},
+                                    std::max<int64_t>(0, static_cast<int64_t>(s.tokens.size()) - before)),
+                                .cached_tokens = s.cached_tokens},
                       .stats = s.stats});
 }
 
@@ -161,6 +229,9 @@ absl::StatusOr<uint64_t> Engine::Submit(Request request, TokenSink* sink) {
                      s->max_tokens, " exceed the ", room + s->prompt_tokens(),
                      " tokens that this worker's key/value cache holds for one request"));
   }
+  s->tokens.reserve(s->prompt_tokens() + s->max_tokens);
+  s->tokens = s->request.prompt_ids;
+  s->tokens.insert(s->tokens.end(), s->request.emitted_ids.begin(), s->request.emitted_ids.end());
   s->ends.min_tokens = s->request.min_tokens;
   s->ends.token_ids = s->request.stop_token_ids;
   if (!s->request.ignore_eos) {
@@ -177,7 +248,7 @@ absl::StatusOr<uint64_t> Engine::Submit(Request request, TokenSink* sink) {
   }
   s->handle = rep_->next_handle++;
   const uint64_t handle = s->handle;
-  rep_->waiting.push_back(std::move(s));
+  rep_->Enqueue(std::move(s));
   return handle;
 }
 

@@ -18,6 +18,7 @@
 #include "services/worker/knowledge_pool.h"
 #include "services/worker/scheduler.h"
 #include "services/worker/sequence.h"
+#include "services/worker/speculation_guard.h"
 #include "services/worker/step_cost.h"
 
 namespace clamor {
@@ -45,9 +46,11 @@ struct Engine::Rep {
   KvCache cache;
   KnowledgePool knowledge;
   StepCost cost;
+  SpeculationGuard guard;
+  int32_t budgeted = 0;     // sequences of the step whose nodes the budget chose
   int32_t plain_steps = 0;  // since automatic trees last had a node
   Sampler sampler;
-  std::vector<std::unique_ptr<Sequence>> running;  // oldest first
+  std::vector<std::unique_ptr<Sequence>> running;  // by priority, then oldest first
   std::vector<int64_t> unread;
   std::vector<StepShare> plan;
   std::vector<float> survivals;
@@ -73,14 +76,18 @@ struct Engine::Rep {
   void Admit();
   void Plan();
   void Draft(StepReport& report);
+  void Reserve(StepReport& report);
   void Forward();
   void VerifyTrees();
   void Commit(StepReport& report);
 
   bool Start(Sequence& s);
+  void PreemptLast(StepReport& report);
+  void Enqueue(std::unique_ptr<Sequence> s) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
   std::unique_ptr<Drafter> MakeDrafter(Sequence& s);
   std::optional<FinishReason> Append(Sequence& s, int32_t id, std::string& text);
   void Budget();
+  void JudgeSpeculation(StepReport& report);
   NodeLogits LogitsOf(int64_t first_row) const;
   std::span<const float> LogitsRow(int64_t row) const;
   int64_t RowOf(const Sequence& s, int64_t first_row, size_t i) const;
@@ -92,9 +99,6 @@ struct Engine::Rep {
   void Finish(Sequence& s, FinishReason reason);
   void PublishLoad(bool stepped);
   bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) { return waiting.empty() && cancelled.empty(); }
-  int64_t TokensNeeded(const Sequence& s) const {
-    return s.prompt_tokens() + s.max_tokens + SpeculationOptions::kMaxNodes;
-  }
 };
 
 }  // namespace clamor

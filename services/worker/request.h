@@ -15,6 +15,9 @@
 
 namespace clamor {
 
+// Who goes first where there is not room for all; equals in order of arrival.
+enum class Priority : uint8_t { kLow, kNormal, kHigh };
+
 enum class TreeShape : uint8_t { kMerged, kPublished };
 
 struct SpeculationOptions {
@@ -49,6 +52,7 @@ struct Request {
   std::optional<int32_t> top_logprobs;
   SpeculationOptions speculation;
   bool use_store = true;  // whether the shared store may be asked for drafts
+  Priority priority = Priority::kNormal;
   absl::Time deadline = absl::InfiniteFuture();
 
   // Against what this model and worker can do; INVALID_ARGUMENT names the field and both values. (Other
@@ -87,7 +91,7 @@ struct Delta {
 struct Usage {
   int32_t prompt_tokens = 0;
   int32_t completion_tokens = 0;  // emitted here
-  int32_t cached_tokens = 0;
+  int32_t cached_tokens = 0;      // of the prompt: found in the cache, not computed
 };
 
 struct GenerationStats {
@@ -113,7 +117,8 @@ struct Finished {
 class TokenSink {
  public:
   virtual ~TokenSink() = default;
-  virtual void OnStarted() {}  // admitted: left the queue
+  // Admitted: left the queue. `cached_tokens` of the prompt were found in the cache.
+  virtual void OnStarted(int32_t cached_tokens) { (void)cached_tokens; }
   virtual void OnDelta(Delta delta) = 0;
   virtual void OnFinished(const Finished& finished) = 0;
 };

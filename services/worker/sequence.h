@@ -41,10 +41,12 @@ struct Sequence {
 
   int64_t prompt_tokens() const { return static_cast<int64_t>(request.prompt_ids.size()); }
   int64_t answer_tokens() const { return static_cast<int64_t>(tokens.size()) - prompt_tokens(); }
+  bool was_admitted() const { return admitted != absl::Time(); }  // though it may wait again
   // Known tokens before the newest that the model has not read.
   int64_t unread() const { return static_cast<int64_t>(tokens.size()) - 1 - committed; }
 
   GenerationStats stats;
+  int32_t cached_tokens = 0;  // of the prompt, when it was admitted
   absl::Time queued, admitted, first_step_done = absl::InfiniteFuture();
 };
 

@@ -1,6 +1,7 @@
 #include "services/worker/step_cost.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace clamor {
 
@@ -10,6 +11,7 @@ void StepCost::Set(const std::array<double, kRows.size()>& seconds) {
     if (seconds_[i] <= 0) seconds_[i] = seconds_[i - 1] * kRows[i] / kRows[i - 1];
     seconds_[i] = std::max(seconds_[i], seconds_[i - 1]);  // noise must not make more rows cheaper
   }
+  prefill_seconds_ = seconds_.back() / kRows.back();
 }
 
 double StepCost::Seconds(int32_t rows) const {
@@ -22,8 +24,26 @@ double StepCost::Seconds(int32_t rows) const {
   return seconds_[i] + share * (seconds_[i + 1] - seconds_[i]);
 }
 
-void StepCost::Refresh(int32_t rows, double seconds) {
-  if (seconds_[0] <= 0 || rows < 1) return;
+double StepCost::PrefillSeconds(int64_t tokens) const {
+  return prefill_seconds_ * static_cast<double>(tokens);
+}
+
+int32_t StepCost::PrefillTokens(int32_t rows) const {
+  if (prefill_seconds_ <= 0) return std::numeric_limits<int32_t>::max();
+  return std::max(kLeastPrefill, static_cast<int32_t>(std::min(1e9, Seconds(rows) / prefill_seconds_)));
+}
+
+void StepCost::Refresh(int32_t rows, int32_t prompt_tokens, double seconds) {
+  if (seconds_[0] <= 0) return;
+  if (prompt_tokens > 0) {
+    // A prompt's tokens cost less than a tree's, as nobody wants their logits, and more the longer it is.
+    constexpr double kWeight = 0.1;
+    const double decoding = rows > 0 ? Seconds(rows) : 0;
+    const double each = std::max(0.1 * seconds, seconds - decoding) / prompt_tokens;
+    prefill_seconds_ += kWeight * (std::clamp(each / prefill_seconds_, 0.5, 2.0) - 1) * prefill_seconds_;
+    return;
+  }
+  if (rows < 1) return;
   size_t nearest = 0;
   for (size_t i = 1; i < kRows.size(); ++i) {
     if (2 * rows >= kRows[i - 1] + kRows[i]) nearest = i;

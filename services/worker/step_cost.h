@@ -20,8 +20,15 @@ class StepCost {
   // Seconds of a step of `rows` >= 1 rows, linear between the measured sizes and beyond the last.
   double Seconds(int32_t rows) const;
 
-  // A step took `seconds` for `rows` rows: moves all sizes a little in that direction, the nearest most.
-  void Refresh(int32_t rows, double seconds);
+  // Seconds to read `tokens` of a prompt, and how many of them a step of `rows` >= 1 rows may read beside
+  // those so that it takes about twice as long; at least kLeastPrefill. Until anything is known: 0, and any
+  // number.
+  double PrefillSeconds(int64_t tokens) const;
+  int32_t PrefillTokens(int32_t rows) const;
+
+  // A step took `seconds` for `rows` rows and `prompt_tokens` more of prompts. Of steps that read no prompt:
+  // moves all sizes a little in that direction, the nearest most.
+  void Refresh(int32_t rows, int32_t prompt_tokens, double seconds);
 
   // The number n of the best draft nodes for which (sequences + sum of the n largest survivals) /
   // Seconds(sequences + n) is greatest, 0 if no n gains at least 3 %. `survivals` must be in descending
@@ -29,7 +36,10 @@ class StepCost {
   int32_t BestNodes(int32_t sequences, std::span<const float> survivals) const;
 
  private:
+  static constexpr int32_t kLeastPrefill = 8;
+
   std::array<double, kRows.size()> seconds_{};
+  double prefill_seconds_ = 0;  // of one token
 };
 
 }  // namespace clamor

@@ -30,9 +30,9 @@ std::array<double, StepCost::kRows.size()> ProbeStepCost(const Transformer& mode
   Batch batch;
   for (size_t i = 0; i < seconds.size(); ++i) {
     const int32_t rows = StepCost::kRows[i];
-    const std::optional<KvLease> pages = cache.Lease(rows);
-    if (!pages || rows > model.max_positions()) break;
-    FillBatch(rows, *pages, batch);
+    KvLease pages;
+    if (rows > model.max_positions() || !cache.Grow(pages, rows)) break;
+    FillBatch(rows, pages, batch);
     for (int run = 0; run <= kRuns; ++run) {
       const absl::Time begin = absl::Now();
       model.Forward(batch, cache, scratch, pool);

@@ -80,9 +80,10 @@ void TokenStream::OnRefused(const absl::Status& status) {
   Release();
 }
 
-void TokenStream::OnStarted() {
+void TokenStream::OnStarted(int32_t cached_tokens) {
   {
     absl::MutexLock lock(&mu_);
+    started_.set_cached_tokens(static_cast<uint32_t>(cached_tokens));
     started_due_ = true;
   }
   Pump();

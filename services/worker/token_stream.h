@@ -50,7 +50,7 @@ class TokenStream final : public grpc::ServerWriteReactor<v1::WorkerServiceStrea
   void OnAccepted(Canceller cancel);
   void OnRefused(const absl::Status& status);
 
-  void OnStarted() override;
+  void OnStarted(int32_t cached_tokens) override;
   void OnDelta(Delta delta) override;
   void OnFinished(const Finished& finished) override;
 

@@ -1,9 +1,7 @@
 #include "services/worker/worker_metrics.h"
 
-#include <algorithm>
 #include <cmath>
 #include <initializer_list>
-#include <numeric>
 #include <string_view>
 
 #include "absl/time/time.h"
@@ -45,16 +43,6 @@ class Series {
 
 }  // namespace
 
-void SpeedupEstimate::Add(const StepReport& report) {
-  if (report.prompt_tokens > 0 || report.forwards < 1 || report.emitted_tokens < 1) return;
-  const double seconds = std::accumulate(std::begin(report.seconds), std::end(report.seconds), 0.0);
-  const bool with_drafts = std::accumulate(report.drafted.begin(), report.drafted.end(), 0) > 0;
-  const size_t size = std::min<size_t>(std::ilogb(report.forwards), plain_.size() - 1);
-  (with_drafts ? drafted_ : plain_)[size].Add(seconds / report.emitted_tokens);
-  if (plain_[size].samples > 0 && drafted_[size].samples > 0)
-    ratio_ = plain_[size].value / drafted_[size].value;
-}
-
 WorkerMetrics::WorkerMetrics(prometheus::Registry& registry, const std::string& model,
                              const std::string& version)
     : running_(Series(registry, model).Gauge("clamor_requests_running", "Sequences being decoded")),
@@ -76,6 +64,9 @@ WorkerMetrics::WorkerMetrics(prometheus::Registry& registry, const std::string& 
       prefix_hits_(
           Series(registry, model)
               .Counter("clamor_prefix_cache_hits_tokens_total", "Prompt tokens found in the prefix cache")),
+      preemptions_(
+          Series(registry, model)
+              .Counter("clamor_preemptions_total", "Sequences that lost their pages and waited again")),
       generated_tokens_(Series(registry, model).Counter("clamor_generated_tokens_total", "Tokens emitted")),
       prompt_tokens_(Series(registry, model).Counter("clamor_prompt_tokens_total", "Prompt tokens computed")),
       forwards_(
@@ -115,7 +106,6 @@ WorkerMetrics::WorkerMetrics(prometheus::Registry& registry, const std::string& 
         &series.Counter("clamor_worker_corpus_documents_total", "Finished answers for the shared store",
                         {{"outcome", std::string(CorpusOutcomeName(static_cast<CorpusOutcome>(i)))}});
   }
-  series.Counter("clamor_preemptions_total", "Sequences put back into the queue");
   prometheus::BuildGauge()
       .Name("clamor_build_info")
       .Help("Always 1")
@@ -129,6 +119,7 @@ void WorkerMetrics::OnStep(const StepReport& report) {
   for (size_t i = 0; i < phase_seconds_.size(); ++i) phase_seconds_[i]->Observe(report.seconds[i]);
   step_rows_.Observe(report.rows);
   prompt_tokens_.Increment(report.prompt_tokens);
+  preemptions_.Increment(report.preemptions);
   generated_tokens_.Increment(report.emitted_tokens);
   forwards_.Increment(report.forwards);
   int32_t nodes = 0;
@@ -138,8 +129,7 @@ void WorkerMetrics::OnStep(const StepReport& report) {
     if (report.accepted[i] > 0) accepted_[i]->Increment(report.accepted[i]);
   }
   if (report.forwards > 0) node_budget_.Set(static_cast<double>(nodes) / report.forwards);
-  speedup_estimate_.Add(report);
-  speedup_.Set(speedup_estimate_.ratio());
+  speedup_.Set(report.speculation_ratio);
 }
 
 void WorkerMetrics::OnAccepted(int32_t tokens) { accept_length_.Observe(tokens); }

@@ -4,9 +4,7 @@
 // Tested by tests/services/worker/worker_service_test.cc.
 #pragma once
 
-#include <algorithm>
 #include <array>
-#include <cmath>
 #include <string>
 
 #include "prometheus/counter.h"
@@ -18,27 +16,6 @@
 #include "services/worker/retrieval_drafter.h"
 
 namespace clamor {
-
-// Speculation against plain decoding, live: seconds per token of steps without drafts over those of steps
-// with, compared between steps of about as many sequences. Decayed means of the last hundred or so steps
-// each.
-class SpeedupEstimate {
- public:
-  void Add(const StepReport& report);
-  double ratio() const { return ratio_; }  // NaN until both kinds were seen
-
- private:
-  struct Mean {
-    double value = 0;
-    int samples = 0;  // up to a hundred
-    void Add(double sample) {
-      samples = std::min(samples + 1, 100);
-      value += (sample - value) / samples;
-    }
-  };
-  std::array<Mean, 12> plain_, drafted_;  // by log2 of the sequences that decoded
-  double ratio_ = NAN;
-};
 
 class WorkerMetrics final : public StepObserver {
  public:
@@ -63,6 +40,7 @@ class WorkerMetrics final : public StepObserver {
   prometheus::Gauge& speedup_;
   prometheus::Counter& prefix_queries_;
   prometheus::Counter& prefix_hits_;
+  prometheus::Counter& preemptions_;
   prometheus::Counter& generated_tokens_;
   prometheus::Counter& prompt_tokens_;
   prometheus::Counter& forwards_;
@@ -75,7 +53,6 @@ class WorkerMetrics final : public StepObserver {
   std::array<prometheus::Counter*, kSources> accepted_;  // null for kNone
   std::array<prometheus::Counter*, kLookupOutcomes> lookups_;
   std::array<prometheus::Counter*, kCorpusOutcomes> documents_;
-  SpeedupEstimate speedup_estimate_;  // the engine thread's
 };
 
 }  // namespace clamor

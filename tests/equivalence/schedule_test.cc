@@ -1,7 +1,9 @@
-// Answers do not depend on who else is there: random arrivals, cancellations, batch sizes and modes in one
-// engine.
+// Answers do not depend on who else is there: random arrivals, cancellations, batch sizes, modes and
+// priorities in one engine, prompts that begin alike, and a cache so small that sequences lose their pages.
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <map>
 #include <memory>
 #include <optional>
@@ -20,7 +22,7 @@ class Schedules : public testing::TestWithParam<const char*> {
  protected:
   int Below(int n) { return static_cast<int>(random_() % static_cast<uint32_t>(n)); }
 
-  // One of 5 x 4 requests, so that the answers alone are computed once.
+  // One of 5 x 4 x 3 requests, so that the answers alone are computed once.
   Request RandomRequest() {
     static const SamplingOptions kSamplings[] = {
         {},
@@ -36,12 +38,17 @@ class Schedules : public testing::TestWithParam<const char*> {
          .banned_token_ids = {6, 7}},
     };
     const int prompt = Below(5), sampling = Below(4);
-    Request request{.id = std::to_string(4 * prompt + sampling),
-                    .tenant = Below(2) ? "a" : "b",
+    Request request{.tenant = Below(2) ? "a" : "b",
                     .prompt_ids = goldens_[prompt].prompt_ids,
-                    .max_tokens = 40,
+                    .max_tokens = 64,
                     .sampling = kSamplings[sampling],
-                    .ignore_eos = true};
+                    .ignore_eos = true,
+                    .priority = static_cast<Priority>(Below(3))};
+    // Some go on from what another may have answered: the cache may hold more than the prompt.
+    const auto& answer = goldens_[prompt].greedy_ids;
+    const int follow = Below(2) ? 0 : 13 * Below(3);
+    request.prompt_ids.insert(request.prompt_ids.end(), answer.begin(), answer.begin() + follow);
+    request.id = std::to_string(prompt) + " " + std::to_string(sampling) + " " + std::to_string(follow);
     return request;
   }
 
@@ -78,24 +85,38 @@ class Schedules : public testing::TestWithParam<const char*> {
   std::map<std::string, std::vector<int32_t>> alone_;
 };
 
+class Counts : public StepObserver {
+ public:
+  void OnStep(const StepReport& report) override { preemptions += report.preemptions; }
+  void OnAccepted(int32_t) override {}
+  int64_t preemptions = 0, cached_tokens = 0;
+};
+
+// CLAMOR_SCHEDULES=N runs N rounds of each family.
+int Rounds() {
+  const char* rounds = std::getenv("CLAMOR_SCHEDULES");
+  return rounds != nullptr ? std::atoi(rounds) : kSanitized ? 2 : 8;
+}
+
 TEST_P(Schedules, AnswersAreThoseGivenAlone) {
   struct Running {
     Request request;
     uint64_t handle;
     RecordingSink sink;
   };
-  for (int round = 0; round < (kSanitized ? 2 : 6); ++round) {
+  Counts counts;
+  for (int round = 0; round < Rounds(); ++round) {
     ScriptedSource store(
         [&](std::span<const int32_t>, int64_t position) -> std::optional<ContinuationSource::Answer> {
           if (Below(3) == 0) return std::nullopt;
           return HostileAnswer(position, model_.config().vocab_size, random_);
         },
         /*delay=*/Below(3));
-    EngineOptions options{.kv_tokens = 600 + Below(2000),
+    EngineOptions options{.kv_tokens = Below(3) ? 370 + Below(100) : 600 + Below(2000),
                           .max_sequences = 1 + Below(8),
                           .prefill_chunk = 1 + Below(200),
                           .default_nodes = Below(2) ? SpeculationOptions::kAuto : Below(30)};
-    const auto engine = MakeEngine(model_, options, nullptr, &store);
+    const auto engine = MakeEngine(model_, options, nullptr, &store, &counts);
     std::vector<std::unique_ptr<Running>> requests;
     size_t finished = 0;
     for (int step = 0; requests.size() < 24 || finished < requests.size(); ++step) {
@@ -114,6 +135,7 @@ TEST_P(Schedules, AnswersAreThoseGivenAlone) {
                                [](const auto& r) { return r->sink.finished.has_value(); });
     }
     for (const auto& r : requests) {
+      counts.cached_tokens += r->sink.finished->usage.cached_tokens;
       const std::vector<int32_t>& alone = Alone(r->request);
       if (r->sink.finished->reason == FinishReason::kCancelled) {
         ASSERT_LT(r->sink.ids.size(), alone.size());
@@ -127,6 +149,10 @@ TEST_P(Schedules, AnswersAreThoseGivenAlone) {
     EXPECT_EQ(engine->Load().kv_pages_used, 0);
     EXPECT_EQ(store.open(), 0u);
   }
+  std::printf("%d schedules: %lld preemptions, %lld tokens found in the cache, no page lost\n", Rounds(),
+              static_cast<long long>(counts.preemptions), static_cast<long long>(counts.cached_tokens));
+  EXPECT_GT(counts.preemptions, 0);
+  EXPECT_GT(counts.cached_tokens, 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, Schedules, testing::ValuesIn(kFamilies),

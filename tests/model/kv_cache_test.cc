@@ -1,7 +1,11 @@
 #include "model/kv_cache.h"
 
+#include <algorithm>
 #include <cstring>
+#include <random>
 #include <set>
+#include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -21,25 +25,33 @@ ModelConfig Config() {
 
 TEST(KvCacheTest, LeasesAreDisjointAndComeBack) {
   KvCache cache(Config(), 10);
-  EXPECT_EQ(cache.pages_total(), 10);
   {
-    const auto a = cache.Lease(33);   // three pages
-    const auto b = cache.Lease(112);  // seven
-    ASSERT_TRUE(a && b);
+    KvLease a, b, c;
+    ASSERT_TRUE(cache.Grow(a, 33));   // three pages
+    ASSERT_TRUE(cache.Grow(b, 112));  // seven
     EXPECT_EQ(cache.pages_used(), 10);
-    EXPECT_FALSE(cache.Lease(1));
-    std::set<int32_t> pages(a->pages().begin(), a->pages().end());
-    pages.insert(b->pages().begin(), b->pages().end());
+    EXPECT_FALSE(cache.Grow(c, 1));
+    EXPECT_TRUE(cache.Grow(c, 0));
+    EXPECT_FALSE(cache.Grow(a, 49));
+    EXPECT_TRUE(cache.Grow(a, 48));
+    EXPECT_EQ(a.pages().size(), 3u);
+    std::set<int32_t> pages(a.pages().begin(), a.pages().end());
+    pages.insert(b.pages().begin(), b.pages().end());
     EXPECT_EQ(pages.size(), 10u);
-    EXPECT_EQ(a->Slot(16), a->pages()[1] * kernels::kPageSize);
-    EXPECT_EQ(a->Slot(31), a->pages()[1] * kernels::kPageSize + 15);
+    EXPECT_EQ(a.Slot(16), a.pages()[1] * kernels::kPageSize);
+    EXPECT_EQ(a.Slot(31), a.pages()[1] * kernels::kPageSize + 15);
+    cache.Shrink(b, 17);
+    EXPECT_EQ(cache.pages_used(), 5);
+    cache.Shrink(b, 1000);
+    EXPECT_EQ(b.pages().size(), 2u);
   }
   EXPECT_EQ(cache.pages_used(), 0);
 }
 
 TEST(KvCacheTest, MovedLeaseReturnsItsPagesOnce) {
   KvCache cache(Config(), 4);
-  KvLease a = *cache.Lease(64);
+  KvLease a;
+  ASSERT_TRUE(cache.Grow(a, 64));
   KvLease b = std::move(a);
   EXPECT_EQ(cache.pages_used(), 4);
   KvLease c;
@@ -47,7 +59,92 @@ TEST(KvCacheTest, MovedLeaseReturnsItsPagesOnce) {
   EXPECT_EQ(cache.pages_used(), 4);
   c = KvLease();
   EXPECT_EQ(cache.pages_used(), 0);
-  EXPECT_TRUE(cache.Lease(0));
+}
+
+// Against a cache that remembers which text each page was filled with: random texts from few tokens, so that
+// many begin alike, in a pool that is always short.
+TEST(KvCacheTest, PrefixesAgainstWhatWasWritten) {
+  std::mt19937 random(1);
+  const auto below = [&random](int n) { return static_cast<int>(random() % static_cast<uint32_t>(n)); };
+  int64_t hits = 0, refusals = 0;
+  for (int round = 0; round < 20; ++round) {
+    constexpr int64_t kPages = 24;
+    KvCache cache(Config(), kPages);
+    using Written = std::pair<std::string, std::vector<int32_t>>;  // tenant, text up to the page's end
+    std::vector<Written> written(kPages);
+    struct Holder {
+      std::string tenant;
+      std::vector<int32_t> text;
+      KvLease lease;
+    };
+    std::vector<Holder> holders;
+    for (int step = 0; step < 2000; ++step) {
+      if (below(3) > 0 || holders.empty()) {
+        Holder h{.tenant = below(2) ? "a" : "b", .text = {}, .lease = {}};
+        for (int page = 0, pages = below(6); page < pages; ++page) {
+          h.text.insert(h.text.end(), kernels::kPageSize, below(2));
+          h.text.back() = below(2);
+        }
+        h.text.resize(h.text.size() + below(kernels::kPageSize), 7);
+        h.lease = cache.Find(h.tenant, h.text);
+        ASSERT_LE(h.lease.tokens(), static_cast<int64_t>(h.text.size()));
+        hits += h.lease.tokens();
+        for (size_t i = 0; i < h.lease.pages().size(); ++i) {
+          const std::vector<int32_t> beginning(h.text.begin(), h.text.begin() + (i + 1) * kernels::kPageSize);
+          ASSERT_EQ(written[h.lease.pages()[i]], Written(h.tenant, beginning)) << "page " << i;
+        }
+        const size_t found = h.lease.pages().size();
+        if (!cache.Grow(h.lease, static_cast<int64_t>(h.text.size()) + below(20))) {
+          ++refusals;
+          ASSERT_EQ(h.lease.pages().size(), found);
+          if (!holders.empty()) holders.erase(holders.begin() + below(static_cast<int>(holders.size())));
+          continue;
+        }
+        // Writing to a page that anyone else holds would spoil his text.
+        for (size_t i = found; i < h.lease.pages().size(); ++i) {
+          const int32_t page = h.lease.pages()[i];
+          for (const Holder& other : holders) {
+            const auto held = other.lease.pages();
+            ASSERT_EQ(std::count(held.begin(), held.end(), page), 0);
+          }
+          const size_t end = std::min(h.text.size(), (i + 1) * kernels::kPageSize);
+          written[page] = {h.tenant, {h.text.begin(), h.text.begin() + end}};
+        }
+        cache.Share(h.lease, std::span(h.text).first(below(static_cast<int>(h.text.size()) + 1)));
+        cache.Share(h.lease, h.text);
+        holders.push_back(std::move(h));
+      } else {
+        holders.erase(holders.begin() + below(static_cast<int>(holders.size())));
+      }
+      std::set<int32_t> used;
+      for (const Holder& h : holders) used.insert(h.lease.pages().begin(), h.lease.pages().end());
+      ASSERT_EQ(cache.pages_used(), static_cast<int64_t>(used.size()));
+    }
+    holders.clear();
+    EXPECT_EQ(cache.pages_used(), 0);
+    KvLease all;
+    EXPECT_TRUE(cache.Grow(all, kPages * kernels::kPageSize));  // what is kept stands in nobody's way
+  }
+  EXPECT_GT(hits, 10000);
+  EXPECT_GT(refusals, 100);
+}
+
+TEST(KvCacheTest, TheLongestUnusedGoesFirstAndTheEndOfATextBeforeItsBeginning) {
+  KvCache cache(Config(), 4);
+  const std::vector<int32_t> old_text(32, 1), new_text(32, 2);
+  for (const auto* text : {&old_text, &new_text}) {
+    KvLease lease = cache.Find("a", *text);
+    ASSERT_TRUE(cache.Grow(lease, 32));
+    cache.Share(lease, *text);
+  }
+  EXPECT_EQ(cache.Find("a", old_text).tokens(), 32);
+  EXPECT_EQ(cache.Find("a", new_text).tokens(), 32);
+  EXPECT_EQ(cache.Find("b", new_text).tokens(), 0) << "another tenant's";
+  KvLease lease;
+  ASSERT_TRUE(cache.Grow(lease, 16));
+  EXPECT_EQ(cache.Find("a", old_text).tokens(), 16);
+  ASSERT_TRUE(cache.Grow(lease, 32));
+  EXPECT_EQ(cache.Find("a", old_text).tokens() + cache.Find("a", new_text).tokens(), 32);
 }
 
 TEST(KvCacheTest, MoveCopiesEveryLayerBitForBit) {

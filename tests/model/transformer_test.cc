@@ -40,7 +40,8 @@ class Runner {
                                          const std::vector<int32_t>& tree = {},
                                          const std::vector<int32_t>& parents = {}) {
     const int64_t n = static_cast<int64_t>(ids.size());
-    const KvLease lease = *cache_->Lease(n + static_cast<int64_t>(tree.size()));
+    KvLease lease;
+    EXPECT_TRUE(cache_->Grow(lease, n + static_cast<int64_t>(tree.size())));
     Batch batch;
     batch.extra.reserve(tree.size() * tree.size());
     const auto add = [&](int32_t token, int32_t position, int64_t slot, kernels::AttentionRow row) {

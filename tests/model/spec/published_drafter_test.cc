@@ -206,7 +206,7 @@ TEST(PublishedDrafter, TrailBeginsBehindTheAcceptedTokens) {
   EXPECT_EQ(tree.nodes[8].token, after[1]);       // path "1"
 }
 
-TEST(PublishedDrafter, TrimAndOfferChangeNothing) {
+TEST(PublishedDrafter, OfferChangesNothingAndTrimIsAllOrNothing) {
   PublishedDrafter drafter(1);
   drafter.Extend(std::vector<int32_t>{1, 2, 3});
   EXPECT_FALSE(drafter.WantsAnswer());
@@ -214,8 +214,16 @@ TEST(PublishedDrafter, TrimAndOfferChangeNothing) {
   DraftTree tree;
   drafter.Draft(68, tree);
   const auto before = Tokens(tree);
-  drafter.Trim(3, tree);
+  drafter.Trim(68, tree);
   EXPECT_EQ(Tokens(tree), before);
+  drafter.Trim(67, tree);
+  ASSERT_EQ(tree.drafted(), 0);
+  EXPECT_EQ(tree.nodes[0].token, 3);
+  // A step that guessed nothing leaves nothing known.
+  drafter.Observe(tree, {}, {.path = {}, .next = 4});
+  drafter.Extend(std::vector<int32_t>{4});
+  drafter.Draft(68, tree);
+  EXPECT_EQ(tree.drafted(), 68);
 }
 
 }  // namespace

@@ -164,7 +164,8 @@ class Decoder {
   };
   std::vector<Row> Read(std::span<const int32_t> ids) {
     const auto size = static_cast<int32_t>(ids.size());
-    const KvLease lease = *cache_->Lease(size);
+    KvLease lease;
+    EXPECT_TRUE(cache_->Grow(lease, size));
     Batch batch;
     for (int32_t i = 0; i < size; ++i) {
       batch.tokens.push_back(ids[i]);

@@ -47,7 +47,7 @@ class Basics(CliTest):
     def test_version_and_help(self):
         self.assertRegex(self.ok("--version").stdout, r"^clamor \d+\.\d+\.\d+\n$")
         overview = self.ok("--help").stdout
-        for verb in "generate chat score tokenize detokenize ingest status".split():
+        for verb in "generate chat score tokenize detokenize ingest eval status".split():
             self.assertIn(verb, overview)
             self.assertIn("--help", self.ok(verb, "--help").stdout)
         for group in ("Prompt:", "Model:", "Answer:", "Sampling:", "Speculation:"):
@@ -326,6 +326,24 @@ class Servers(CliTest):
             self.assertEqual(there_edited[field], here_edited[field], field)
         for field in ("model", "prompt_tokens", "token_ids", "text", "finish_reason", "matched_stop"):
             self.assertEqual(there[field], here[field], field)
+
+    def test_eval_drafts_from_the_store(self):
+        folder = pathlib.Path(self.folder.name)
+        prompt = {"prompt": "Tell me about 17 apples."}
+        data, known = folder / "prompts.jsonl", folder / "known.jsonl"
+        data.write_text(json.dumps(prompt) + "\n")
+        common = ["eval", "--model", DEMO, "--suite", "prompts", "--data", data, "--modes", "plain,merged:16", "--ignore-eos",
+                  "--max-tokens", 48, "--threads", 1, "--output", "json"]
+        first = self.json(*common)
+        self.assertEqual(first["overall"]["merged:16"]["drafted_by_source"]["store"], 0)
+        ids = ",".join(map(str, first["answers"][0]["token_ids"]))
+        answer = self.json("detokenize", "--model", DEMO, "--no-specials", "--ids", ids)["text"]
+        known.write_text(json.dumps(dict(prompt, response=answer)) + "\n")
+        self.ok("ingest", "--server", self.retrieval, "--model", DEMO, known)
+        second = self.json(*common, "--retrieval", self.retrieval)
+        self.assertIs(second["lossless"], True)
+        self.assertGreater(second["overall"]["merged:16"]["accepted_by_source"]["store"], 0)
+        self.assertEqual(second["answers"][0]["token_ids"], first["answers"][0]["token_ids"])
 
     def test_chat_and_status(self):
         done = self.ok("chat", "--server", self.gateway, "--max-tokens", 16, "--show-drafts", stdin="hello\n/stats\n")

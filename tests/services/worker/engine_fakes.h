@@ -90,8 +90,9 @@ class RecordingSink : public TokenSink {
  public:
   explicit RecordingSink(int64_t first_index = 0) : first_index_(first_index) {}
 
-  void OnStarted() override {
+  void OnStarted(int32_t cached) override {
     EXPECT_FALSE(started || finished.has_value());
+    cached_tokens = cached;
     started = true;
   }
   void OnDelta(Delta delta) override {
@@ -111,6 +112,7 @@ class RecordingSink : public TokenSink {
   }
 
   bool started = false;
+  int32_t cached_tokens = 0;
   std::vector<int32_t> ids;
   std::vector<Source> sources;
   std::string text;

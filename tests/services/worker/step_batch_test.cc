@@ -76,10 +76,12 @@ TEST(BuildBatch, EveryRowOfRandomSteps) {
     std::vector<std::unique_ptr<Sequence>> sequences;
     std::vector<StepShare> plan;
     for (int32_t i = 0, n = 1 + below(4); i < n; ++i) {
-      if (below(2)) holes.push_back(*cache.Lease(1 + below(40)));
+      if (below(2)) {
+        ASSERT_TRUE(cache.Grow(holes.emplace_back(), 1 + below(40)));
+      }
       auto& s = *sequences.emplace_back(std::make_unique<Sequence>(i, Request{}, nullptr, nullptr));
       for (int32_t t = 0, tokens = 1 + below(60); t < tokens; ++t) s.tokens.push_back(below(1000));
-      s.pages = *cache.Lease(static_cast<int64_t>(s.tokens.size()) + 40);
+      ASSERT_TRUE(cache.Grow(s.pages, static_cast<int64_t>(s.tokens.size()) + 40));
       s.committed = below(static_cast<int>(s.tokens.size()));
       const bool decode = below(3) > 0;
       const int32_t unread = static_cast<int32_t>(s.unread());

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -43,7 +44,7 @@ TEST(StepCost, NothingKnownNothingPays) {
   StepCost cost;
   EXPECT_EQ(cost.Seconds(7), 7);
   EXPECT_EQ(cost.BestNodes(3, std::vector<float>(50, 0.98f)), 0);
-  cost.Refresh(5, 1);
+  cost.Refresh(5, 0, 1);
   EXPECT_EQ(cost.Seconds(7), 7) << "steps alone do not make a table";
 }
 
@@ -54,18 +55,40 @@ TEST(StepCost, RefreshGoesToWhatStepsTake) {
   const auto truth = [](int32_t rows) { return 0.5 + 0.1 * rows; };
   for (int i = 0; i < 20000; ++i) {
     const int32_t rows = kRows[random() % kRows.size()];
-    cost.Refresh(rows, truth(rows));
+    cost.Refresh(rows, 0, truth(rows));
     if (i % 500 == 0) ExpectNeverCheaper(cost);
   }
   for (const int32_t rows : kRows) EXPECT_NEAR(cost.Seconds(rows), truth(rows), 0.1 * truth(rows)) << rows;
 }
 
+TEST(StepCost, PromptsTakeAboutAsLongAsTheStepThatReadsThem) {
+  StepCost cost;
+  EXPECT_EQ(cost.PrefillSeconds(1000), 0) << "nothing known";
+  EXPECT_EQ(cost.PrefillTokens(4), std::numeric_limits<int32_t>::max());
+  cost.Set({1, 1, 1, 1, 2, 4, 8, 16});
+  EXPECT_DOUBLE_EQ(cost.PrefillSeconds(1000), 125);
+  // Prompts turn out to cost a fifth of that.
+  std::mt19937 random(1);
+  for (int i = 0; i < 200; ++i) {
+    const int32_t rows = static_cast<int32_t>(random() % 17),
+                  tokens = 1 + static_cast<int32_t>(random() % 300);
+    cost.Refresh(rows, tokens, (rows > 0 ? cost.Seconds(rows) : 0) + 0.025 * tokens);
+  }
+  EXPECT_NEAR(cost.PrefillSeconds(1000), 25, 2);
+  for (const int32_t rows : kRows) {
+    const int32_t tokens = cost.PrefillTokens(rows);
+    EXPECT_LE(cost.PrefillSeconds(tokens), std::max(cost.Seconds(rows), cost.PrefillSeconds(8))) << rows;
+    EXPECT_GT(cost.PrefillSeconds(tokens + 1), cost.Seconds(rows)) << rows;
+  }
+  EXPECT_DOUBLE_EQ(cost.Seconds(8), 1) << "steps with prompts say nothing of those without";
+}
+
 TEST(StepCost, OneOutlierMovesLittle) {
   StepCost cost;
   cost.Set({1, 2, 4, 8, 16, 32, 64, 128});
-  cost.Refresh(8, 1e9);
+  cost.Refresh(8, 0, 1e9);
   EXPECT_LE(cost.Seconds(8), 8 * 1.1);
-  cost.Refresh(8, 0);
+  cost.Refresh(8, 0, 0);
   EXPECT_GE(cost.Seconds(8), 8 * 0.9);
   ExpectNeverCheaper(cost);
 }

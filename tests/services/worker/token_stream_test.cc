@@ -110,7 +110,7 @@ TEST(TokenStreamTest, SendsStartedDeltasAndOneFinished) {
   grpc::ClientContext context;
   auto reader = host.stub().StreamGenerate(&context, {});
   TokenStream* stream = host.stream();
-  stream->OnStarted();
+  stream->OnStarted(0);
   stream->OnDelta(MakeDelta(0, {11, 12}, "ab"));
   Response response;
   ASSERT_TRUE(reader->Read(&response));
@@ -150,7 +150,7 @@ TEST(TokenStreamTest, TokensThatComeWhileAWriteIsInFlightShareAMessage) {
   grpc::ClientContext context;
   auto reader = host.stub().StreamGenerate(&context, {});
   TokenStream* stream = host.stream();
-  stream->OnStarted();
+  stream->OnStarted(0);
   std::string text;
   for (int i = 0; i < 500; ++i) {
     stream->OnDelta(MakeDelta(i, {i}, "x"));
@@ -187,7 +187,7 @@ TEST(TokenStreamTest, SendsNothingBeforeAdmission) {
   });
   absl::SleepFor(absl::Milliseconds(50));
   EXPECT_FALSE(headers);
-  stream->OnStarted();
+  stream->OnStarted(0);
   waiter.join();
   stream->OnFinished(MakeFinished(FinishReason::kStop));
   Response response;
@@ -215,7 +215,7 @@ TEST(TokenStreamTest, AClientThatCancelsEndsTheRequest) {
     grpc::ClientContext context;
     auto reader = host.stub().StreamGenerate(&context, {});
     TokenStream* stream = host.stream();
-    if (!before_acceptance) stream->OnStarted();
+    if (!before_acceptance) stream->OnStarted(0);
     context.TryCancel();
     if (before_acceptance) {
       absl::SleepFor(absl::Milliseconds(50));
@@ -233,7 +233,7 @@ TEST(TokenStreamTest, ASlowReaderIsCutOffAndTold) {
   grpc::ClientContext context;
   auto reader = host.stub().StreamGenerate(&context, {});
   TokenStream* stream = host.stream();
-  stream->OnStarted();
+  stream->OnStarted(0);
   for (int i = 0; i < 200; ++i) stream->OnDelta(MakeDelta(i, {i}, "x"));
   ASSERT_TRUE(host.cancelled_.WaitForNotificationWithTimeout(absl::Seconds(10)));
   EXPECT_EQ(host.cancelled_with_, static_cast<int>(FinishReason::kSlowConsumer));
@@ -250,7 +250,7 @@ TEST(TokenStreamTest, TextCountsAgainstASlowReaderToo) {
   grpc::ClientContext context;
   auto reader = host.stub().StreamGenerate(&context, {});
   TokenStream* stream = host.stream();
-  stream->OnStarted();
+  stream->OnStarted(0);
   stream->OnDelta(MakeDelta(0, {1}, "x"));
   stream->OnDelta(MakeDelta(1, {1}, std::string(2000, 'x')));
   ASSERT_TRUE(host.cancelled_.WaitForNotificationWithTimeout(absl::Seconds(10)));
@@ -266,7 +266,7 @@ TEST(TokenStreamTest, AReaderThatNeverReadsIsResetInTheEnd) {
   grpc::ClientContext context;
   auto reader = host.stub().StreamGenerate(&context, {});
   TokenStream* stream = host.stream();
-  stream->OnStarted();
+  stream->OnStarted(0);
   for (int i = 0; i < 20; ++i) stream->OnDelta(MakeDelta(i, {i}, "x"));
   stream->OnFinished(MakeFinished(FinishReason::kSlowConsumer));
   absl::SleepFor(absl::Milliseconds(300));

@@ -380,23 +380,5 @@ TEST_F(WorkerServiceTest, DraftsAreAskedFor) {
   EXPECT_FALSE(retrieval.lookups().empty());
 }
 
-TEST(WorkerMetricsTest, SpeedupComparesStepsOfEqualSize) {
-  SpeedupEstimate estimate;
-  StepReport plain;
-  plain.seconds[StepReport::kForward] = 0.010;
-  plain.rows = plain.forwards = plain.emitted_tokens = 1;
-  StepReport drafted = plain;
-  drafted.drafted[static_cast<size_t>(Source::kContext)] = 8;
-  drafted.seconds[StepReport::kForward] = 0.015;
-  drafted.emitted_tokens = 3;
-  StepReport large = plain;
-  large.forwards = large.emitted_tokens = 8;
-  estimate.Add(drafted);
-  estimate.Add(large);
-  EXPECT_TRUE(std::isnan(estimate.ratio())) << "no plain step of one sequence yet";
-  estimate.Add(plain);
-  EXPECT_NEAR(estimate.ratio(), 2.0, 1e-9);
-}
-
 }  // namespace
 }  // namespace clamor

@@ -1,0 +1,65 @@
+#include "model/prefix_index.h"
+
+#include <algorithm>
+#include <cassert>
+#include <utility>
+
+#include "absl/hash/hash.h"
+#include "absl/strings/string_view.h"
+
+namespace clamor {
+
+// absl::Hash is salted anew in every process: nobody outside can make two names meet.
+PrefixIndex::Place PrefixIndex::Beginning(std::string_view tenant) const {
+  return absl::HashOf(absl::string_view(tenant.data(), tenant.size())) | uint64_t{1} << 63;
+}
+
+PrefixIndex::Key PrefixIndex::MakeKey(Place from, Tokens tokens) {
+  Key key{.from = from};
+  std::copy(tokens.begin(), tokens.end(), key.tokens.begin());
+  return key;
+}
+
+PrefixIndex::Page PrefixIndex::Find(Place from, Tokens tokens) const {
+  const auto it = pages_.find(MakeKey(from, tokens));
+  return it == pages_.end() ? Page{} : it->second;
+}
+
+PrefixIndex::Place PrefixIndex::Add(Place from, Tokens tokens, int32_t page) {
+  const Key key = MakeKey(from, tokens);
+  const auto [it, added] = pages_.try_emplace(key, Page{.page = page, .end = next_place_});
+  if (added) {
+    assert(!entries_[page].known);
+    entries_[page] = {.known = true, .key = key};
+    ++next_place_;
+  }
+  return it->second.end;
+}
+
+void PrefixIndex::SetIdle(int32_t page) {
+  Entry& entry = entries_[page];
+  assert(entry.known);
+  entry.before = newest_;
+  entry.after = kNone;
+  (newest_ == kNone ? oldest_ : entries_[newest_].after) = page;
+  newest_ = page;
+  ++idle_;
+}
+
+void PrefixIndex::SetBusy(int32_t page) {
+  const Entry& entry = entries_[page];
+  (entry.before == kNone ? oldest_ : entries_[entry.before].after) = entry.after;
+  (entry.after == kNone ? newest_ : entries_[entry.after].before) = entry.before;
+  --idle_;
+}
+
+int32_t PrefixIndex::Evict() {
+  const int32_t page = oldest_;
+  if (page == kNone) return kNone;
+  SetBusy(page);
+  pages_.erase(entries_[page].key);
+  entries_[page].known = false;
+  return page;
+}
+
+}  // namespace clamor

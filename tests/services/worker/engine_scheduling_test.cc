@@ -1,0 +1,148 @@
+// Who runs, who waits, whose pages are reused: priorities, loss of pages, shared beginnings, deadlines.
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "gtest/gtest.h"
+#include "tests/services/worker/engine_fixture.h"
+
+namespace clamor {
+namespace {
+
+class Reports : public StepObserver {
+ public:
+  void OnStep(const StepReport& report) override {
+    preemptions += report.preemptions;
+    prompt_tokens += report.prompt_tokens;
+  }
+  void OnAccepted(int32_t) override {}
+  int64_t preemptions = 0, prompt_tokens = 0;
+};
+
+class EngineSchedulingTest : public EngineTest {
+ protected:
+  Reports reports_;
+};
+
+TEST_F(EngineSchedulingTest, ABeginningThatWasReadIsNotReadAgain) {
+  const auto engine = MakeEngine(model_, {.default_nodes = 8}, &tokenizer_, nullptr, &reports_);
+  const int64_t prompt = static_cast<int64_t>(goldens_[4].prompt_ids.size());
+  const int64_t pages = (prompt - 1) / kernels::kPageSize;
+  ASSERT_GT(pages, 2);
+  Request request = Golden(4);
+  request.tenant = "a";
+  const auto ask = [&](const Request& r) {
+    RecordingSink sink;
+    reports_.prompt_tokens = 0;
+    Submit(*engine, r, sink);
+    StepUntilIdle(*engine);
+    EXPECT_EQ(sink.finished->usage.cached_tokens, sink.cached_tokens);
+    EXPECT_EQ(engine->Load().kv_pages_used, 0);
+    return sink;
+  };
+  const RecordingSink first = ask(request);
+  EXPECT_EQ(first.cached_tokens, 0);
+  EXPECT_EQ(reports_.prompt_tokens, prompt - 1);
+  const RecordingSink again = ask(request);
+  EXPECT_EQ(again.cached_tokens, pages * kernels::kPageSize);
+  EXPECT_EQ(reports_.prompt_tokens, prompt - 1 - again.cached_tokens);
+  EXPECT_EQ(again.ids, first.ids);
+  request.tenant = "b";
+  const RecordingSink other = ask(request);
+  EXPECT_EQ(other.cached_tokens, 0) << "another tenant's pages";
+  EXPECT_EQ(other.ids, first.ids);
+
+  // The next turn of a conversation finds the answer too.
+  request.tenant = "a";
+  request.prompt_ids.insert(request.prompt_ids.end(), first.ids.begin(), first.ids.begin() + 35);
+  const RecordingSink next = ask(request);
+  EXPECT_GE(next.cached_tokens, (prompt + 30) / kernels::kPageSize * kernels::kPageSize);
+  EXPECT_TRUE(std::equal(first.ids.begin() + 35, first.ids.end(), next.ids.begin()));
+}
+
+TEST_F(EngineSchedulingTest, PriorityThenArrival) {
+  const auto engine = MakeEngine(model_, {.max_sequences = 1, .default_nodes = 0});
+  constexpr Priority kPriorities[] = {Priority::kLow, Priority::kNormal, Priority::kHigh,
+                                      Priority::kLow, Priority::kNormal, Priority::kHigh};
+  RecordingSink sinks[6];
+  std::vector<int> order;
+  for (int i = 0; i < 6; ++i) {
+    Request request = Golden(0, 3);
+    request.priority = kPriorities[i];
+    sinks[i].on_delta = [&order, i] {
+      if (order.empty() || order.back() != i) order.push_back(i);
+    };
+    Submit(*engine, request, sinks[i]);
+  }
+  StepUntilIdle(*engine);
+  EXPECT_EQ(order, (std::vector<int>{2, 5, 1, 4, 0, 3}));
+}
+
+TEST_F(EngineSchedulingTest, WhoCameLastLosesItsPagesAndItsAnswerIsTheSame) {
+  for (const int32_t nodes : {0, 64}) {
+    const auto alone = [&](int golden, uint64_t seed) {
+      Request request = Golden(golden, 150);
+      request.sampling = {.temperature = 0.9f, .seed = seed};
+      return request;
+    };
+    reports_ = {};
+    const auto engine = MakeEngine(model_, {.kv_tokens = 400, .default_nodes = nodes}, &tokenizer_, nullptr, &reports_);
+    RecordingSink sinks[3];
+    for (int i = 0; i < 3; ++i) Submit(*engine, alone(i, i), sinks[i]);
+    std::vector<uint64_t> finished;
+    for (int steps = 0; engine->Step(); ++steps) {
+      ASSERT_LT(steps, 2000);
+      for (uint64_t i = 0; i < 3; ++i) {
+        if (sinks[i].finished && std::find(finished.begin(), finished.end(), i) == finished.end()) {
+          finished.push_back(i);
+        }
+      }
+    }
+    EXPECT_GT(reports_.preemptions, 0);
+    EXPECT_EQ(finished.front(), 0u) << "the oldest never loses its pages";
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(sinks[i].ids, Answer(alone(i, i)).ids) << i;
+    EXPECT_EQ(engine->Load().kv_pages_used, 0);
+  }
+}
+
+TEST_F(EngineSchedulingTest, LowPriorityLosesItsPagesThoughItCameFirst) {
+  const auto engine = MakeEngine(model_, {.kv_tokens = 400, .default_nodes = 0}, nullptr, nullptr, &reports_);
+  RecordingSink low, high;
+  Request request = Golden(0, 200);
+  request.priority = Priority::kLow;
+  Submit(*engine, request, low);
+  for (int i = 0; i < 5; ++i) engine->Step();
+  request = Golden(1, 200);
+  request.priority = Priority::kHigh;
+  Submit(*engine, request, high);
+  bool waited = false;
+  high.on_delta = [&] { waited |= engine->Load().waiting > 0; };
+  StepUntilIdle(*engine);
+  EXPECT_GT(reports_.preemptions, 0);
+  EXPECT_TRUE(waited) << "the low one, for the high one";
+  EXPECT_EQ(low.ids.size(), 200u);
+  EXPECT_EQ(high.ids.size(), 200u);
+}
+
+TEST_F(EngineSchedulingTest, WhoCannotSeeAFirstTokenInTimeIsNotStarted) {
+  const auto engine = MakeEngine(model_, {});  // measures steps
+  Request request{.prompt_ids = std::vector<int32_t>(500, 3), .max_tokens = 5};
+  request.deadline = absl::Now() + absl::Microseconds(300);
+  RecordingSink late, patient;
+  Submit(*engine, request, late);
+  StepUntilIdle(*engine);
+  EXPECT_EQ(late.finished->reason, FinishReason::kDeadline);
+  EXPECT_FALSE(late.started) << "500 tokens in 300 microseconds";
+  request.deadline = absl::Now() + absl::Hours(1);
+  Submit(*engine, request, patient);
+  StepUntilIdle(*engine);
+  EXPECT_EQ(patient.finished->reason, FinishReason::kLength);
+}
+
+}  // namespace
+}  // namespace clamor
