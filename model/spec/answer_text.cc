@@ -17,21 +17,25 @@ size_t HeldBy(std::string_view text, std::string_view stop) {
 
 }  // namespace
 
-AnswerText::AnswerText(const Tokenizer* tokenizer, std::vector<std::string> stops)
-    : stops_(std::move(stops)) {
+AnswerText::AnswerText(const Tokenizer* tokenizer, std::vector<std::string> stops, int64_t min_tokens)
+    : stops_(std::move(stops)), min_tokens_(min_tokens) {
   if (tokenizer != nullptr) decoder_.emplace(tokenizer, /*skip_specials=*/true);
 }
 
 bool AnswerText::Add(int32_t id, std::string& text) {
   if (!decoder_) return false;
-  held_ += decoder_->Add(id);
-  return Scan(text);
+  ++tokens_;
+  return Grow(decoder_->Add(id), text);
 }
 
-bool AnswerText::Scan(std::string& text) {
+bool AnswerText::Grow(const std::string& piece, std::string& text) {
+  const size_t before = held_.size();
+  held_ += piece;
   size_t first = std::string::npos;
   for (const std::string& stop : stops_) {
-    if (const size_t at = held_.find(stop); at < first) {
+    if (tokens_ <= min_tokens_) break;
+    // Only what ends in the new piece: what was complete before has had its chance.
+    if (const size_t at = held_.find(stop, before - std::min(before, stop.size() - 1)); at < first) {
       first = at;
       matched_stop_ = stop;
     }
@@ -51,8 +55,7 @@ bool AnswerText::Scan(std::string& text) {
 void AnswerText::Finish(std::string& text) {
   if (!decoder_ || !matched_stop_.empty()) return;
   // The decoder's last bytes may complete a stop string; the text still ends before it.
-  held_ += decoder_->Finish();
-  if (!Scan(text)) text += std::exchange(held_, {});
+  if (!Grow(decoder_->Finish(), text)) text += std::exchange(held_, {});
 }
 
 }  // namespace clamor

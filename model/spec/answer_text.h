@@ -15,8 +15,10 @@ namespace clamor {
 
 class AnswerText {
  public:
-  // Without a tokenizer all text is empty and no stop string ever appears. `tokenizer` must outlive this.
-  AnswerText(const Tokenizer* tokenizer, std::vector<std::string> stops);
+  // Without a tokenizer all text is empty and no stop string ever appears. `tokenizer` must outlive this. A
+  // stop string that one of the first `min_tokens` tokens completes is text like any other; one that only
+  // begins in them ends the answer.
+  AnswerText(const Tokenizer* tokenizer, std::vector<std::string> stops, int64_t min_tokens = 0);
 
   // Appends to `text` what became certain with `id`. True if a stop string is complete: nothing follows it.
   bool Add(int32_t id, std::string& text);
@@ -26,10 +28,12 @@ class AnswerText {
   const std::string& matched_stop() const { return matched_stop_; }  // empty: none
 
  private:
-  bool Scan(std::string& text);
+  bool Grow(const std::string& piece, std::string& text);
 
   std::optional<StreamDecoder> decoder_;
   std::vector<std::string> stops_;
+  int64_t min_tokens_;
+  int64_t tokens_ = 0;
   std::string held_;
   std::string matched_stop_;
 };

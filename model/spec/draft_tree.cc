@@ -16,6 +16,11 @@ int32_t DraftTree::Add(int32_t token, int32_t parent, Source source, float survi
   return static_cast<int32_t>(nodes.size()) - 1;
 }
 
+void DraftTree::PathTo(int32_t node, std::vector<int32_t>& path) const {
+  path.resize(nodes[node].depth);
+  for (int32_t i = node; nodes[i].depth > 0; i = nodes[i].parent) path[nodes[i].depth - 1] = nodes[i].token;
+}
+
 absl::Status DraftTree::CheckIntegrity() const {
   if (nodes.empty()) return absl::InternalError("draft tree has no root");
   for (int32_t i = 0; i < static_cast<int32_t>(nodes.size()); ++i) {

@@ -31,6 +31,8 @@ struct DraftTree {
   void Reset(int32_t root_token) { nodes.assign(1, DraftNode{.token = root_token}); }
   // Appends a child and returns its index.
   int32_t Add(int32_t token, int32_t parent, Source source, float survival = 0);
+  // Makes `path` the tokens of the guesses down to `node`, itself included; none for the root.
+  void PathTo(int32_t node, std::vector<int32_t>& path) const;
   // INTERNAL names the first node that breaks the rules above.
   absl::Status CheckIntegrity() const;
 };

@@ -40,7 +40,7 @@ int32_t ArgMax(std::span<const float> values) {
 
 }  // namespace
 
-absl::Status SamplingOptions::Validate() const {
+absl::Status SamplingOptions::Validate(int32_t vocab_size) const {
   if (!(temperature >= 0 && temperature <= 100)) {
     return absl::InvalidArgumentError(absl::StrCat("temperature is ", temperature, ", must be in [0, 100]"));
   }
@@ -50,6 +50,46 @@ absl::Status SamplingOptions::Validate() const {
   }
   if (!(min_p >= 0 && min_p <= 1)) {
     return absl::InvalidArgumentError(absl::StrCat("min_p is ", min_p, ", must be in [0, 1]"));
+  }
+  if (!(repetition_penalty >= 0.01f && repetition_penalty <= 100)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("repetition_penalty is ", repetition_penalty, ", must be in [0.01, 100]"));
+  }
+  if (!(presence_penalty >= -2 && presence_penalty <= 2)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("presence_penalty is ", presence_penalty, ", must be in [-2, 2]"));
+  }
+  if (!(frequency_penalty >= -2 && frequency_penalty <= 2)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("frequency_penalty is ", frequency_penalty, ", must be in [-2, 2]"));
+  }
+  if (logit_bias.size() > kMaxBiases) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("logit_bias holds ", logit_bias.size(), " biases, must be at most ", kMaxBiases));
+  }
+  for (const auto& [token, bias] : logit_bias) {
+    if (token < 0 || token >= vocab_size) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("logit_bias[", token, "] is of no token, ids must be in [0, ", vocab_size, ")"));
+    }
+    if (!(bias >= -100 && bias <= 100)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("logit_bias[", token, "] is ", bias, ", must be in [-100, 100]"));
+    }
+  }
+  if (banned_token_ids.size() > kMaxBanned) {
+    return absl::InvalidArgumentError(absl::StrCat("banned_token_ids holds ", banned_token_ids.size(),
+                                                   " ids, must be at most ", kMaxBanned));
+  }
+  return CheckTokenIds("banned_token_ids", banned_token_ids, vocab_size);
+}
+
+absl::Status CheckTokenIds(absl::string_view field, std::span<const int32_t> ids, int32_t vocab_size) {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= vocab_size) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(field, "[", i, "] is ", ids[i], ", must be in [0, ", vocab_size, ")"));
+    }
   }
   return absl::OkStatus();
 }

@@ -23,6 +23,20 @@ v1::GenerationOptions ToProto(const Question& question) {
   parameters.set_top_k(sampling.top_k);
   parameters.set_min_p(sampling.min_p);
   if (question.seed.has_value()) parameters.set_seed(*question.seed);
+  parameters.set_repetition_penalty(sampling.repetition_penalty);
+  parameters.set_presence_penalty(sampling.presence_penalty);
+  parameters.set_frequency_penalty(sampling.frequency_penalty);
+  for (const TokenBias& added : sampling.logit_bias) {
+    (*parameters.mutable_logit_bias())[static_cast<uint32_t>(added.token)] = added.bias;
+  }
+  parameters.mutable_banned_token_ids()->Add(sampling.banned_token_ids.begin(),
+                                             sampling.banned_token_ids.end());
+  options.mutable_stop_token_ids()->Add(question.options.stop_token_ids.begin(),
+                                        question.options.stop_token_ids.end());
+  options.set_min_tokens(static_cast<uint32_t>(question.options.min_tokens));
+  if (question.options.top_logprobs) {
+    options.set_top_logprobs(static_cast<uint32_t>(*question.options.top_logprobs));
+  }
   for (const std::string& stop : question.options.stop) options.add_stop(stop);
   options.set_ignore_eos(question.options.ignore_eos);
   const SpeculationOptions& speculation = question.options.speculation;
@@ -41,6 +55,12 @@ Delta FromProto(const v1::Delta& message) {
   for (int i = 0; i < message.sources_size() && i < message.token_ids_size(); ++i) {
     const int source = message.sources(i);
     if (source >= 0 && source < static_cast<int>(kSources)) delta.sources[i] = static_cast<Source>(source);
+  }
+  for (const v1::TokenLogprobs& logprobs : message.logprobs()) {
+    TokenLogprobs& added = delta.logprobs.emplace_back(TokenLogprobs{.logprob = logprobs.logprob()});
+    for (const v1::TokenLogprob& likely : logprobs.top()) {
+      added.top.push_back({static_cast<int32_t>(likely.token_id()), likely.logprob()});
+    }
   }
   return delta;
 }
@@ -112,7 +132,7 @@ class GatewayGenerator final : public Generator {
         turn.set_content(message.content);
       }
       *request.mutable_options() = ToProto(question);
-      return Read<v1::StreamChatResponse>(context, *stub_->StreamChat(&context, request), on_delta);
+      return Read<v1::StreamChatResponse>(context, *stub_->StreamChat(&context, request), question, on_delta);
     }
     v1::StreamGenerateRequest request;
     request.set_model(model_);
@@ -123,14 +143,16 @@ class GatewayGenerator final : public Generator {
       request.mutable_token_ids()->mutable_ids()->Assign(ids.begin(), ids.end());
     }
     *request.mutable_options() = ToProto(question);
-    return Read<v1::StreamGenerateResponse>(context, *stub_->StreamGenerate(&context, request), on_delta);
+    return Read<v1::StreamGenerateResponse>(context, *stub_->StreamGenerate(&context, request), question,
+                                            on_delta);
   }
 
  private:
   template <typename Response>
   absl::StatusOr<Answer> Read(grpc::ClientContext& context, grpc::ClientReader<Response>& reader,
-                              absl::FunctionRef<void(const Delta&)> on_delta) {
+                              const Question& question, absl::FunctionRef<void(const Delta&)> on_delta) {
     Answer answer;
+    if (question.options.top_logprobs) answer.logprobs.emplace();
     {
       CancelOnInterrupt cancel(context);
       Response response;
@@ -141,9 +163,7 @@ class GatewayGenerator final : public Generator {
           answer.prompt_tokens = response.started().prompt_tokens();
         } else if (response.has_delta()) {
           const Delta delta = FromProto(response.delta());
-          answer.token_ids.insert(answer.token_ids.end(), delta.token_ids.begin(), delta.token_ids.end());
-          answer.sources.insert(answer.sources.end(), delta.sources.begin(), delta.sources.end());
-          answer.text += delta.text;
+          answer.Add(delta);
           on_delta(delta);
         } else if (response.has_finished()) {
           FillFinished(response.finished(), answer);

@@ -1,10 +1,13 @@
 #include "services/cli/generation_flags.h"
 
+#include <algorithm>
 #include <limits>
 #include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 #include "kernels/status_macros.h"
 #include "services/cli/command.h"
 
@@ -33,6 +36,17 @@ void AddGenerationFlags(CLI::App& verb, GenerationFlags& flags) {
   verb.add_option("--stop", options.stop, "End before this text; may be repeated")
       ->allow_extra_args(false)
       ->group("Answer");
+  verb.add_option("--stop-ids", options.stop_token_ids, "End with any of these tokens: ID,ID,...")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->group("Answer");
+  verb.add_option("--min-tokens", options.min_tokens, "Nothing but --max-tokens ends the first of them")
+      ->check(CLI::NonNegativeNumber)
+      ->group("Answer");
+  verb.add_option("--logprobs", options.top_logprobs,
+                  "In the JSON: each token's log-probability, and those of this many likeliest tokens")
+      ->check(CLI::Range(0, Request::kMaxTopLogprobs))
+      ->group("Answer");
   verb.add_flag("--ignore-eos", options.ignore_eos, "Go on after the model's end-of-sequence token")
       ->group("Answer");
 
@@ -50,6 +64,23 @@ void AddGenerationFlags(CLI::App& verb, GenerationFlags& flags) {
       ->group("Sampling");
   verb.add_option("--min-p", sampling.min_p, "Keep tokens with this share of the likeliest one's probability")
       ->check(CLI::Range(0.0f, 1.0f))
+      ->group("Sampling");
+  verb.add_option("--repetition-penalty", sampling.repetition_penalty,
+                  "Divides the logits of tokens that prompt or answer hold; 1: none")
+      ->group("Sampling");
+  verb.add_option("--presence-penalty", sampling.presence_penalty,
+                  "Taken from the logits of tokens that the answer holds")
+      ->group("Sampling");
+  verb.add_option("--frequency-penalty", sampling.frequency_penalty,
+                  "Likewise, for each time the answer holds them")
+      ->group("Sampling");
+  verb.add_option("--logit-bias", flags.logit_bias, "Added to tokens' logits: ID:BIAS,ID:BIAS,...")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->group("Sampling");
+  verb.add_option("--ban", sampling.banned_token_ids, "Tokens that never come: ID,ID,...")
+      ->delimiter(',')
+      ->allow_extra_args(false)
       ->group("Sampling");
   verb.add_option("--seed", flags.seed, "Of the noise; drawn and told if not given")->group("Sampling");
 
@@ -72,8 +103,23 @@ absl::StatusOr<Request> RequestOptions(const GenerationFlags& flags) {
     }
     request.speculation.nodes = nodes;
   }
+  for (const std::string& item : flags.logit_bias) {
+    const std::pair<absl::string_view, absl::string_view> parts =
+        absl::StrSplit(item, absl::MaxSplits(':', 1));
+    int32_t id = 0;
+    float bias = 0;
+    if (!absl::SimpleAtoi(parts.first, &id) || !absl::SimpleAtof(parts.second, &bias)) {
+      return UsageError(absl::StrCat("--logit-bias: '", item.substr(0, 40), "' is not ID:BIAS"));
+    }
+    std::vector<TokenBias>& biases = request.sampling.logit_bias;
+    if (std::any_of(biases.begin(), biases.end(), [id](const TokenBias& b) { return b.token == id; })) {
+      return UsageError(absl::StrCat("--logit-bias: token ", id, " is given twice"));
+    }
+    biases.push_back({id, bias});
+  }
   request.speculation.shape = flags.tree == "published" ? TreeShape::kPublished : TreeShape::kMerged;
-  if (absl::Status valid = request.sampling.Validate(); !valid.ok()) return UsageError(valid.message());
+  if (absl::Status valid = request.ValidateOptions(std::numeric_limits<int32_t>::max()); !valid.ok())
+    return UsageError(valid.message());
   return request;
 }
 

@@ -21,6 +21,7 @@ struct GenerationFlags {
   std::string retrieval;   // of a store, with model.directory
   Request options;
   std::optional<uint64_t> seed;
+  std::vector<std::string> logit_bias;  // ID:BIAS each
   std::string nodes = "auto";
   std::string tree = "merged";
 };

@@ -26,6 +26,7 @@ struct Answer {
   std::string model;
   std::vector<int32_t> token_ids;
   std::vector<Source> sources;  // [token_ids]
+  std::optional<std::vector<TokenLogprobs>> logprobs;  // [token_ids] if the question asks for them
   std::string text;
   std::string finish_reason;  // stop, length or cancelled
   std::string matched_stop;
@@ -35,6 +36,7 @@ struct Answer {
 
   double tokens_per_second() const;  // while decoding
   double tokens_per_forward() const;
+  void Add(const Delta& delta);           // goes on with it
   nlohmann::ordered_json ToJson() const;  // the object of `clamor generate --output json`
   std::string SpeedLine() const;          // "64 tokens in 0.52 s: 123.1 tokens/s, 2.31 tokens per forward"
 };

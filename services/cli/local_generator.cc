@@ -22,9 +22,7 @@ class Collector final : public TokenSink {
       : answer_(answer), on_delta_(on_delta) {}
 
   void OnDelta(Delta delta) override {
-    answer_.token_ids.insert(answer_.token_ids.end(), delta.token_ids.begin(), delta.token_ids.end());
-    answer_.sources.insert(answer_.sources.end(), delta.sources.begin(), delta.sources.end());
-    answer_.text += delta.text;
+    answer_.Add(delta);
     on_delta_(delta);
   }
 
@@ -59,6 +57,7 @@ class LocalGenerator final : public Generator {
     Answer answer;
     answer.model = model_.name;
     answer.seed = request.sampling.seed;
+    if (request.top_logprobs) answer.logprobs.emplace();
     Collector collector(answer, on_delta);
     CLAMOR_ASSIGN_OR_RETURN(const uint64_t handle, engine_->Submit(std::move(request), &collector));
     for (bool cancelled = false; !collector.finished();) {

@@ -83,6 +83,7 @@ absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const grpc::CallbackS
   CLAMOR_ASSIGN_OR_RETURN(WorkerLease lease,
                           fleet_->Acquire(model->info().name()));  // before the work of encoding
   CLAMOR_ASSIGN_OR_RETURN(std::vector<int32_t> ids, EncodePrompt(*model, request));
+  CLAMOR_RETURN_IF_ERROR(CheckOptionIds(request.options(), model->info().vocab_size()));
   CLAMOR_RETURN_IF_ERROR(CheckContext(ids.size(), request.options(), model->info()));
 
   prepared.set_request_id(absl::StrFormat("%016x", Random64()));

@@ -22,6 +22,7 @@ class PendingEvents {
     }
     delta_->mutable_token_ids()->MergeFrom(delta.token_ids());
     delta_->mutable_sources()->MergeFrom(delta.sources());
+    delta_->mutable_logprobs()->MergeFrom(delta.logprobs());
     delta_->mutable_text()->append(delta.text());
   }
   void Add(v1::Finished finished) { finished_ = std::move(finished); }

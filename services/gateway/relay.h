@@ -159,6 +159,7 @@ class UnaryRelay final : public grpc::ServerUnaryReactor, private GenerationList
     record_.Tokens(delta.token_ids_size());
     response_->mutable_token_ids()->MergeFrom(delta.token_ids());
     response_->mutable_sources()->MergeFrom(delta.sources());
+    response_->mutable_logprobs()->MergeFrom(delta.logprobs());
     TextOf(response_)->append(delta.text());
   }
 

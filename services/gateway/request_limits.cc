@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
 #include <string_view>
 
@@ -19,7 +20,19 @@ constexpr size_t kMaxStopBytes = 256;
 constexpr int kMaxMessages = 1024;
 constexpr int kMaxNodes = 128;
 constexpr float kMaxTemperature = 100;
+constexpr float kMinRepetitionPenalty = 0.01f, kMaxRepetitionPenalty = 100;
+constexpr float kMaxPenalty = 2;
+constexpr float kMaxBias = 100;
+constexpr int kMaxBiases = 1024;
+constexpr int kMaxBanned = 1024;
+constexpr int kMaxStopTokenIds = 64;
+constexpr uint32_t kMaxTopLogprobs = 20;
 constexpr std::array<std::string_view, 4> kRoles = {"system", "user", "assistant", "tool"};
+
+absl::Status CheckSize(const char* field, int size, int limit) {
+  if (size <= limit) return absl::OkStatus();
+  return InvalidField(field, absl::StrCat("has ", size, " elements, limit ", limit));
+}
 
 absl::Status CheckSampling(const v1::SamplingParameters& sampling) {
   auto reject = [](const char* field, float value, const char* range) {
@@ -39,7 +52,23 @@ absl::Status CheckSampling(const v1::SamplingParameters& sampling) {
     return InvalidField("options.sampling.top_k",
                         absl::StrCat("is ", sampling.top_k(), ", must be at most ", kMaxTopK));
   }
-  return absl::OkStatus();
+  if (sampling.has_repetition_penalty() && !(sampling.repetition_penalty() >= kMinRepetitionPenalty &&
+                                             sampling.repetition_penalty() <= kMaxRepetitionPenalty)) {
+    return reject("repetition_penalty", sampling.repetition_penalty(), "0.01 to 100");
+  }
+  if (!(std::abs(sampling.presence_penalty()) <= kMaxPenalty))
+    return reject("presence_penalty", sampling.presence_penalty(), "-2 to 2");
+  if (!(std::abs(sampling.frequency_penalty()) <= kMaxPenalty))
+    return reject("frequency_penalty", sampling.frequency_penalty(), "-2 to 2");
+  CLAMOR_RETURN_IF_ERROR(
+      CheckSize("options.sampling.logit_bias", static_cast<int>(sampling.logit_bias_size()), kMaxBiases));
+  for (const auto& [id, bias] : sampling.logit_bias()) {
+    if (!(std::abs(bias) <= kMaxBias)) {
+      return InvalidField(absl::StrCat("options.sampling.logit_bias[", id, "]"),
+                          absl::StrCat("is ", bias, ", must be -100 to 100"));
+    }
+  }
+  return CheckSize("options.sampling.banned_token_ids", sampling.banned_token_ids_size(), kMaxBanned);
 }
 
 absl::Status CheckEnum(const char* field, bool valid, int value) {
@@ -70,6 +99,17 @@ absl::Status CheckOptions(const v1::GenerationOptions& options) {
       return InvalidField(absl::StrCat("options.stop[", i, "]"),
                           absl::StrCat("has ", bytes, " bytes, must have 1 to ", kMaxStopBytes));
     }
+  }
+  CLAMOR_RETURN_IF_ERROR(
+      CheckSize("options.stop_token_ids", options.stop_token_ids_size(), kMaxStopTokenIds));
+  const uint32_t most = options.has_max_tokens() ? options.max_tokens() : kMaxTokens;
+  if (options.min_tokens() > most) {
+    return InvalidField("options.min_tokens",
+                        absl::StrCat("is ", options.min_tokens(), ", must be 0 to ", most));
+  }
+  if (options.top_logprobs() > kMaxTopLogprobs) {
+    return InvalidField("options.top_logprobs",
+                        absl::StrCat("is ", options.top_logprobs(), ", must be 0 to ", kMaxTopLogprobs));
   }
   const v1::SpeculationOptions& speculation = options.speculation();
   if (speculation.has_nodes() && (speculation.nodes() < -1 || speculation.nodes() > kMaxNodes)) {
@@ -105,6 +145,19 @@ absl::StatusOr<std::vector<int32_t>> CheckIds(const std::string& path,
                         absl::StrCat("is ", *wrong, ", must be below the vocabulary size ", vocab_size));
   }
   return std::vector<int32_t>(ids.begin(), ids.end());
+}
+
+absl::Status CheckOptionIds(const v1::GenerationOptions& options, uint32_t vocab_size) {
+  const v1::SamplingParameters& sampling = options.sampling();
+  for (const auto& [id, bias] : sampling.logit_bias()) {
+    if (id >= vocab_size) {
+      return InvalidField(absl::StrCat("options.sampling.logit_bias[", id, "]"),
+                          absl::StrCat("is of no token, ids are below the vocabulary size ", vocab_size));
+    }
+  }
+  CLAMOR_RETURN_IF_ERROR(
+      CheckIds("options.sampling.banned_token_ids", sampling.banned_token_ids(), vocab_size).status());
+  return CheckIds("options.stop_token_ids", options.stop_token_ids(), vocab_size).status();
 }
 
 absl::Status CheckContext(size_t prompt_tokens, const v1::GenerationOptions& options,

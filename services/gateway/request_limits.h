@@ -24,6 +24,8 @@ absl::Status CheckMessages(const std::string& path,
 absl::StatusOr<std::vector<int32_t>> CheckIds(const std::string& path,
                                               const google::protobuf::RepeatedField<uint32_t>& ids,
                                               uint32_t vocab_size);
+// Token ids of the options, likewise.
+absl::Status CheckOptionIds(const v1::GenerationOptions& options, uint32_t vocab_size);
 // Prompt and answer fit into the context; else "[CONTEXT_TOO_LONG]" with both numbers.
 absl::Status CheckContext(size_t prompt_tokens, const v1::GenerationOptions& options,
                           const v1::ModelInfo& model);

@@ -1,6 +1,7 @@
 #include "services/worker/engine.h"
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <iterator>
 #include <numeric>
@@ -85,9 +86,11 @@ void Engine::Rep::JudgeSpeculation(StepReport& report) {
 // One more token of the answer; the reason if it is the last.
 std::optional<FinishReason> Engine::Rep::Append(Sequence& s, int32_t id, std::string& text) {
   s.tokens.push_back(id);
+  s.edits.Add(id);
   if (s.text.Add(id, text)) return FinishReason::kStop;
-  const auto& eos = model->generation().eos_ids;
-  if (!s.request.ignore_eos && std::find(eos.begin(), eos.end(), id) != eos.end()) return FinishReason::kStop;
+  const auto& ends = s.ends.token_ids;
+  if (s.answer_tokens() > s.ends.min_tokens && std::find(ends.begin(), ends.end(), id) != ends.end())
+    return FinishReason::kStop;
   if (s.answer_tokens() >= s.max_tokens) return FinishReason::kLength;
   return std::nullopt;
 }
@@ -199,22 +202,27 @@ NodeLogits Engine::Rep::LogitsOf(int64_t first_row) const {
 
 void Engine::Rep::VerifyTrees() {
   int64_t row = 0;
-  const int64_t vocab = model->config().vocab_size;
   for (const StepShare& share : plan) {
     if (!share.decode) continue;
     Sequence& s = *running[share.sequence];
-    const int64_t root = static_cast<int64_t>(s.tokens.size()) - 1;
     Verify(
-        s.tree,
-        [&](int32_t node) -> int32_t {
-          const int64_t r = row + node;
-          if (s.request.sampling.greedy()) return std::max(top_ids[r * Drafter::kTopK], 0);
-          const std::span<const float> logits(activations.logits.data() + r * vocab, vocab);
-          return sampler.Draw(logits, s.request.sampling, root + s.tree.nodes[node].depth + 1);
-        },
-        s.accepted);
+        s.tree, [&](int32_t node) { return Target(s, node, row + node); }, s.accepted);
     row += static_cast<int64_t>(s.tree.nodes.size());
   }
+}
+
+// The model's token after a node: of the text, the guesses above the node and the node alone.
+int32_t Engine::Rep::Target(const Sequence& s, int32_t node, int64_t row) {
+  const SamplingOptions& sampling = s.request.sampling;
+  const bool edits = !s.edits.empty();
+  if (sampling.greedy() && !edits) return std::max(top_ids[row * Drafter::kTopK], 0);
+  std::span<const float> logits = LogitsRow(row);
+  if (edits) {
+    s.tree.PathTo(node, path);
+    s.edits.Apply(path, logits, edited);
+    logits = edited;
+  }
+  return sampler.Draw(logits, sampling, static_cast<int64_t>(s.tokens.size()) + s.tree.nodes[node].depth);
 }
 
 // The only place where sequences change.
@@ -253,6 +261,7 @@ void Engine::Rep::CommitSequence(const StepShare& share, int64_t first_row, Step
   while (!end && kept < delta.token_ids.size()) end = Append(s, delta.token_ids[kept++], delta.text);
   delta.token_ids.resize(kept);
   delta.sources.resize(kept);
+  if (s.request.top_logprobs) AddLogprobs(s, first_row, delta);
 
   ++s.stats.forwards;
   s.stats.draft_nodes += s.tree.drafted();
@@ -293,13 +302,38 @@ void Engine::Rep::CommitSequence(const StepShare& share, int64_t first_row, Step
   running[share.sequence].reset();
 }
 
-// Token i of the step was chosen after the node above it on the path.
-void Engine::Rep::ShowLogits(const Sequence& s, int64_t root, int64_t first_row, size_t tokens) const {
+// Token i of a step was chosen after the node above it on the path.
+int64_t Engine::Rep::RowOf(const Sequence& s, int64_t first_row, size_t i) const {
+  return first_row + (i == 0 ? 0 : s.accepted.path[i - 1]);
+}
+
+std::span<const float> Engine::Rep::LogitsRow(int64_t row) const {
   const int64_t vocab = model->config().vocab_size;
+  return std::span(activations.logits.data() + row * vocab, vocab);
+}
+
+void Engine::Rep::ShowLogits(const Sequence& s, int64_t root, int64_t first_row, size_t tokens) const {
   for (size_t i = 0; i < tokens; ++i) {
-    const int64_t row = first_row + (i == 0 ? 0 : s.accepted.path[i - 1]);
-    observer->OnLogits(s.handle, root + 1 + static_cast<int64_t>(i),
-                       std::span(activations.logits.data() + row * vocab, vocab));
+    observer->OnLogits(s.handle, root + 1 + static_cast<int64_t>(i), LogitsRow(RowOf(s, first_row, i)));
+  }
+}
+
+void Engine::Rep::AddLogprobs(const Sequence& s, int64_t first_row, Delta& delta) {
+  const int32_t vocab = model->config().vocab_size;
+  const int32_t count = std::min(*s.request.top_logprobs, vocab);
+  std::array<int32_t, Request::kMaxTopLogprobs> ids;
+  std::array<float, Request::kMaxTopLogprobs> values;
+  delta.logprobs.resize(delta.token_ids.size());
+  for (size_t i = 0; i < delta.token_ids.size(); ++i) {
+    const int64_t row = RowOf(s, first_row, i);
+    const std::span<const float> logits = LogitsRow(row);
+    TokenLogprobs& logprobs = delta.logprobs[i];
+    logprobs.logprob = logits[delta.token_ids[i]] - log_sum_exp[row];
+    if (count == 0) continue;
+    kernels::TopK(logits.data(), vocab, 1, vocab, count, ids.data(), values.data(), nullptr, pool);
+    logprobs.top.reserve(count);
+    for (int32_t k = 0; k < count && ids[k] >= 0; ++k)
+      logprobs.top.push_back({ids[k], values[k] - log_sum_exp[row]});
   }
 }
 

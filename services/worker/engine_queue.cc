@@ -232,6 +232,13 @@ absl::StatusOr<uint64_t> Engine::Submit(Request request, TokenSink* sink) {
   s->tokens.reserve(s->prompt_tokens() + s->max_tokens);
   s->tokens = s->request.prompt_ids;
   s->tokens.insert(s->tokens.end(), s->request.emitted_ids.begin(), s->request.emitted_ids.end());
+  s->ends.min_tokens = s->request.min_tokens;
+  s->ends.token_ids = s->request.stop_token_ids;
+  if (!s->request.ignore_eos) {
+    const auto& eos = rep_->model->generation().eos_ids;
+    s->ends.token_ids.insert(s->ends.token_ids.end(), eos.begin(), eos.end());
+  }
+  s->edits = LogitEdits(s->request.sampling, s->ends, s->request.prompt_ids, s->max_tokens);
   s->queued = absl::Now();
   absl::MutexLock lock(&rep_->mu);
   if (rep_->draining) return absl::UnavailableError("[DRAINING] this worker takes no new requests");

@@ -6,6 +6,7 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -57,6 +58,8 @@ struct Engine::Rep {
   Activations activations;
   std::vector<int32_t> top_ids;
   std::vector<float> top_values, log_sum_exp;
+  std::vector<int32_t> path;  // guesses down to the node that is verified
+  std::vector<float> edited;  // its logits, where they are not used as they are
 
   // Shared with the threads that submit and cancel.
   absl::Mutex mu;
@@ -86,7 +89,11 @@ struct Engine::Rep {
   void Budget();
   void JudgeSpeculation(StepReport& report);
   NodeLogits LogitsOf(int64_t first_row) const;
+  std::span<const float> LogitsRow(int64_t row) const;
+  int64_t RowOf(const Sequence& s, int64_t first_row, size_t i) const;
+  int32_t Target(const Sequence& s, int32_t node, int64_t row);
   void ShowLogits(const Sequence& s, int64_t root, int64_t first_row, size_t tokens) const;
+  void AddLogprobs(const Sequence& s, int64_t first_row, Delta& delta);
   void CommitSequence(const StepShare& share, int64_t first_row, StepReport& report);
   void AskStore(Sequence& s);
   void Finish(Sequence& s, FinishReason reason);

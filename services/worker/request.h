@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,6 +28,9 @@ struct SpeculationOptions {
 };
 
 struct Request {
+  static constexpr size_t kMaxStopTokenIds = 64;
+  static constexpr int32_t kMaxTopLogprobs = 20;
+
   std::string id;      // for logs; need not be unique
   std::string tenant;  // drafts, adjacency and calibration are kept apart by it
   std::vector<int32_t> prompt_ids;
@@ -34,9 +38,18 @@ struct Request {
   // answer already, it finishes at once.
   std::vector<int32_t> emitted_ids;
   int32_t max_tokens = 0;  // 0: up to the model's context
+  // The first tokens of the answer, as many as this, do not end it: no end-of-sequence token (unless they are
+  // ignored) and none of stop_token_ids is drawn there, and a stop string that is complete there is text like
+  // any other. max_tokens, which must be as many at least, and the context end it all the same.
+  int32_t min_tokens = 0;
   SamplingOptions sampling;
   std::vector<std::string> stop;  // stop strings; the text ends before the first that appears
+  // Each ends the answer as an end-of-sequence token does, whatever ignore_eos says: it is the last of the
+  // ids, and its text, unless it is a special token, the end of the text.
+  std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
+  // With each token, its log-probability and those of this many likeliest tokens; up to kMaxTopLogprobs.
+  std::optional<int32_t> top_logprobs;
   SpeculationOptions speculation;
   bool use_store = true;  // whether the shared store may be asked for drafts
   Priority priority = Priority::kNormal;
@@ -46,10 +59,24 @@ struct Request {
   // reasons than INVALID_FIELD are named in brackets at the start of the message, e.g. "[CONTEXT_TOO_LONG]
   // ...".)
   absl::Status Validate(int32_t vocab_size, int32_t max_positions) const;
+  // The part of it that asks neither for the texts nor for the context.
+  absl::Status ValidateOptions(int32_t vocab_size) const;
 };
 
 enum class FinishReason : uint8_t { kStop, kLength, kCancelled, kDeadline, kSlowConsumer };
 std::string_view FinishReasonName(FinishReason reason);  // "stop", "length", "cancelled", ...
+
+struct TokenLogprob {
+  int32_t id = 0;
+  float logprob = 0;
+};
+
+// How likely the model found one token after what stands before it: log-softmax of its logits as they are,
+// before temperature, penalties, biases and bans. The same bits whatever is drafted and whoever else runs.
+struct TokenLogprobs {
+  float logprob = 0;
+  std::vector<TokenLogprob> top;  // [top_logprobs, at most the vocabulary], best first, ties by lowest id
+};
 
 // New tokens of one step. Indices count the answer's tokens from 0, emitted_ids included.
 struct Delta {
@@ -58,6 +85,7 @@ struct Delta {
   std::string text;  // may lag behind the ids: incomplete characters and possible stop strings are held back
   std::vector<Source>
       sources;  // [token_ids] who drafted each; kNone for a token that came from the model's own step
+  std::vector<TokenLogprobs> logprobs;  // [token_ids] if the request asks for them, else empty
 };
 
 struct Usage {

@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "model/kv_cache.h"
 #include "model/spec/answer_text.h"
+#include "model/spec/logit_edits.h"
 #include "model/spec/merged_drafter.h"
 #include "services/worker/request.h"
 
@@ -16,12 +17,17 @@ namespace clamor {
 
 struct Sequence {
   Sequence(uint64_t handle, Request request, TokenSink* sink, const Tokenizer* tokenizer)
-      : handle(handle), request(std::move(request)), sink(sink), text(tokenizer, this->request.stop) {}
+      : handle(handle),
+        request(std::move(request)),
+        sink(sink),
+        text(tokenizer, this->request.stop, this->request.min_tokens) {}
 
   uint64_t handle;
   Request request;
   TokenSink* sink;  // outlives the sequence
   AnswerText text;
+  AnswerEnds ends;   // what may end the answer beside its text
+  LogitEdits edits;  // of the answer so far
 
   std::vector<int32_t> tokens;  // prompt, emitted before, emitted here; the last is the root of the next tree
   int64_t committed = 0;        // tokens[0, committed) have their keys and values in the cache

@@ -15,6 +15,15 @@ void AppendDelta(const Delta& delta, v1::Delta& message) {
   message.mutable_token_ids()->Add(delta.token_ids.begin(), delta.token_ids.end());
   message.mutable_text()->append(delta.text);
   for (const Source source : delta.sources) message.add_sources(static_cast<v1::DraftSource>(source));
+  for (const TokenLogprobs& logprobs : delta.logprobs) {
+    v1::TokenLogprobs& added = *message.add_logprobs();
+    added.set_logprob(logprobs.logprob);
+    for (const TokenLogprob& likely : logprobs.top) {
+      v1::TokenLogprob& top = *added.add_top();
+      top.set_token_id(static_cast<uint32_t>(likely.id));
+      top.set_logprob(likely.logprob);
+    }
+  }
 }
 
 v1::Finished ToProto(const Finished& finished) {

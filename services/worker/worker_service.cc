@@ -33,35 +33,39 @@ absl::StatusOr<std::vector<int32_t>> ParseIds(const char* field,
   return std::vector<int32_t>(ids.begin(), ids.end());
 }
 
+// As the engine's int32; narrower limits are those of Request::ValidateOptions.
+absl::StatusOr<int32_t> ParseCount(const char* field, uint32_t value) {
+  if (value <= kMaxInt) return static_cast<int32_t>(value);
+  return InvalidField(field, absl::StrCat("is ", value, ", must be at most ", kMaxInt));
+}
+
 absl::StatusOr<SamplingOptions> ParseSampling(const v1::SamplingParameters& message) {
   SamplingOptions sampling;
   if (message.has_temperature()) sampling.temperature = message.temperature();
   if (message.has_top_p()) sampling.top_p = message.top_p();
   if (message.has_min_p()) sampling.min_p = message.min_p();
-  if (message.top_k() > kMaxInt) {
-    return InvalidField("options.sampling.top_k",
-                        absl::StrCat("is ", message.top_k(), ", must be at most ", kMaxInt));
-  }
-  sampling.top_k = static_cast<int32_t>(message.top_k());
+  CLAMOR_ASSIGN_OR_RETURN(sampling.top_k, ParseCount("options.sampling.top_k", message.top_k()));
   if (!message.has_seed() && !sampling.greedy()) {
     return InvalidField("options.sampling.seed",
                         absl::StrCat("is not set, must be where the temperature is ", sampling.temperature));
   }
   sampling.seed = message.seed();
-  if (absl::Status valid = sampling.Validate(); !valid.ok()) {
-    return absl::InvalidArgumentError(absl::StrCat("options.sampling.", valid.message()));
+  if (message.has_repetition_penalty()) sampling.repetition_penalty = message.repetition_penalty();
+  sampling.presence_penalty = message.presence_penalty();
+  sampling.frequency_penalty = message.frequency_penalty();
+  for (const auto& [id, bias] : message.logit_bias()) {
+    const std::string field = absl::StrCat("options.sampling.logit_bias[", id, "]");
+    if (id > kMaxInt) return InvalidField(field, absl::StrCat("is of no token, ids are at most ", kMaxInt));
+    sampling.logit_bias.push_back({static_cast<int32_t>(id), bias});
   }
+  CLAMOR_ASSIGN_OR_RETURN(sampling.banned_token_ids,
+                          ParseIds("options.sampling.banned_token_ids", message.banned_token_ids()));
   return sampling;
 }
 
 absl::StatusOr<SpeculationOptions> ParseSpeculation(const v1::SpeculationOptions& message) {
   SpeculationOptions speculation;
   if (message.has_nodes()) speculation.nodes = message.nodes();
-  if (speculation.nodes < SpeculationOptions::kAuto || speculation.nodes > SpeculationOptions::kMaxNodes) {
-    return InvalidField(
-        "options.speculation.nodes",
-        absl::StrCat("is ", speculation.nodes, ", must be from -1 to ", SpeculationOptions::kMaxNodes));
-  }
   switch (message.tree()) {
     case v1::DRAFT_TREE_UNSPECIFIED:
     case v1::DRAFT_TREE_MERGED:
@@ -134,7 +138,8 @@ class FileStream final : public grpc::ServerWriteReactor<v1::GetTokenizerRespons
 
 }  // namespace
 
-absl::StatusOr<Request> ParseRequest(const v1::WorkerServiceStreamGenerateRequest& message) {
+absl::StatusOr<Request> ParseRequest(const v1::WorkerServiceStreamGenerateRequest& message,
+                                     int32_t vocab_size) {
   if (message.request_id().size() > kMaxRequestId) {
     return InvalidField(
         "request_id", absl::StrCat("has ", message.request_id().size(), " bytes, limit is ", kMaxRequestId));
@@ -153,6 +158,12 @@ absl::StatusOr<Request> ParseRequest(const v1::WorkerServiceStreamGenerateReques
   request.max_tokens = static_cast<int32_t>(options.max_tokens());
   CLAMOR_ASSIGN_OR_RETURN(request.sampling, ParseSampling(options.sampling()));
   request.stop.assign(options.stop().begin(), options.stop().end());
+  CLAMOR_ASSIGN_OR_RETURN(request.stop_token_ids,
+                          ParseIds("options.stop_token_ids", options.stop_token_ids()));
+  CLAMOR_ASSIGN_OR_RETURN(request.min_tokens, ParseCount("options.min_tokens", options.min_tokens()));
+  if (options.has_top_logprobs()) {
+    CLAMOR_ASSIGN_OR_RETURN(request.top_logprobs, ParseCount("options.top_logprobs", options.top_logprobs()));
+  }
   request.ignore_eos = options.ignore_eos();
   CLAMOR_ASSIGN_OR_RETURN(request.speculation, ParseSpeculation(options.speculation()));
   switch (options.draft_scope()) {
@@ -165,6 +176,10 @@ absl::StatusOr<Request> ParseRequest(const v1::WorkerServiceStreamGenerateReques
     default:
       return InvalidField("options.draft_scope",
                           absl::StrCat("is ", options.draft_scope(), ", which is unknown"));
+  }
+  // The engine names the options as the message does.
+  if (absl::Status valid = request.ValidateOptions(vocab_size); !valid.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("options.", valid.message()));
   }
   return request;
 }
@@ -189,11 +204,12 @@ void WorkerService::UpdateMetrics() const {
 grpc::ServerWriteReactor<v1::WorkerServiceStreamGenerateResponse>* WorkerService::StreamGenerate(
     grpc::CallbackServerContext* context, const v1::WorkerServiceStreamGenerateRequest* message) {
   Worker* const worker = worker_;
-  absl::StatusOr<Request> request = ParseRequest(*message);
-  if (worker == nullptr || !request.ok()) {
+  absl::StatusOr<Request> request =
+      worker == nullptr ? absl::UnavailableError("the model is being loaded")
+                        : ParseRequest(*message, static_cast<int32_t>(worker->info().vocab_size()));
+  if (!request.ok()) {
     auto* refusal = new TokenStream(context, {}, streams_, nullptr);
-    refusal->OnRefused(worker == nullptr ? absl::UnavailableError("the model is being loaded")
-                                         : request.status());
+    refusal->OnRefused(request.status());
     return refusal;
   }
   request->deadline = DeadlineOf(*context);

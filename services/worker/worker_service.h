@@ -15,9 +15,11 @@
 
 namespace clamor {
 
-// What the message asks, in the engine's words; the only place that reads it. INVALID_ARGUMENT names the
-// field. What depends on the model (vocabulary, context) is checked by Engine::Submit.
-absl::StatusOr<Request> ParseRequest(const v1::WorkerServiceStreamGenerateRequest& message);
+// What the message asks of a model with ids below `vocab_size`, in the engine's words; the only place that
+// reads it. INVALID_ARGUMENT names the field. Whether prompt and answer fit the context is checked by
+// Engine::Submit.
+absl::StatusOr<Request> ParseRequest(const v1::WorkerServiceStreamGenerateRequest& message,
+                                     int32_t vocab_size);
 
 class WorkerService final : public v1::WorkerService::CallbackService {
  public:

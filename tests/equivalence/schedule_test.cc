@@ -24,11 +24,18 @@ class Schedules : public testing::TestWithParam<const char*> {
 
   // One of 5 x 4 x 3 requests, so that the answers alone are computed once.
   Request RandomRequest() {
-    static constexpr SamplingOptions kSamplings[] = {
+    static const SamplingOptions kSamplings[] = {
         {},
         {.temperature = 0.8f, .top_k = 20, .seed = 1},
         {.temperature = 1.2f, .top_p = 0.8f, .seed = 2},
-        {.temperature = 0.8f, .min_p = 0.05f, .seed = 3},
+        {.temperature = 0.8f,
+         .min_p = 0.05f,
+         .seed = 3,
+         .repetition_penalty = 1.1f,
+         .presence_penalty = 0.4f,
+         .frequency_penalty = 0.2f,
+         .logit_bias = {{5, 2}},
+         .banned_token_ids = {6, 7}},
     };
     const int prompt = Below(5), sampling = Below(4);
     Request request{.tenant = Below(2) ? "a" : "b",

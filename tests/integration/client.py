@@ -52,6 +52,7 @@ class Answer:
     ids: list
     text: str
     sources: list
+    logprobs: list  # as sources, empty if not asked for
 
     @property
     def tokens_per_forward(self):
@@ -61,7 +62,7 @@ class Answer:
 def collect(events, on_tokens=lambda count: None):
     """The Answer of a stream; AssertionError if it is not one Started, Deltas without gaps and one Finished."""
     started = finished = None
-    ids, text, sources = [], "", []
+    ids, text, sources, logprobs = [], "", [], []
     for event in events:
         kind = event.WhichOneof("event")
         assert finished is None, f"{kind} after Finished"
@@ -75,11 +76,13 @@ def collect(events, on_tokens=lambda count: None):
             assert len(event.delta.sources) == len(event.delta.token_ids), event.delta
             ids += event.delta.token_ids
             sources += event.delta.sources
+            logprobs += event.delta.logprobs
+            assert len(logprobs) in (0, len(ids)), event.delta
             text += event.delta.text
             on_tokens(len(ids))
     assert finished is not None, "the stream ended without Finished"
     check_counts(started, finished, ids, sources)
-    return Answer(started, finished, ids, text, sources)
+    return Answer(started, finished, ids, text, sources, logprobs)
 
 
 def check_counts(started, finished, ids, sources):

@@ -2,6 +2,7 @@
 what is wrong and leave the servers up."""
 import hashlib
 import json
+import math
 
 import grpc
 
@@ -52,6 +53,46 @@ class GenerationTest(ClusterTest):
                 with self.subTest(sampling=sampling, drafts=drafts):
                     answer = self.client.ask(CHAT, max_tokens=80, **drafts, **sampling)
                     self.assertEqual((answer.ids, answer.text), (plain.ids, plain.text))
+
+    def test_sampling_features_and_speculation(self):
+        base = self.client.ask(CHAT, max_tokens=60)
+        for fields in ({"repetition_penalty": 1.3}, {"presence_penalty": 1.5}, {"frequency_penalty": 0.8},
+                       {"logit_bias": {base.ids[2]: -5}}, {"banned_token_ids": base.ids[:2]},
+                       {"stop_token_ids": base.ids[3:4], "min_tokens": 2}, {"top_logprobs": 20},
+                       {"repetition_penalty": 1.1, "frequency_penalty": 0.3, "temperature": 0.8, "seed": 3,
+                        "banned_token_ids": base.ids[:1], "top_logprobs": 2}):
+            with self.subTest(fields=fields):
+                plain = self.client.ask(CHAT, max_tokens=60, nodes=0, **fields)
+                drafted = self.client.ask(CHAT, max_tokens=60, nodes=32, **fields)
+                self.assertEqual((drafted.ids, drafted.text, drafted.logprobs), (plain.ids, plain.text, plain.logprobs))
+                self.assertEqual(plain.ids == base.ids, set(fields) == {"top_logprobs"})
+                whole = self.client.ask_unary(CHAT, max_tokens=60, **fields)
+                self.assertEqual((list(whole.token_ids), list(whole.logprobs)), (plain.ids, plain.logprobs))
+
+    def test_logprobs(self):
+        self.assertEqual(self.client.ask(CHAT, max_tokens=20).logprobs, [])
+        greedy = self.client.ask(CHAT, max_tokens=20, top_logprobs=5)
+        self.assertEqual(len(greedy.logprobs), len(greedy.ids))
+        for token_id, token in zip(greedy.ids, greedy.logprobs):
+            self.assertEqual((token.top[0].token_id, token.top[0].logprob), (token_id, token.logprob))
+            self.assertEqual([likely.logprob for likely in token.top],
+                             sorted((likely.logprob for likely in token.top), reverse=True))
+            self.assertEqual(len(token.top), 5)
+            self.assertLessEqual(sum(math.exp(likely.logprob) for likely in token.top), 1.0001)
+        alone = self.client.ask(CHAT, max_tokens=20, top_logprobs=0)
+        self.assertEqual([(token.logprob, len(token.top)) for token in alone.logprobs],
+                         [(token.logprob, 0) for token in greedy.logprobs])
+
+    def test_stop_ids_and_minimum_tokens(self):
+        whole = self.client.ask(CHAT, max_tokens=40)
+        end = whole.ids[6]
+        first = whole.ids.index(end)
+        stopped = self.client.ask(CHAT, max_tokens=40, stop_token_ids=[end])
+        self.assertEqual((stopped.ids, stopped.finished.reason), (whole.ids[:first + 1], generation.FINISH_REASON_STOP))
+        self.assertEqual(stopped.text, self.client.detokenize(stopped.ids, skip_special_tokens=True))
+        later = self.client.ask(CHAT, max_tokens=40, stop_token_ids=[end], min_tokens=first + 3)
+        self.assertGreater(len(later.ids), first + 3)
+        self.assertNotIn(end, later.ids[:first + 3])
 
     def test_an_unset_seed_is_told(self):
         first = self.client.ask(CHAT, max_tokens=40, temperature=1)
@@ -200,6 +241,18 @@ class RefusalTest(ClusterTest):
                 ({"top_p": 1.5}, "options.sampling.top_p", "1.5", "1"),
                 ({"min_p": 2}, "options.sampling.min_p", "2", "1"),
                 ({"top_k": 2**31}, "options.sampling.top_k", "2147483648", "2147483647"),
+                ({"repetition_penalty": 0}, "options.sampling.repetition_penalty", "0.01", "100"),
+                ({"presence_penalty": 2.5}, "options.sampling.presence_penalty", "2.5", "-2"),
+                ({"frequency_penalty": -3}, "options.sampling.frequency_penalty", "-3", "-2"),
+                ({"logit_bias": {5: 101}}, "options.sampling.logit_bias[5]", "101", "-100"),
+                ({"logit_bias": {4096: 1}}, "options.sampling.logit_bias[4096]", "4096"),
+                ({"logit_bias": {id: 1 for id in range(1025)}}, "options.sampling.logit_bias", "1025", "1024"),
+                ({"banned_token_ids": [1, 4096]}, "options.sampling.banned_token_ids[1]", "4096"),
+                ({"banned_token_ids": [1] * 1025}, "options.sampling.banned_token_ids", "1025", "1024"),
+                ({"stop_token_ids": [2**32 - 1]}, "options.stop_token_ids[0]", "4294967295", "4096"),
+                ({"stop_token_ids": [1] * 65}, "options.stop_token_ids", "65", "64"),
+                ({"max_tokens": 8, "min_tokens": 9}, "options.min_tokens", "9", "8"),
+                ({"top_logprobs": 21}, "options.top_logprobs", "21", "20"),
                 ({"stop": ["x"] * 17}, "options.stop", "17", "16"),
                 ({"stop": ["x", ""]}, "options.stop[1]", "0", "256"),
                 ({"stop": ["x" * 257]}, "options.stop[0]", "257", "256"),
@@ -258,6 +311,12 @@ class RefusalTest(ClusterTest):
         self.assert_invalid(ask(tenant="a/b"), "tenant")
         self.assert_invalid(ask(options=client.options(temperature=1)), "options.sampling.seed")
         self.assert_invalid(ask(options=client.options(nodes=129)), "options.speculation.nodes", "129")
+        self.assert_invalid(ask(options=client.options(logit_bias={4096: 1})), "options.sampling.logit_bias[4096]", "4096")
+        self.assert_invalid(ask(options=client.options(banned_token_ids=[4096])), "options.sampling.banned_token_ids[0]",
+                            "4096")
+        self.assert_invalid(ask(options=client.options(stop_token_ids=[4096])), "options.stop_token_ids[0]", "4096")
+        self.assert_invalid(ask(options=client.options(stop=[""])), "options.stop[0]", "256")
+        self.assert_invalid(ask(options=client.options(top_logprobs=21)), "options.top_logprobs", "21", "20")
         self.assertEqual(refusal_of(ask(prompt_ids=[5] * 1024, options=client.options(max_tokens=1))).reason,
                          "CONTEXT_TOO_LONG")
 

@@ -42,8 +42,8 @@ struct Streamed {
 };
 
 Streamed Stream(const Tokenizer& tokenizer, const std::vector<int32_t>& ids,
-                const std::vector<std::string>& stops) {
-  AnswerText answer(&tokenizer, stops);
+                const std::vector<std::string>& stops, int64_t min_tokens = 0) {
+  AnswerText answer(&tokenizer, stops, min_tokens);
   Streamed result;
   for (const int32_t id : ids) {
     ++result.tokens;
@@ -59,15 +59,20 @@ Streamed Stream(const Tokenizer& tokenizer, const std::vector<int32_t>& ids,
 }
 
 // The dull twin: decode each prefix as a whole and look for a stop string in it. Text that Decode may still
-// change, or that is half a character, is not looked at before the end.
+// change, or that is half a character, is not looked at before the end. A stop string must end after the text
+// of the first `min_tokens` tokens.
 Streamed NaiveStream(const Tokenizer& tokenizer, const std::vector<int32_t>& ids,
-                     const std::vector<std::string>& stops) {
+                     const std::vector<std::string>& stops, size_t min_tokens = 0) {
   StreamDecoder decoder(&tokenizer, /*skip_specials=*/true);
   Streamed result;
+  size_t sure = 0;  // bytes of those tokens
   const auto cut = [&] {
     size_t first = std::string::npos;
+    if (result.tokens <= min_tokens) sure = result.text.size();
     for (const std::string& stop : stops) {
-      if (const size_t at = result.text.find(stop); at < first) {
+      size_t at = result.text.find(stop);
+      while (at != std::string::npos && at + stop.size() <= sure) at = result.text.find(stop, at + 1);
+      if (at < first) {
         first = at;
         result.matched_stop = stop;
       }
@@ -133,7 +138,9 @@ TEST_P(AnswerTextTest, RandomStopsAgainstTheWholeText) {
       if (random() % 3 == 0) stop += '~';
       stops.push_back(stop);
     }
-    const Streamed got = Stream(tokenizer_, ids, stops), expected = NaiveStream(tokenizer_, ids, stops);
+    const int min_tokens = random() % 2 ? 0 : static_cast<int>(random() % (ids.size() + 2));
+    const Streamed got = Stream(tokenizer_, ids, stops, min_tokens),
+                   expected = NaiveStream(tokenizer_, ids, stops, min_tokens);
     ASSERT_EQ(got.text, expected.text) << testing::PrintToString(stops);
     ASSERT_EQ(got.matched_stop, expected.matched_stop) << testing::PrintToString(stops);
     ASSERT_EQ(got.tokens, expected.tokens)
@@ -185,6 +192,22 @@ TEST_P(AnswerTextTest, HoldsBackOnlyWhatCouldStillStop) {
   EXPECT_GE(most_held, 6u);
   answer.Finish(sent);
   EXPECT_EQ(sent, tokenizer_.Decode(ids, true).value());
+}
+
+TEST_P(AnswerTextTest, NoStopStringEndsTheFirstTokens) {
+  const auto ids = Encode(tokenizer_, "####ababababc####");
+  const std::string whole = tokenizer_.Decode(ids, true).value();
+  const auto all = static_cast<int64_t>(ids.size());
+  const Streamed plain = Stream(tokenizer_, ids, {"#", "ab"});
+  EXPECT_EQ(plain.matched_stop, "#");
+  const Streamed late = Stream(tokenizer_, ids, {"#", "ab"}, all);
+  EXPECT_EQ(late.text, whole);
+  EXPECT_EQ(late.matched_stop, "");
+  // One that begins in them and is complete after them ends the answer, before its first character.
+  const Streamed across = Stream(tokenizer_, ids, {whole}, all - 1);
+  EXPECT_EQ(across.text, "");
+  EXPECT_EQ(across.matched_stop, whole);
+  EXPECT_EQ(Stream(tokenizer_, ids, {whole}, all).text, whole);
 }
 
 TEST_P(AnswerTextTest, NothingAfterAStop) {

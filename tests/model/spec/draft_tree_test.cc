@@ -56,6 +56,12 @@ void Compare(const DraftTree& tree, const Target& target) {
   const Accepted fast = Verified(tree, target), slow = NaiveVerify(tree, target);
   ASSERT_EQ(fast.path, slow.path);
   ASSERT_EQ(fast.next, slow.next);
+  std::vector<int32_t> path = {7, 7, 7};
+  for (int32_t node = 0; node < static_cast<int32_t>(tree.nodes.size()); ++node) {
+    const std::vector<int32_t> tokens = PathTokens(tree, node);
+    tree.PathTo(node, path);
+    ASSERT_EQ(path, std::vector<int32_t>(tokens.begin() + 1, tokens.end()));
+  }
 }
 
 int32_t Hash(const std::vector<int32_t>& path, int32_t modulus) {

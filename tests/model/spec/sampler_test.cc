@@ -1,4 +1,5 @@
-// Against the definition in double, a known answer of Philox, and the distribution that the noise must give.
+// Against the definition in double, a known answer of Philox, and the distribution that the noise must give,
+// drawn plainly and through draft trees.
 #include "model/spec/sampler.h"
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "model/spec/draft_tree.h"
 
 namespace clamor {
 namespace {
@@ -180,6 +182,114 @@ TEST(Sampled, FollowsTheSoftmax) {
   }
 }
 
+// What a model of one token's memory says, drawn through draft trees.
+class TreeDraws {
+ public:
+  static constexpr int32_t kTokens = 12, kDraws = 200000;
+  using Rows = std::vector<std::vector<double>>;
+
+  explicit TreeDraws(uint32_t seed) : random_(seed) {
+    std::normal_distribution<float> normal(0, 1.2f);
+    for (auto& row : logits_) {
+      row.resize(kTokens);
+      for (float& x : row) x = normal(random_);
+    }
+  }
+
+  // How often each token came after each, in a text of kDraws tokens. Trees are of any shape; half of the
+  // guesses know what will be drawn, so that a draw that depended on what was guessed would show.
+  Rows Count(const SamplingOptions& options) {
+    Rows counts(kTokens, std::vector<double>(kTokens, 0));
+    DraftTree tree;
+    Accepted accepted;
+    int32_t root = 0;
+    int64_t position = 1, path_tokens = 0;  // position: of the token after the root
+    for (int64_t drawn = 0; drawn < kDraws;) {
+      const auto target = [&](int32_t node) {
+        return sampler_.Draw(logits_[tree.nodes[node].token], options, position + tree.nodes[node].depth);
+      };
+      tree.Reset(root);
+      for (int nodes = Below(8); nodes > 0; --nodes) {
+        const int32_t parent = Below(2) ? tree.drafted() : Below(tree.drafted() + 1);
+        tree.Add(Below(2) ? target(parent) : Below(kTokens), parent, Source::kNoise);
+      }
+      Verify(tree, target, accepted);
+      std::vector<int32_t> tokens;
+      for (const int32_t node : accepted.path) tokens.push_back(tree.nodes[node].token);
+      tokens.push_back(accepted.next);
+      path_tokens += static_cast<int64_t>(accepted.path.size());
+      for (size_t i = 0; i < tokens.size() && drawn < kDraws; ++i, ++drawn) {
+        ++counts[root][tokens[i]];
+        root = tokens[i];
+      }
+      position += static_cast<int64_t>(tokens.size());
+    }
+    EXPECT_GT(path_tokens, kDraws / 3) << "trees must matter";
+    return counts;
+  }
+
+  // The probabilities as contracts define them, in double.
+  Rows Exact(const SamplingOptions& options) const {
+    Rows rows;
+    for (const auto& logits : logits_) {
+      std::set<int32_t> doubtful;
+      const std::set<int32_t> kept = SlowKept(logits, options, doubtful);
+      EXPECT_TRUE(doubtful.empty());
+      std::vector<double> p(kTokens, 0);
+      double total = 0;
+      for (const int32_t id : kept) total += p[id] = std::exp(double{logits[id]} / options.temperature);
+      for (double& x : p) x /= total;
+      rows.push_back(p);
+    }
+    return rows;
+  }
+
+ private:
+  int32_t Below(int32_t n) { return static_cast<int32_t>(random_() % static_cast<uint32_t>(n)); }
+
+  std::mt19937 random_;
+  std::vector<float> logits_[kTokens];
+  Sampler sampler_;
+};
+
+// Chi-square of all rows as standard deviations of a normal variable (Wilson and Hilferty, 1931); infinity if
+// something came that cannot.
+double Deviations(const TreeDraws::Rows& counts, const TreeDraws::Rows& exact) {
+  double chi_square = 0, freedom = 0;
+  for (size_t row = 0; row < counts.size(); ++row) {
+    const double total = std::accumulate(counts[row].begin(), counts[row].end(), 0.0);
+    if (total == 0) continue;  // a token that nothing leads to
+    freedom -= 1;
+    for (size_t i = 0; i < counts[row].size(); ++i) {
+      if (exact[row][i] == 0 && counts[row][i] > 0) return kInfinity;
+      if (exact[row][i] == 0) continue;
+      const double expected = total * exact[row][i];
+      chi_square += (counts[row][i] - expected) * (counts[row][i] - expected) / expected;
+      freedom += 1;
+    }
+  }
+  const double spread = 2 / (9 * freedom);
+  return (std::cbrt(chi_square / freedom) - (1 - spread)) / std::sqrt(spread);
+}
+
+TEST(Sampled, FollowsTheExactProbabilitiesThroughTrees) {
+  const SamplingOptions cases[] = {
+      {.temperature = 1, .seed = 1},
+      {.temperature = 1, .top_k = 4, .seed = 2},
+      {.temperature = 1, .top_p = 0.8f, .seed = 3},
+      {.temperature = 1, .min_p = 0.15f, .seed = 4},
+      {.temperature = 0.7f, .top_k = 9, .top_p = 0.95f, .min_p = 0.05f, .seed = 5}};
+  for (const SamplingOptions& options : cases) {
+    TreeDraws draws(static_cast<uint32_t>(options.seed));
+    const TreeDraws::Rows counts = draws.Count(options);
+    EXPECT_LT(Deviations(counts, draws.Exact(options)), 4) << "case " << options.seed;
+    SamplingOptions warmer = options;
+    warmer.temperature *= 1.05f;
+    EXPECT_GT(Deviations(counts, draws.Exact(warmer)), 5)
+        << "the test sees a twentieth, case " << options.seed;
+  }
+}
+
 TEST(Sampled, SameDrawWhateverWasDrawnBefore) {
   std::mt19937 random(3);
   std::normal_distribution<float> normal(0, 2);
@@ -214,6 +324,28 @@ TEST(SamplingOptions, ValidateNamesFieldAndValue) {
   EXPECT_THAT(message({.top_p = kNaN}), HasSubstr("top_p is nan"));
   EXPECT_THAT(message({.min_p = -0.5f}), HasSubstr("min_p is -0.5"));
   EXPECT_THAT(message({.min_p = 2}), HasSubstr("min_p is 2"));
+  EXPECT_THAT(message({.repetition_penalty = 0}),
+              HasSubstr("repetition_penalty is 0, must be in [0.01, 100]"));
+  EXPECT_THAT(message({.repetition_penalty = kNaN}), HasSubstr("repetition_penalty is nan"));
+  EXPECT_THAT(message({.presence_penalty = 2.5f}), HasSubstr("presence_penalty is 2.5, must be in [-2, 2]"));
+  EXPECT_THAT(message({.presence_penalty = kNaN}), HasSubstr("presence_penalty is nan"));
+  EXPECT_THAT(message({.frequency_penalty = -3}), HasSubstr("frequency_penalty is -3, must be in [-2, 2]"));
+  EXPECT_THAT(message({.logit_bias = {{7, 101}}}), HasSubstr("logit_bias[7] is 101, must be in [-100, 100]"));
+  EXPECT_THAT(message({.logit_bias = {{7, kNaN}}}), HasSubstr("logit_bias[7] is nan"));
+  EXPECT_THAT(message({.logit_bias = {{-7, 1}}}), HasSubstr("logit_bias[-7]"));
+  EXPECT_THAT(message({.banned_token_ids = {4, -1}}), HasSubstr("banned_token_ids[1] is -1"));
+  EXPECT_THAT(message({.banned_token_ids = std::vector<int32_t>(1025)}),
+              testing::AllOf(HasSubstr("banned_token_ids holds 1025"), HasSubstr("1024")));
+  SamplingOptions many;
+  for (int32_t id = 1024; id >= 0; --id) many.logit_bias.push_back({id, 1});
+  EXPECT_THAT(message(many), testing::AllOf(HasSubstr("logit_bias holds 1025"), HasSubstr("1024")));
+  many.logit_bias.pop_back();
+  EXPECT_TRUE(many.Validate().ok());
+  EXPECT_THAT(std::string(many.Validate(1024).message()), HasSubstr("logit_bias[1024] is of no token"));
+  const SamplingOptions banned{.banned_token_ids = {3, 640}};
+  EXPECT_TRUE(banned.Validate(641).ok());
+  EXPECT_THAT(std::string(banned.Validate(640).message()),
+              HasSubstr("banned_token_ids[1] is 640, must be in [0, 640)"));
 }
 
 }  // namespace

@@ -61,6 +61,14 @@ class Basics(CliTest):
         self.fails(2, "--max-tokens", "generate", "--model", TINY, "--prompt", "x", "--max-tokens", "0")
         self.fails(2, "--temperature", "generate", "--model", TINY, "--prompt", "x", "--temperature", "-1")
         self.fails(2, "top_p", "generate", "--model", TINY, "--prompt", "x", "--top-p", "0")
+        for flag, value, words in (
+                ("--repetition-penalty", 0, "repetition_penalty is 0"), ("--presence-penalty", 3, "presence_penalty is 3"),
+                ("--frequency-penalty", 3, "frequency_penalty is 3"), ("--logit-bias", "5", "--logit-bias: '5'"),
+                ("--logit-bias", "5:x", "--logit-bias: '5:x'"), ("--logit-bias", "5:1,5:2", "token 5 is given twice"),
+                ("--logit-bias", "5:101", r"logit_bias\[5\] is 101"), ("--ban", "1,x", "--ban"),
+                ("--stop-ids", "x", "--stop-ids"), ("--min-tokens", 300, "min_tokens is 300"),
+                ("--logprobs", 21, "--logprobs")):
+            self.fails(2, words, "generate", "--model", TINY, "--prompt", "x", flag, value)
         self.fails(2, "--nodes", "generate", "--model", TINY, "--prompt", "x", "--nodes", "129")
         self.fails(2, "--tree", "generate", "--model", TINY, "--prompt", "x", "--tree", "oak")
         self.fails(2, "--ids", "generate", "--model", TINY, "--ids", "1,x")
@@ -74,6 +82,8 @@ class Basics(CliTest):
         self.fails(1, "/nowhere", "generate", "--model", TINY, "--prompt-file", "/nowhere")
         self.fails(1, "CUDA", "generate", "--model", TINY, "--prompt", "x", "--device", "cuda")
         self.fails(1, "--weights", "generate", "--model", TINY, "--prompt", "x", "--weights", "int4")
+        self.fails(1, r"banned_token_ids\[1\] is 640, must be in \[0, 640\)", "generate", "--model", TINY, "--ids", "1",
+                   "--ban", "1,640")
         self.fails(1, "id 999999 ", "generate", "--model", TINY, "--ids", "1,999999")
         self.fails(1, "UTF-8", "generate", "--model", TINY, "--prompt", b"\xff".decode("utf-8", "surrogateescape"))
         self.fails(1, r"^clamor: prompt of 3 tokens and max_tokens 99999 exceed the context of \d+ tokens$",
@@ -135,6 +145,28 @@ class Generate(CliTest):
         self.assertEqual(answer["text"], whole["text"][: whole["text"].index(stop)])
         self.assertEqual(answer["finish_reason"], "stop")
         self.assertEqual(answer["matched_stop"], stop)
+
+    def test_what_changes_logits(self):
+        common = ["--model", TINY, "--ids", "5,6,7,5,6,7", "--max-tokens", 24, "--ignore-eos"]
+        whole = self.generate(*common)["token_ids"]
+        banned = self.generate(*common, "--ban", f"{whole[0]},{whole[3]}")["token_ids"]
+        self.assertFalse({whole[0], whole[3]} & set(banned))
+        self.assertEqual(self.generate(*common, "--logit-bias", f"9:100,{whole[0]}:-100")["token_ids"], [9] * 24)
+        self.assertEqual(self.generate(*common, "--stop-ids", whole[5])["token_ids"], whole[:whole.index(whole[5]) + 1])
+        self.assertGreater(len(self.generate(*common, "--stop-ids", whole[5], "--min-tokens", 12)["token_ids"]), 12)
+        once = self.generate(*common, "--presence-penalty", 2, "--frequency-penalty", 2, "--repetition-penalty", 100)
+        self.assertGreater(len(set(once["token_ids"])), len(set(whole)))
+
+    def test_logprobs(self):
+        answer = self.generate("--model", TINY, "--ids", "1,2,3", "--max-tokens", 8, "--ignore-eos", "--logprobs", 3)
+        self.assertEqual(set(answer), FIELDS | {"logprobs"})
+        self.assertEqual(len(answer["logprobs"]), 8)
+        ids = ",".join(map(str, [1, 2, 3, *answer["token_ids"]]))
+        scored = self.json("score", "--model", TINY, "--ids", ids)["logprobs"][3:]
+        for token_id, token, logprob in zip(answer["token_ids"], answer["logprobs"], scored, strict=True):
+            self.assertAlmostEqual(token["logprob"], logprob, places=5)
+            self.assertEqual(token["top"][0], {"id": token_id, "logprob": token["logprob"]})
+            self.assertEqual(len(token["top"]), 3)
 
     def test_prompt_file_is_the_prompt(self):
         with tempfile.NamedTemporaryFile("w") as file:
@@ -285,6 +317,13 @@ class Servers(CliTest):
         here = self.json("generate", "--model", DEMO, *question)
         there = self.json("generate", "--server", self.gateway, *question)
         self.assertEqual(set(there), FIELDS)
+        edited = ["--repetition-penalty", 1.2, "--presence-penalty", 0.4, "--frequency-penalty", 0.2, "--logit-bias",
+                  f"{here['token_ids'][1]}:-2", "--ban", here["token_ids"][0], "--stop-ids", 9, "--min-tokens", 3,
+                  "--logprobs", 2, "--temperature", 0.7, "--seed", 5]
+        here_edited = self.json("generate", "--model", DEMO, *question, *edited)
+        there_edited = self.json("generate", "--server", self.gateway, *question, *edited)
+        for field in ("token_ids", "text", "finish_reason", "logprobs"):
+            self.assertEqual(there_edited[field], here_edited[field], field)
         for field in ("model", "prompt_tokens", "token_ids", "text", "finish_reason", "matched_stop"):
             self.assertEqual(there[field], here[field], field)
 

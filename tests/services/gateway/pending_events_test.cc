@@ -13,7 +13,10 @@ v1::Delta MakeDelta(uint64_t index, const std::vector<uint32_t>& ids, const std:
   v1::Delta delta;
   delta.set_first_token_index(index);
   delta.mutable_token_ids()->Add(ids.begin(), ids.end());
-  for (size_t i = 0; i < ids.size(); ++i) delta.add_sources(static_cast<v1::DraftSource>(ids[i] % 7));
+  for (const uint32_t id : ids) {
+    delta.add_sources(static_cast<v1::DraftSource>(id % 7));
+    delta.add_logprobs()->set_logprob(-static_cast<float>(id));
+  }
   delta.set_text(text);
   return delta;
 }
@@ -44,6 +47,7 @@ TEST(PendingEventsTest, MergingLosesNothing) {
   for (int round = 0; round < 200; ++round) {
     PendingEvents events;
     std::vector<uint32_t> added, got, got_sources;
+    std::vector<float> got_logprobs;
     std::string added_text, got_text;
     for (int step = 0; step < 50; ++step) {
       if (random() % 3 != 0) {
@@ -60,12 +64,17 @@ TEST(PendingEventsTest, MergingLosesNothing) {
         got.insert(got.end(), response.delta().token_ids().begin(), response.delta().token_ids().end());
         got_sources.insert(got_sources.end(), response.delta().sources().begin(),
                            response.delta().sources().end());
+        for (const auto& token : response.delta().logprobs()) got_logprobs.push_back(token.logprob());
         got_text += response.delta().text();
         ASSERT_EQ(events.bytes(), 0u);
         ASSERT_EQ(got, added);
         ASSERT_EQ(got_text, added_text);
         ASSERT_EQ(got_sources.size(), got.size());
-        for (size_t i = 0; i < got.size(); ++i) ASSERT_EQ(got_sources[i], got[i] % 7);
+        ASSERT_EQ(got_logprobs.size(), got.size());
+        for (size_t i = 0; i < got.size(); ++i) {
+          ASSERT_EQ(got_sources[i], got[i] % 7);
+          ASSERT_EQ(got_logprobs[i], -static_cast<float>(got[i]));
+        }
       }
     }
   }

@@ -48,7 +48,7 @@ class RequestLimitsTest : public testing::GatewayTest {
 
 TEST_F(RequestLimitsTest, GenerateNamesEveryWrongField) {
   struct Case {
-    const char* field;
+    std::string field;
     std::function<void(v1::GenerateRequest&)> spoil;
   };
   const uint32_t vocab = worker_->info().vocab_size();
@@ -74,6 +74,39 @@ TEST_F(RequestLimitsTest, GenerateNamesEveryWrongField) {
       {"options.sampling.min_p", [&](auto& r) { sampling(r)->set_min_p(-1); }},
       {"options.sampling.min_p", [&](auto& r) { sampling(r)->set_min_p(std::nanf("")); }},
       {"options.sampling.top_k", [&](auto& r) { sampling(r)->set_top_k(0x80000000u); }},
+      {"options.sampling.repetition_penalty", [&](auto& r) { sampling(r)->set_repetition_penalty(0); }},
+      {"options.sampling.repetition_penalty", [&](auto& r) { sampling(r)->set_repetition_penalty(101); }},
+      {"options.sampling.repetition_penalty",
+       [&](auto& r) { sampling(r)->set_repetition_penalty(std::nanf("")); }},
+      {"options.sampling.presence_penalty", [&](auto& r) { sampling(r)->set_presence_penalty(2.1f); }},
+      {"options.sampling.presence_penalty",
+       [&](auto& r) { sampling(r)->set_presence_penalty(std::nanf("")); }},
+      {"options.sampling.frequency_penalty", [&](auto& r) { sampling(r)->set_frequency_penalty(-2.1f); }},
+      {"options.sampling.frequency_penalty", [&](auto& r) { sampling(r)->set_frequency_penalty(INFINITY); }},
+      {"options.sampling.logit_bias",
+       [&](auto& r) {
+         for (uint32_t id = 0; id < 1025; ++id) (*sampling(r)->mutable_logit_bias())[id] = 1;
+       }},
+      {"options.sampling.logit_bias[3]", [&](auto& r) { (*sampling(r)->mutable_logit_bias())[3] = 100.5f; }},
+      {"options.sampling.logit_bias[3]",
+       [&](auto& r) { (*sampling(r)->mutable_logit_bias())[3] = std::nanf(""); }},
+      {absl::StrCat("options.sampling.logit_bias[", vocab, "]"),
+       [&](auto& r) { (*sampling(r)->mutable_logit_bias())[vocab] = 1; }},
+      {"options.sampling.banned_token_ids",
+       [&](auto& r) { sampling(r)->mutable_banned_token_ids()->Resize(1025, 1); }},
+      {"options.sampling.banned_token_ids[1]",
+       [&](auto& r) {
+         sampling(r)->mutable_banned_token_ids()->Resize(1, 1), sampling(r)->add_banned_token_ids(vocab);
+       }},
+      {"options.stop_token_ids",
+       [](auto& r) { r.mutable_options()->mutable_stop_token_ids()->Resize(65, 1); }},
+      {"options.stop_token_ids[0]", [](auto& r) { r.mutable_options()->add_stop_token_ids(0xffffffff); }},
+      {"options.min_tokens", [](auto& r) { r.mutable_options()->set_min_tokens(2); }},
+      {"options.min_tokens",
+       [](auto& r) {
+         r.mutable_options()->clear_max_tokens(), r.mutable_options()->set_min_tokens(0x80000000u);
+       }},
+      {"options.top_logprobs", [](auto& r) { r.mutable_options()->set_top_logprobs(21); }},
       {"options.stop",
        [](auto& r) {
          for (int i = 0; i < 17; ++i) r.mutable_options()->add_stop("s");
@@ -113,6 +146,15 @@ TEST_F(RequestLimitsTest, ValuesAtTheLimitsPass) {
   options.mutable_sampling()->set_top_k(0x7fffffff);
   options.mutable_sampling()->set_seed(~uint64_t{0});
   for (int i = 0; i < 16; ++i) options.add_stop(std::string(256, 's'));
+  options.mutable_sampling()->set_repetition_penalty(0.01f);
+  options.mutable_sampling()->set_presence_penalty(-2);
+  options.mutable_sampling()->set_frequency_penalty(2);
+  const uint32_t last = worker_->info().vocab_size() - 1;
+  (*options.mutable_sampling()->mutable_logit_bias())[last] = -100;
+  options.mutable_sampling()->mutable_banned_token_ids()->Resize(1024, last);
+  options.mutable_stop_token_ids()->Resize(64, last);
+  options.set_min_tokens(1);
+  options.set_top_logprobs(20);
   for (int nodes : {-1, 0, 128}) {
     options.mutable_speculation()->set_nodes(nodes);
     EXPECT_TRUE(Generate(request).ok());

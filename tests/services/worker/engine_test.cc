@@ -65,6 +65,18 @@ TEST_F(EngineTest, RefusalsNameFieldAndBothValues) {
       {[](Request& r) { r.sampling.top_p = 0; }, {"top_p is 0", "(0, 1]"}},
       {[](Request& r) { r.sampling.top_k = -1; }, {"top_k is -1", "at least 0"}},
       {[](Request& r) { r.sampling.min_p = 7; }, {"min_p is 7", "[0, 1]"}},
+      {[](Request& r) { r.sampling.repetition_penalty = 0; }, {"repetition_penalty is 0", "[0.01, 100]"}},
+      {[](Request& r) {
+         r.sampling.logit_bias = {{640, 1}};
+       },
+       {"logit_bias[640]", "[0, 640)"}},
+      {[](Request& r) { r.sampling.banned_token_ids = {640}; },
+       {"sampling.banned_token_ids[0] is 640", "[0, 640)"}},
+      {[](Request& r) { r.stop_token_ids = {-1}; }, {"stop_token_ids[0] is -1", "[0, 640)"}},
+      {[](Request& r) { r.stop_token_ids.resize(65); }, {"stop_token_ids holds 65", "64"}},
+      {[](Request& r) { r.min_tokens = 41; }, {"min_tokens is 41", "[0, 40]"}},
+      {[](Request& r) { r.min_tokens = -1, r.max_tokens = 0; }, {"min_tokens is -1", "[0, 2147483647]"}},
+      {[](Request& r) { r.top_logprobs = 21; }, {"top_logprobs is 21", "[0, 20]"}},
       {[](Request& r) { r.stop.resize(17, "x"); }, {"stop holds 17", "16"}},
       {[](Request& r) {
          r.stop = {"a", ""};

@@ -122,10 +122,19 @@ TEST(TokenStreamTest, SendsStartedDeltasAndOneFinished) {
   EXPECT_THAT(response.delta().sources(),
               testing::ElementsAre(v1::DRAFT_SOURCE_CONTEXT, v1::DRAFT_SOURCE_CONTEXT));
   EXPECT_EQ(response.delta().text(), "ab");
-  stream->OnDelta(MakeDelta(2, {13}, "c"));
+  EXPECT_EQ(response.delta().logprobs_size(), 0);
+  Delta likely = MakeDelta(2, {13}, "c");
+  likely.logprobs = {{.logprob = -0.5f, .top = {{7, -0.25f}, {13, -0.5f}}}};
+  stream->OnDelta(std::move(likely));
   stream->OnFinished(MakeFinished(FinishReason::kLength));
   ASSERT_TRUE(reader->Read(&response));
   EXPECT_EQ(response.delta().first_token_index(), 2u);
+  ASSERT_EQ(response.delta().logprobs_size(), 1);
+  EXPECT_EQ(response.delta().logprobs(0).logprob(), -0.5f);
+  ASSERT_EQ(response.delta().logprobs(0).top_size(), 2);
+  EXPECT_EQ(response.delta().logprobs(0).top(0).token_id(), 7u);
+  EXPECT_EQ(response.delta().logprobs(0).top(0).logprob(), -0.25f);
+  EXPECT_EQ(response.delta().logprobs(0).top(1).token_id(), 13u);
   ASSERT_TRUE(reader->Read(&response));
   EXPECT_EQ(response.finished().reason(), v1::FINISH_REASON_LENGTH);
   EXPECT_EQ(response.finished().matched_stop(), "!");

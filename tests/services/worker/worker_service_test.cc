@@ -32,12 +32,14 @@ Message Ask(std::vector<uint32_t> prompt, uint32_t max_tokens, int nodes = -1) {
 TEST(ParseRequestTest, DefaultsAreTheEngines) {
   Message message = Ask({1, 2}, 8);
   message.mutable_options()->clear_speculation();
-  const auto request = ParseRequest(message);
+  const auto request = ParseRequest(message, 1000);
   ASSERT_TRUE(request.ok()) << request.status();
   EXPECT_THAT(request->prompt_ids, testing::ElementsAre(1, 2));
   EXPECT_EQ(request->max_tokens, 8);
   EXPECT_TRUE(request->sampling.greedy());
   EXPECT_EQ(request->sampling.top_p, 1.0f);
+  EXPECT_EQ(request->sampling.repetition_penalty, 1.0f);
+  EXPECT_FALSE(request->top_logprobs.has_value());
   EXPECT_EQ(request->speculation.nodes, SpeculationOptions::kAuto);
   EXPECT_EQ(request->tenant, "default");
   EXPECT_TRUE(request->use_store);
@@ -53,10 +55,18 @@ TEST(ParseRequestTest, ReadsEveryField) {
   options.mutable_sampling()->set_top_k(40);
   options.mutable_sampling()->set_min_p(0.1f);
   options.mutable_sampling()->set_seed(18446744073709551615u);
+  options.mutable_sampling()->set_repetition_penalty(1.5f);
+  options.mutable_sampling()->set_presence_penalty(-0.5f);
+  options.mutable_sampling()->set_frequency_penalty(0.25f);
+  (*options.mutable_sampling()->mutable_logit_bias())[7] = -100;
+  options.mutable_sampling()->add_banned_token_ids(999);
+  options.add_stop_token_ids(3);
+  options.set_min_tokens(9);
+  options.set_top_logprobs(0);
   options.add_stop("END");
   options.mutable_speculation()->set_tree(v1::DRAFT_TREE_PUBLISHED);
   options.set_draft_scope(v1::DRAFT_SCOPE_NONE);
-  const auto request = ParseRequest(message);
+  const auto request = ParseRequest(message, 1000);
   ASSERT_TRUE(request.ok()) << request.status();
   EXPECT_THAT(request->emitted_ids, testing::ElementsAre(5));
   EXPECT_EQ(request->tenant, "a.b-c_D1");
@@ -66,6 +76,16 @@ TEST(ParseRequestTest, ReadsEveryField) {
   EXPECT_EQ(request->sampling.top_k, 40);
   EXPECT_EQ(request->sampling.min_p, 0.1f);
   EXPECT_EQ(request->sampling.seed, 18446744073709551615u);
+  EXPECT_EQ(request->sampling.repetition_penalty, 1.5f);
+  EXPECT_EQ(request->sampling.presence_penalty, -0.5f);
+  EXPECT_EQ(request->sampling.frequency_penalty, 0.25f);
+  ASSERT_EQ(request->sampling.logit_bias.size(), 1u);
+  EXPECT_EQ(request->sampling.logit_bias[0].token, 7);
+  EXPECT_EQ(request->sampling.logit_bias[0].bias, -100.0f);
+  EXPECT_THAT(request->sampling.banned_token_ids, testing::ElementsAre(999));
+  EXPECT_THAT(request->stop_token_ids, testing::ElementsAre(3));
+  EXPECT_EQ(request->min_tokens, 9);
+  EXPECT_EQ(request->top_logprobs, 0);
   EXPECT_THAT(request->stop, testing::ElementsAre("END"));
   EXPECT_TRUE(request->ignore_eos);
   EXPECT_EQ(request->speculation.nodes, 7);
@@ -94,6 +114,30 @@ TEST(ParseRequestTest, NamesTheFieldThatIsWrong) {
       {"options.sampling.top_k",
        [](Message& m) { m.mutable_options()->mutable_sampling()->set_top_k(4294967295u); }},
       {"options.sampling.top_p", [](Message& m) { m.mutable_options()->mutable_sampling()->set_top_p(0); }},
+      {"options.sampling.repetition_penalty",
+       [](Message& m) { m.mutable_options()->mutable_sampling()->set_repetition_penalty(0); }},
+      {"options.sampling.presence_penalty",
+       [](Message& m) { m.mutable_options()->mutable_sampling()->set_presence_penalty(3); }},
+      {"options.sampling.frequency_penalty",
+       [](Message& m) { m.mutable_options()->mutable_sampling()->set_frequency_penalty(-3); }},
+      {"options.sampling.logit_bias[5]",
+       [](Message& m) { (*m.mutable_options()->mutable_sampling()->mutable_logit_bias())[5] = 101; }},
+      {"options.sampling.logit_bias[1000]",
+       [](Message& m) { (*m.mutable_options()->mutable_sampling()->mutable_logit_bias())[1000] = 1; }},
+      {"options.sampling.logit_bias[4294967295]",
+       [](Message& m) { (*m.mutable_options()->mutable_sampling()->mutable_logit_bias())[~0u] = 1; }},
+      {"options.sampling.banned_token_ids[0]",
+       [](Message& m) { m.mutable_options()->mutable_sampling()->add_banned_token_ids(1000); }},
+      {"options.sampling.banned_token_ids[0]",
+       [](Message& m) { m.mutable_options()->mutable_sampling()->add_banned_token_ids(~0u); }},
+      {"options.stop_token_ids[0]", [](Message& m) { m.mutable_options()->add_stop_token_ids(1000); }},
+      {"options.stop_token_ids holds 65",
+       [](Message& m) { m.mutable_options()->mutable_stop_token_ids()->Resize(65, 1); }},
+      {"options.min_tokens", [](Message& m) { m.mutable_options()->set_min_tokens(9); }},
+      {"options.min_tokens", [](Message& m) { m.mutable_options()->set_min_tokens(~0u); }},
+      {"options.top_logprobs", [](Message& m) { m.mutable_options()->set_top_logprobs(21); }},
+      {"options.top_logprobs", [](Message& m) { m.mutable_options()->set_top_logprobs(~0u); }},
+      {"options.stop[0]", [](Message& m) { m.mutable_options()->add_stop(""); }},
       {"options.speculation.nodes",
        [](Message& m) { m.mutable_options()->mutable_speculation()->set_nodes(129); }},
       {"options.speculation.nodes",
@@ -108,7 +152,7 @@ TEST(ParseRequestTest, NamesTheFieldThatIsWrong) {
   for (const auto& c : cases) {
     Message message = Ask({1}, 8);
     c.spoil(message);
-    const auto request = ParseRequest(message);
+    const auto request = ParseRequest(message, 1000);
     EXPECT_TRUE(absl::IsInvalidArgument(request.status())) << c.field << ": " << request.status();
     EXPECT_THAT(std::string(request.status().message()), testing::StartsWith(c.field));
   }
