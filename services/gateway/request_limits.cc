@@ -118,8 +118,9 @@ absl::Status CheckOptions(const v1::GenerationOptions& options) {
   }
   CLAMOR_RETURN_IF_ERROR(
       CheckEnum("options.speculation.tree", v1::DraftTree_IsValid(speculation.tree()), speculation.tree()));
-  return CheckEnum("options.draft_scope", v1::DraftScope_IsValid(options.draft_scope()),
-                   options.draft_scope());
+  CLAMOR_RETURN_IF_ERROR(
+      CheckEnum("options.draft_scope", v1::DraftScope_IsValid(options.draft_scope()), options.draft_scope()));
+  return CheckEnum("options.priority", v1::Priority_IsValid(options.priority()), options.priority());
 }
 
 absl::Status CheckMessages(const std::string& path,

@@ -79,6 +79,20 @@ absl::StatusOr<SpeculationOptions> ParseSpeculation(const v1::SpeculationOptions
   }
 }
 
+absl::StatusOr<Priority> ParsePriority(v1::Priority priority) {
+  switch (priority) {
+    case v1::PRIORITY_UNSPECIFIED:
+    case v1::PRIORITY_NORMAL:
+      return Priority::kNormal;
+    case v1::PRIORITY_LOW:
+      return Priority::kLow;
+    case v1::PRIORITY_HIGH:
+      return Priority::kHigh;
+    default:
+      return InvalidField("options.priority", absl::StrCat("is ", priority, ", which is unknown"));
+  }
+}
+
 absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
   const std::chrono::system_clock::time_point deadline = context.deadline();
   return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture()
@@ -177,6 +191,7 @@ absl::StatusOr<Request> ParseRequest(const v1::WorkerServiceStreamGenerateReques
       return InvalidField("options.draft_scope",
                           absl::StrCat("is ", options.draft_scope(), ", which is unknown"));
   }
+  CLAMOR_ASSIGN_OR_RETURN(request.priority, ParsePriority(options.priority()));
   // The engine names the options as the message does.
   if (absl::Status valid = request.ValidateOptions(vocab_size); !valid.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("options.", valid.message()));

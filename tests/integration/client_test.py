@@ -259,7 +259,8 @@ class RefusalTest(ClusterTest):
                 ({"nodes": 129}, "options.speculation.nodes", "129", "128"),
                 ({"nodes": -2}, "options.speculation.nodes", "-2", "-1"),
                 ({"tree": 9}, "options.speculation.tree", "9"),
-                ({"draft_scope": 9}, "options.draft_scope", "9")):
+                ({"draft_scope": 9}, "options.draft_scope", "9"),
+                ({"priority": 9}, "options.priority", "9")):
             with self.subTest(fields=fields):
                 self.assert_invalid(lambda: self.client.ask(CHAT, **fields), field, *words)
 

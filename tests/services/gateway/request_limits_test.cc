@@ -119,6 +119,7 @@ TEST_F(RequestLimitsTest, GenerateNamesEveryWrongField) {
       {"options.speculation.tree", [&](auto& r) { speculation(r)->set_tree(static_cast<v1::DraftTree>(9)); }},
       {"options.draft_scope",
        [](auto& r) { r.mutable_options()->set_draft_scope(static_cast<v1::DraftScope>(9)); }},
+      {"options.priority", [](auto& r) { r.mutable_options()->set_priority(static_cast<v1::Priority>(9)); }},
   };
   for (const Case& wrong : cases) {
     SCOPED_TRACE(wrong.field);

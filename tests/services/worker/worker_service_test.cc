@@ -66,11 +66,13 @@ TEST(ParseRequestTest, ReadsEveryField) {
   options.add_stop("END");
   options.mutable_speculation()->set_tree(v1::DRAFT_TREE_PUBLISHED);
   options.set_draft_scope(v1::DRAFT_SCOPE_NONE);
+  options.set_priority(v1::PRIORITY_HIGH);
   const auto request = ParseRequest(message, 1000);
   ASSERT_TRUE(request.ok()) << request.status();
   EXPECT_THAT(request->emitted_ids, testing::ElementsAre(5));
   EXPECT_EQ(request->tenant, "a.b-c_D1");
   EXPECT_FALSE(request->use_store);
+  EXPECT_EQ(request->priority, Priority::kHigh);
   EXPECT_EQ(request->sampling.temperature, 0.5f);
   EXPECT_EQ(request->sampling.top_p, 0.9f);
   EXPECT_EQ(request->sampling.top_k, 40);
@@ -148,6 +150,8 @@ TEST(ParseRequestTest, NamesTheFieldThatIsWrong) {
        }},
       {"options.draft_scope",
        [](Message& m) { m.mutable_options()->set_draft_scope(static_cast<v1::DraftScope>(9)); }},
+      {"options.priority",
+       [](Message& m) { m.mutable_options()->set_priority(static_cast<v1::Priority>(9)); }},
   };
   for (const auto& c : cases) {
     Message message = Ask({1}, 8);
