@@ -47,7 +47,7 @@ using Maker = std::function<std::unique_ptr<Drafter>(Shared&)>;
 std::map<std::string, Maker> Makers() {
   const auto merged = [](MergedDrafter::Sources sources) {
     return [sources](Shared& shared) {
-      return std::make_unique<MergedDrafter>(&shared.knowledge, shared.vocab_size, /*seed=*/1, sources);
+      return std::make_unique<MergedDrafter>(&shared.knowledge, shared.vocab_size, SamplingOptions{.seed = 1}, sources);
     };
   };
   std::map<std::string, Maker> makers = {

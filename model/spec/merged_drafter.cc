@@ -1,6 +1,8 @@
 #include "model/spec/merged_drafter.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <utility>
 
 #include "model/spec/noise.h"
@@ -130,7 +132,7 @@ void MergedDrafter::Expand(const DraftTree& tree, int32_t node) {
   for (Proposal& p : proposals_) {
     if (p.sources > 1) {
       const Calibration::Key key = Calibration::Agreement(p.sources, p.best);
-      p.best = std::max(p.best, knowledge_->calibration.Mean(key));
+      p.best = std::max(p.best, calibration_.Mean(key));
       p.evidence.keys[p.evidence.size++] = key;
     }
   }
@@ -158,7 +160,7 @@ void MergedDrafter::Expand(const DraftTree& tree, int32_t node) {
 void MergedDrafter::Propose(int32_t token, Source source, Calibration::Key key, int32_t store,
                             bool on_trail) {
   if ((sources_ >> static_cast<int>(source) & 1) == 0) return;
-  const float mean = knowledge_->calibration.Mean(key);
+  const float mean = calibration_.Mean(key);
   for (Proposal& p : proposals_) {
     if (p.token != token) continue;
     if (p.sources == kMostSources) return;  // a store that names one child twice
@@ -181,12 +183,42 @@ void MergedDrafter::Propose(int32_t token, Source source, Calibration::Key key, 
                         .evidence = {.keys = {key}, .size = 1}});
 }
 
+// `depth`: of the parent. A drawn token is the argmax of logit / temperature + noise, and the noise is a function
+// of seed, position and token (Gumbel coupling, arXiv 2408.07978).
+MergedDrafter::Ranking MergedDrafter::Rank(std::span<const int32_t> tokens,
+                                           std::span<const float> log_probabilities, int32_t depth) const {
+  Ranking ranking;
+  for (size_t i = 0; i < tokens.size() && tokens[i] >= 0; ++i) {
+    ranking.tokens[i] = tokens[i];
+    ranking.log_probabilities[i] = log_probabilities[i];
+    ++ranking.size;
+  }
+  if (temperature_ == 0) return ranking;
+  const int64_t position = static_cast<int64_t>(text_.size()) + depth;
+  std::array<std::pair<float, int32_t>, kTopK> values;
+  float best = -std::numeric_limits<float>::infinity(), sum = 0;
+  for (int i = 0; i < ranking.size; ++i) {
+    const int32_t token = ranking.tokens[i];
+    float value = ranking.log_probabilities[i] / temperature_ + GumbelNoise(seed_, position, token);
+    if (!(value > -1e30f)) value = -1e30f;  // of a model that answers NaN
+    values[i] = {-value, token};
+    best = std::max(best, value);
+  }
+  std::sort(values.begin(), values.begin() + ranking.size);
+  for (int i = 0; i < ranking.size; ++i) sum += std::exp(-values[i].first - best);
+  for (int i = 0; i < ranking.size; ++i) {
+    ranking.tokens[i] = values[i].second;
+    ranking.log_probabilities[i] = -values[i].first - best - std::log(sum);
+  }
+  return ranking;
+}
+
 void MergedDrafter::ProposeJacobi(int32_t depth, bool on_trail) {
   if (depth >= trail_rows_) return;
-  const TrailRow& row = trail_[depth];
-  for (int rank = 0; rank < kTopK && row.tokens[rank] >= 0; ++rank) {
-    const Calibration::Key key = Calibration::Jacobi(depth, rank, row.log_probabilities[rank], on_trail);
-    Propose(row.tokens[rank], Source::kJacobi, key, kNoStore, on_trail && rank == 0);
+  const Ranking likely = Rank(trail_[depth].tokens, trail_[depth].log_probabilities, depth);
+  for (int rank = 0; rank < likely.size; ++rank) {
+    const Calibration::Key key = Calibration::Jacobi(depth, rank, likely.log_probabilities[rank], on_trail);
+    Propose(likely.tokens[rank], Source::kJacobi, key, kNoStore, on_trail && rank == 0);
   }
 }
 
@@ -218,9 +250,10 @@ void MergedDrafter::ProposeStore(const Cursors& cursors, int32_t depth) {
 void MergedDrafter::ProposeAdjacency(int32_t token, int32_t depth) {
   const Adjacency::Entry* entry = knowledge_->adjacency.Find(token);
   if (entry == nullptr) return;
-  for (int rank = 0; rank < Adjacency::kSuccessors && entry->tokens[rank] >= 0; ++rank) {
-    Propose(entry->tokens[rank], Source::kAdjacency,
-            Calibration::Adjacency(rank, entry->log_probabilities[rank], depth));
+  const Ranking likely = Rank(entry->tokens, entry->log_probabilities, depth);
+  for (int rank = 0; rank < likely.size; ++rank) {
+    Propose(likely.tokens[rank], Source::kAdjacency,
+            Calibration::Adjacency(rank, likely.log_probabilities[rank], depth));
   }
 }
 
@@ -262,7 +295,7 @@ void MergedDrafter::LearnCalibration(const DraftTree& tree, const Accepted& acce
     for (int32_t i = visited + 1; i < static_cast<int32_t>(tree.nodes.size()); ++i) {
       if (tree.nodes[i].parent != visited) continue;
       for (int k = 0; k < evidence_[i].size; ++k)
-        knowledge_->calibration.Learn(evidence_[i].keys[k], i == hit);
+        calibration_.Learn(evidence_[i].keys[k], i == hit);
     }
     if (hit < 0) return;
     visited = hit;

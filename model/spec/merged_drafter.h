@@ -15,13 +15,14 @@
 #include "model/spec/calibration.h"
 #include "model/spec/context_automaton.h"
 #include "model/spec/drafter.h"
+#include "model/spec/sampler.h"
 
 namespace clamor {
 
 // What is learned across the sequences of one tenant. Owned by the engine, outlives the drafters that use it.
 struct DraftKnowledge {
   Adjacency adjacency;
-  Calibration calibration;
+  Calibration greedy, sampled;  // guesses at drawn tokens come true less often
 };
 
 class MergedDrafter : public Drafter {
@@ -36,8 +37,17 @@ class MergedDrafter : public Drafter {
 
   // Answers of the store that are malformed, name tokens outside [0, vocab_size) or have over kMaxTrieNodes
   // nodes are dropped.
-  MergedDrafter(DraftKnowledge* knowledge, int32_t vocab_size, uint64_t seed, Sources sources = kAllSources)
-      : knowledge_(knowledge), vocab_size_(vocab_size), sources_(sources), random_(seed) {}
+  // `sampling` is the request's: where tokens are drawn, the noise of the very draw that will be made at a
+  // position is added to the probabilities that a guess for it was last seen with, which says what will win.
+  MergedDrafter(DraftKnowledge* knowledge, int32_t vocab_size, const SamplingOptions& sampling,
+                Sources sources = kAllSources)
+      : knowledge_(knowledge),
+        calibration_(sampling.greedy() ? knowledge->greedy : knowledge->sampled),
+        vocab_size_(vocab_size),
+        sources_(sources),
+        temperature_(sampling.temperature),
+        seed_(sampling.seed),
+        random_(sampling.seed) {}
 
   void Extend(std::span<const int32_t> tokens) override;
   void Draft(int32_t max_nodes, DraftTree& tree) override;
@@ -89,6 +99,13 @@ class MergedDrafter : public Drafter {
     std::array<float, kTopK> log_probabilities;
   };
 
+  // Likely tokens, best first; with the draw's noise these are the likely winners.
+  struct Ranking {
+    std::array<int32_t, kTopK> tokens;
+    std::array<float, kTopK> log_probabilities;
+    int size = 0;
+  };
+  Ranking Rank(std::span<const int32_t> tokens, std::span<const float> log_probabilities, int32_t depth) const;
   void Expand(const DraftTree& tree, int32_t node);
   void ProposeJacobi(int32_t depth, bool on_trail);
   void ProposeContext(const Cursors& cursors, int32_t depth);
@@ -105,8 +122,11 @@ class MergedDrafter : public Drafter {
   int32_t StoreChild(int32_t node, int32_t token) const;
 
   DraftKnowledge* knowledge_;
+  Calibration& calibration_;
   int32_t vocab_size_;
   Sources sources_;
+  float temperature_;
+  uint64_t seed_;
   uint64_t random_;
   std::vector<int32_t> text_;
   ContextAutomaton automaton_;

@@ -102,7 +102,7 @@ std::unique_ptr<Drafter> Engine::Rep::MakeDrafter(Sequence& s) {
   }
   s.knowledge = knowledge.Get(s.request.tenant);
   return std::make_unique<MergedDrafter>(s.knowledge.get(), model->config().vocab_size,
-                                         s.request.sampling.seed);
+                                         s.request.sampling);
 }
 
 void Engine::Rep::Plan() {

@@ -104,7 +104,7 @@ struct Outcome {
 Outcome Decode(const FakeModel& model, std::vector<int32_t> text, DraftKnowledge& knowledge, int steps,
                int32_t max_nodes, std::mt19937& random, bool hostile, bool sampled) {
   Outcome run;
-  MergedDrafter drafter(&knowledge, kVocab, random());
+  MergedDrafter drafter(&knowledge, kVocab, {.seed = random()});
   drafter.Extend(text);
   DraftTree tree;
   for (int step = 0; step < steps && !testing::Test::HasFatalFailure(); ++step) {
@@ -158,7 +158,7 @@ TEST(MergedDrafter, EveryTreeKeepsTheRules) {
 
 TEST(MergedDrafter, NoNodesIsTheRootAlone) {
   DraftKnowledge knowledge;
-  MergedDrafter drafter(&knowledge, kVocab, 1);
+  MergedDrafter drafter(&knowledge, kVocab, {.seed = 1});
   drafter.Extend(std::vector<int32_t>{1, 2, 1, 2});
   DraftTree tree;
   drafter.Draft(0, tree);
@@ -207,7 +207,7 @@ int32_t Find(const DraftTree& tree, const std::vector<int32_t>& path) {
 
 TEST(MergedDrafter, ContextIsFollowed) {
   DraftKnowledge knowledge;
-  MergedDrafter drafter(&knowledge, kVocab, 1);
+  MergedDrafter drafter(&knowledge, kVocab, {.seed = 1});
   drafter.Extend(std::vector<int32_t>{1, 2, 3, 4, 5, 6, 7, 1, 2, 3});
   DraftTree tree;
   drafter.Draft(8, tree);
@@ -226,7 +226,7 @@ Answer Chain(int64_t position, const std::vector<int32_t>& tokens) {
 
 TEST(MergedDrafter, StoreIsFollowedAndItsCursorGoesOnWithTheText) {
   DraftKnowledge knowledge;
-  MergedDrafter drafter(&knowledge, kVocab, 1);
+  MergedDrafter drafter(&knowledge, kVocab, {.seed = 1});
   drafter.Extend(std::vector<int32_t>{1, 2, 3});
   EXPECT_TRUE(drafter.WantsAnswer());
   drafter.Offer(Chain(3, {10, 11, 12, 13, 14}));
@@ -255,7 +255,7 @@ TEST(MergedDrafter, StoreIsFollowedAndItsCursorGoesOnWithTheText) {
 
 TEST(MergedDrafter, LateAnswersAreCaughtUpWith) {
   DraftKnowledge knowledge;
-  MergedDrafter drafter(&knowledge, kVocab, 1);
+  MergedDrafter drafter(&knowledge, kVocab, {.seed = 1});
   drafter.Extend(std::vector<int32_t>{1, 2, 3, 10, 11});
   drafter.Offer(Chain(3, {10, 11, 12, 13}));  // asked two tokens ago
   DraftTree tree;
@@ -267,7 +267,7 @@ TEST(MergedDrafter, LateAnswersAreCaughtUpWith) {
 
 TEST(MergedDrafter, MalformedAnswersLeaveTheOldOneInPlace) {
   DraftKnowledge knowledge;
-  MergedDrafter drafter(&knowledge, kVocab, 1);
+  MergedDrafter drafter(&knowledge, kVocab, {.seed = 1});
   drafter.Extend(std::vector<int32_t>{1, 2, 3});
   drafter.Offer(Chain(3, {10, 11, 12}));
   Answer bad_parent = Chain(3, {20, 21}), self_parent = bad_parent, low_token = bad_parent,
@@ -292,7 +292,7 @@ TEST(MergedDrafter, AdjacencyComesFromOtherSequencesOfTheTenant) {
   const std::vector<int32_t> tokens = {40, 41, 42};
   const std::vector<float> logs = {-0.1f, -3, -4};
   knowledge.adjacency.Observe(7, tokens, logs);
-  MergedDrafter drafter(&knowledge, kVocab, 1);
+  MergedDrafter drafter(&knowledge, kVocab, {.seed = 1});
   drafter.Extend(std::vector<int32_t>{7});
   DraftTree tree;
   drafter.Draft(2, tree);  // too few for a tail
@@ -304,7 +304,7 @@ TEST(MergedDrafter, AdjacencyComesFromOtherSequencesOfTheTenant) {
 TEST(MergedDrafter, TheRejectedTailIsTheNextTrail) {
   const FakeModel model{.vocab = kVocab, .order = 3, .salt = 1};
   DraftKnowledge knowledge;
-  MergedDrafter drafter(&knowledge, kVocab, 1);
+  MergedDrafter drafter(&knowledge, kVocab, {.seed = 1});
   const std::vector<int32_t> text = {1, 2, 3};
   drafter.Extend(text);
   DraftTree tree;
@@ -324,7 +324,7 @@ TEST(MergedDrafter, TheRejectedTailIsTheNextTrail) {
 // A model of broken weights says nothing but NaN: TopK then names no token at all.
 TEST(MergedDrafter, RowsWithoutABestTokenAreNoTrail) {
   DraftKnowledge knowledge;
-  MergedDrafter drafter(&knowledge, kVocab, 1);
+  MergedDrafter drafter(&knowledge, kVocab, {.seed = 1});
   drafter.Extend(std::vector<int32_t>{1, 2, 3});
   const std::vector<int32_t> ids(129 * Drafter::kTopK, -1);
   const std::vector<float> values(129 * Drafter::kTopK, -std::numeric_limits<float>::infinity());
