@@ -8,10 +8,12 @@
 #include <cmath>
 #include <cstdint>
 #include <iterator>
+#include <map>
 #include <regex>
 #include <set>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -159,6 +161,7 @@ class DullMatcher {
 
   bool Accepts(const std::string& text) {
     text_ = text;
+    known_.clear();
     return Value(schema_.root(), 0, 0).contains(text.size());
   }
 
@@ -179,7 +182,14 @@ class DullMatcher {
     return ends;
   }
 
-  Ends Value(const Json& schema, size_t at, int level) {
+  // Remembered, or alternatives in alternatives would take exponential time.
+  const Ends& Value(const Json& schema, size_t at, int level) {
+    const auto [known, fresh] = known_.try_emplace({schema.dump(), at, level});
+    if (fresh) known->second = ValueAnew(schema, at, level);
+    return known->second;
+  }
+
+  Ends ValueAnew(const Json& schema, size_t at, int level) {
     Ends ends;
     for (const Json& one : schema_.Alternatives(schema)) {
       const std::string type = one["type"];
@@ -249,7 +259,7 @@ class DullMatcher {
     const auto member = [&](const Json& inner, size_t colon, size_t then) {
       if (!Has(colon, ":")) return;
       Ends values = Value(inner, colon + 1, level);
-      if (Has(colon, ": ")) values.merge(Value(inner, colon + 2, level));
+      if (Has(colon, ": ")) values.merge(Ends(Value(inner, colon + 2, level)));
       for (const size_t end : values) Members(schema, properties, then, end, false, level, ends);
     };
     bool may_end = true;
@@ -286,6 +296,7 @@ class DullMatcher {
 
   DullSchema schema_;
   std::string text_;
+  std::map<std::tuple<std::string, size_t, int>, Ends> known_;
 };
 
 // Random texts that fit a schema. Alternatives that come first should be flat: deep down, they are taken.

@@ -21,7 +21,7 @@ using testing::TextMaker;
 constexpr int kTexts = 20;
 constexpr size_t kExhaustiveLength = 3;
 #else
-constexpr int kTexts = 150;
+constexpr int kTexts = 600;
 constexpr size_t kExhaustiveLength = 4;
 #endif
 
@@ -44,7 +44,8 @@ bool Accepts(const Grammar& grammar, const std::string& text) {
   return state.has_value() && grammar.AtEnd(*state);
 }
 
-// The rest of a text that ends soon: quotes and brackets before all, for they close; nothing if the state turns out to be a dead end.
+// The rest of a text that ends soon: quotes and brackets before all, for they close; nothing if the state
+// turns out to be a dead end.
 std::optional<std::string> Ending(const Grammar& grammar, GrammarState state) {
   std::string order = "\"}]:0123456789abcdefghijklmnopqrstuvwxyz";
   for (int byte = 0; byte < 256; ++byte) {
@@ -151,8 +152,8 @@ TEST_P(EverySchema, DeepTextsEndWithinTheLimit) {
   GrammarState state = grammar.Start();
   for (bool open = true; open;) {
     open = false;
-    for (const char* step : {"{", "[", "\"a\":", "\"a\":{",
-                                    "\"tail\":", "\"left\":", "\"op\":\"mul\",", "\"head\":1,", "\"x\":"}) {
+    for (const char* step : {"{", "[", "\"a\":", "\"a\":{", "\"tail\":", "\"left\":", "\"op\":\"mul\",",
+                             "\"head\":1,", "\"x\":"}) {
       const auto next = StateAfter(grammar, text + step);
       if (!next.has_value() || text.size() > 2000) continue;
       text += step;
