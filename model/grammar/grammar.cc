@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string_view>
 
+#include "model/grammar/number_lexer.h"
 #include "model/grammar/string_lexer.h"
 
 namespace clamor {
@@ -13,61 +14,9 @@ constexpr uint8_t kSpace = 1;
 constexpr uint8_t kLineFeed = 2;
 constexpr uint8_t kMaxGap = kLineFeed + 2 * kMaxGrammarDepth;  // two spaces for each level
 
-// Numbers are bounded, so that they end, fit in 64 bits if integers, and are finite as doubles.
-constexpr uint32_t kMaxDigits = 18;
-constexpr uint32_t kMaxExponentDigits = 2;
-
-// GrammarState::part_ of a number.
-enum class NumberPart : uint8_t {
-  kMinus,
-  kZero,
-  kInteger,
-  kPoint,
-  kFraction,
-  kE,
-  kSign,
-  kExponent,
-  kInvalid
-};
-
-NumberPart NextNumberPart(NumberPart part, unsigned char c) {
-  using enum NumberPart;
-  const bool digit = c >= '0' && c <= '9';
-  const bool e = c == 'e' || c == 'E';
-  switch (part) {
-    case kMinus:
-      return c == '0' ? kZero : digit ? kInteger : kInvalid;
-    case kZero:
-      return c == '.' ? kPoint : e ? kE : kInvalid;
-    case kInteger:
-      return digit ? kInteger : c == '.' ? kPoint : e ? kE : kInvalid;
-    case kPoint:
-      return digit ? kFraction : kInvalid;
-    case kFraction:
-      return digit ? kFraction : e ? kE : kInvalid;
-    case kE:
-      return digit ? kExponent : c == '+' || c == '-' ? kSign : kInvalid;
-    case kSign:
-    case kExponent:
-      return digit ? kExponent : kInvalid;
-    case kInvalid:
-      return kInvalid;
-  }
-  return kInvalid;
-}
-
 bool Allows(NumberRule rule, NumberPart part) {
   return (rule == NumberRule::kAny && part != NumberPart::kInvalid) ||
-         (rule == NumberRule::kInteger && part <= NumberPart::kInteger);
-}
-
-bool EndsNumber(NumberPart part) {
-  using enum NumberPart;
-  return part == kZero || part == kInteger || part == kFraction || part == kExponent;
-}
-
-bool IsNumberByte(unsigned char c) {
-  return (c >= '0' && c <= '9') || c == '.' || c == 'e' || c == 'E' || c == '+' || c == '-';
+         (rule == NumberRule::kInteger && IsIntegerSoFar(part));
 }
 
 // The readings of the last level, at the end of `readings`.
@@ -195,7 +144,7 @@ bool Grammar::BeginValue(State* s, unsigned char byte) const {
     // A number begins like what follows a minus.
     s->part_ =
         static_cast<uint8_t>(byte == '-' ? NumberPart::kMinus : NextNumberPart(NumberPart::kMinus, byte));
-    s->count_ = byte == '-' ? 0 : 1;
+    s->count_ = CountsDigits(static_cast<NumberPart>(s->part_)) ? 1 : 0;
   } else {
     s->mode_ = Mode::kName;
   }
@@ -326,12 +275,9 @@ bool Grammar::NumberByte(State* s, unsigned char byte) const {
   NarrowWords(s, byte);
   const auto part = static_cast<NumberPart>(s->part_);
   NumberPart next = NextNumberPart(part, byte);
-  const bool digit = byte >= '0' && byte <= '9';
-  s->count_ = !digit ? 0 : next == part ? s->count_ + 1 : 1;
-  if (s->count_ > (next == NumberPart::kExponent ? kMaxExponentDigits : kMaxDigits)) {
-    next = NumberPart::kInvalid;
-  }
-  if (next == NumberPart::kInvalid) s->count_ = 0;
+  s->count_ = next == part ? s->count_ + 1 : 1;
+  if (s->count_ > MaxDigits(next)) next = NumberPart::kInvalid;
+  if (!CountsDigits(next)) s->count_ = 0;
   s->part_ = static_cast<uint8_t>(next);
   return KeepIf(&s->readings_, [&](const Reading& r) { return CanBeScalar(*s, r); });
 }

@@ -1,3 +1,4 @@
+// One class in one file, over 400 lines: each function is a keyword or two, and they all fill the same rules.
 #include "model/grammar/json_schema.h"
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 #include "absl/strings/str_replace.h"
 #include "kernels/status_macros.h"
 #include "model/grammar/rule_analysis.h"
+#include "model/grammar/schema_keywords.h"
 #include "model/grammar/schema_place.h"
 #include "model/tokenizer/json_field.h"
 #include "nlohmann/json.hpp"
@@ -20,79 +22,19 @@
 namespace clamor {
 namespace {
 
-using Json = nlohmann::ordered_json;  // the order of `properties` is that of the text
+using Json = OrderedJson;
 using Place = const SchemaPlace*;
 
 constexpr size_t kMaxMembers = 1024;      // of one object of the schema
 constexpr size_t kMaxValues = 4096;       // places for a value
-constexpr size_t kMaxExpansions = 16384;  // schemas met, each through each value that leads to it
+constexpr size_t kMaxExpansions = 65536;  // schemas and constants, once for each value they are part of
 constexpr size_t kMaxChain = 64;          // $ref to $ref, anyOf in anyOf
 constexpr size_t kMaxOneOf = 64;
-constexpr int64_t kMaxLength = 1 << 24;
-constexpr int64_t kMaxItems = 65534;
-
-// Types of JSON Schema, as bits.
-enum Type : unsigned {
-  kObject = 1,
-  kArray = 2,
-  kString = 4,
-  kNumber = 8,
-  kInteger = 16,
-  kBoolean = 32,
-  kNull = 64,
-  kEvery = 127
-};
-
-struct NamedType {
-  std::string_view name;
-  unsigned type;
-};
-constexpr NamedType kTypes[] = {{"object", kObject}, {"array", kArray},     {"string", kString},
-                                {"number", kNumber}, {"integer", kInteger}, {"boolean", kBoolean},
-                                {"null", kNull}};
-
-// Keywords that say something of one type only.
-constexpr NamedType kTypedKeywords[] = {
-    {"properties", kObject}, {"required", kObject},   {"additionalProperties", kObject},
-    {"items", kArray},       {"prefixItems", kArray}, {"minItems", kArray},
-    {"maxItems", kArray},    {"minLength", kString},  {"maxLength", kString}};
-// Keywords that say all by themselves, and exclude each other.
-constexpr std::string_view kWholeKeywords[] = {"$ref", "anyOf", "oneOf", "allOf", "enum", "const"};
-constexpr std::string_view kAnnotations[] = {"title",     "description", "default",    "examples",
-                                             "$comment",  "$schema",     "deprecated", "readOnly",
-                                             "writeOnly", "$defs",       "definitions"};
-
-template <typename Names, typename Name>
-bool Contains(const Names& names, const Name& name) {
-  return std::find(std::begin(names), std::end(names), name) != std::end(names);
-}
-
-unsigned TypeOfKeyword(std::string_view keyword) {
-  for (const NamedType& typed : kTypedKeywords) {
-    if (typed.name == keyword) return typed.type;
-  }
-  return 0;
-}
-
-const Json* Find(const Json& object, const char* key) {
-  const auto found = object.find(key);
-  return found == object.end() ? nullptr : &*found;
-}
+constexpr uint32_t kMaxLength = 1 << 24;
+constexpr uint32_t kMaxItems = 65534;
 
 std::string Spelled(const Json& scalar) {
   return scalar.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
-}
-
-bool HasType(const Json& value, unsigned types) {
-  if (value.is_object()) return (types & kObject) != 0;
-  if (value.is_array()) return (types & kArray) != 0;
-  if (value.is_string()) return (types & kString) != 0;
-  if (value.is_boolean()) return (types & kBoolean) != 0;
-  if (value.is_null()) return (types & kNull) != 0;
-  const double number = value.get<double>();
-  return (types & kNumber) != 0 ||
-         ((types & kInteger) != 0 &&
-          number == static_cast<double>(static_cast<int64_t>(std::clamp(number, -9e18, 9e18))));
 }
 
 // nlohmann's ordered objects search their members one by one, so their number is looked at before.
@@ -112,7 +54,7 @@ class SchemaCompiler {
  public:
   explicit SchemaCompiler(const Json& root) : root_(root) {
     for (const char* section : {"$defs", "definitions"}) {
-      const Json* definitions = root.is_object() ? Find(root, section) : nullptr;
+      const Json* definitions = root.is_object() ? FindMember(root, section) : nullptr;
       if (definitions == nullptr || !definitions->is_object()) continue;
       for (const auto& [name, schema] : definitions->items()) {
         definitions_.try_emplace(absl::StrCat("#/", section, "/", name),
@@ -154,6 +96,7 @@ class SchemaCompiler {
 
   // What a schema accepts is added to `value`.
   absl::Status Add(uint16_t value, const Json& schema, Place place);
+  absl::Status CountExpansions(size_t count, Place place);
   absl::Status AddKeywords(uint16_t value, const Json& schema, Place place);
   absl::Status AddReference(uint16_t value, const Json& reference, Place place);
   absl::Status AddAlternatives(uint16_t value, const Json& schemas, Place place, bool exclusive);
@@ -165,11 +108,6 @@ class SchemaCompiler {
   absl::Status AddConstants(uint16_t value, const Json& schema, Place place);
   void AddAny(uint16_t value);
 
-  absl::Status CheckKeywords(const Json& schema, Place place);
-  absl::StatusOr<unsigned> TypesOf(const Json& schema, Place place);
-  absl::StatusOr<absl::flat_hash_set<std::string_view>> RequiredNames(const Json& schema, Place place);
-  absl::StatusOr<uint32_t> Bound(const Json& schema, const char* key, int64_t limit, uint32_t absent,
-                                 Place place);
   absl::Status CheckRules();
 
   const Json& root_;
@@ -281,10 +219,7 @@ absl::Status SchemaCompiler::Add(uint16_t value, const Json& schema, Place place
   if (std::find(chain_.begin(), chain_.end(), &schema) != chain_.end()) {
     return MalformedSchema(*place, "leads back to itself without a step into a value");
   }
-  if (++expansions_ > kMaxExpansions) {
-    return MalformedSchema(*place, absl::StrCat("alternatives, all $ref followed: ", expansions_,
-                                                ", limit is ", kMaxExpansions));
-  }
+  CLAMOR_RETURN_IF_ERROR(CountExpansions(1, place));
   if (!added_.insert(&schema).second) return absl::OkStatus();
   if (chain_.size() == kMaxChain) {
     return MalformedSchema(
@@ -301,16 +236,23 @@ absl::Status SchemaCompiler::Add(uint16_t value, const Json& schema, Place place
   return status;
 }
 
+absl::Status SchemaCompiler::CountExpansions(size_t count, Place place) {
+  expansions_ += count;
+  if (expansions_ <= kMaxExpansions) return absl::OkStatus();
+  return MalformedSchema(*place, absl::StrCat("alternatives and constants, all $ref followed: ", expansions_,
+                                              ", limit is ", kMaxExpansions));
+}
+
 absl::Status SchemaCompiler::AddKeywords(uint16_t value, const Json& schema, Place place) {
-  CLAMOR_RETURN_IF_ERROR(CheckKeywords(schema, place));
-  if (const Json* ref = Find(schema, "$ref")) return AddReference(value, *ref, Step(place, "$ref"));
-  if (const Json* any_of = Find(schema, "anyOf")) {
+  CLAMOR_RETURN_IF_ERROR(CheckKeywords(schema, *place));
+  if (const Json* ref = FindMember(schema, "$ref")) return AddReference(value, *ref, Step(place, "$ref"));
+  if (const Json* any_of = FindMember(schema, "anyOf")) {
     return AddAlternatives(value, *any_of, Step(place, "anyOf"), /*exclusive=*/false);
   }
-  if (const Json* one_of = Find(schema, "oneOf")) {
+  if (const Json* one_of = FindMember(schema, "oneOf")) {
     return AddAlternatives(value, *one_of, Step(place, "oneOf"), /*exclusive=*/true);
   }
-  if (const Json* all_of = Find(schema, "allOf")) {
+  if (const Json* all_of = FindMember(schema, "allOf")) {
     if (all_of->is_array() && all_of->size() > 1) {
       return UnsupportedSchema(*Step(place, "allOf"), absl::StrCat(all_of->size(), " schemas, limit is 1"));
     }
@@ -318,28 +260,6 @@ absl::Status SchemaCompiler::AddKeywords(uint16_t value, const Json& schema, Pla
   }
   if (schema.contains("enum") || schema.contains("const")) return AddConstants(value, schema, place);
   return AddTyped(value, schema, place);
-}
-
-absl::Status SchemaCompiler::CheckKeywords(const Json& schema, Place place) {
-  std::string whole;
-  for (const auto& [key, ignored] : schema.items()) {
-    if (Contains(kWholeKeywords, key)) {
-      if (!whole.empty()) return UnsupportedSchema(*Step(place, key), absl::StrCat("beside ", whole));
-      whole = key;
-    }
-  }
-  for (const auto& [key, ignored] : schema.items()) {
-    if (Contains(kAnnotations, key) || Contains(kWholeKeywords, key)) continue;
-    if (key == "$id" && &schema == &root_) continue;
-    if (key != "type" && TypeOfKeyword(key) == 0) {
-      return UnsupportedSchema(*Step(place, key), "this keyword is not supported");
-    }
-    const bool beside_constants = key == "type" && (whole == "enum" || whole == "const");
-    if (!whole.empty() && !beside_constants) {
-      return UnsupportedSchema(*Step(place, key), absl::StrCat("beside ", whole));
-    }
-  }
-  return absl::OkStatus();
 }
 
 absl::Status SchemaCompiler::AddReference(uint16_t value, const Json& reference, Place place) {
@@ -375,18 +295,17 @@ absl::Status SchemaCompiler::AddAlternatives(uint16_t value, const Json& schemas
 }
 
 absl::Status SchemaCompiler::AddConstants(uint16_t value, const Json& schema, Place place) {
-  unsigned types = kEvery;
-  if (schema.contains("type")) {
-    CLAMOR_ASSIGN_OR_RETURN(types, TypesOf(schema, place));
+  CLAMOR_ASSIGN_OR_RETURN(const SchemaTypes type, TypesOf(schema, *place));
+  if (const Json* constant = FindMember(schema, "const")) {
+    return HasType(*constant, type.types) ? AddConstant(value, *constant, Step(place, "const"))
+                                          : absl::OkStatus();
   }
-  if (const Json* constant = Find(schema, "const")) {
-    return HasType(*constant, types) ? AddConstant(value, *constant, Step(place, "const")) : absl::OkStatus();
-  }
-  const Json& list = *Find(schema, "enum");
+  const Json& list = *FindMember(schema, "enum");
   const Place at = Step(place, "enum");
   if (!list.is_array() || list.empty()) return MalformedSchema(*at, "not a list of values");
+  CLAMOR_RETURN_IF_ERROR(CountExpansions(list.size(), at));
   for (size_t i = 0; i < list.size(); ++i) {
-    if (HasType(list[i], types)) CLAMOR_RETURN_IF_ERROR(AddConstant(value, list[i], Step(at, i)));
+    if (HasType(list[i], type.types)) CLAMOR_RETURN_IF_ERROR(AddConstant(value, list[i], Step(at, i)));
   }
   return absl::OkStatus();
 }
@@ -416,7 +335,7 @@ absl::Status SchemaCompiler::AddConstant(uint16_t value, const Json& constant, P
 }
 
 void AddOnce(std::vector<uint16_t>* rules, uint16_t rule) {
-  if (!Contains(*rules, rule)) rules->push_back(rule);
+  if (std::find(rules->begin(), rules->end(), rule) == rules->end()) rules->push_back(rule);
 }
 
 void SchemaCompiler::AddAny(uint16_t value) {
@@ -429,66 +348,25 @@ void SchemaCompiler::AddAny(uint16_t value) {
   rule.words.insert(rule.words.end(), any.words.begin(), any.words.end());
 }
 
-absl::StatusOr<unsigned> SchemaCompiler::TypesOf(const Json& schema, Place place) {
-  const Json& names = *Find(schema, "type");
-  unsigned types = 0;
-  const auto add = [&](const Json& name) {
-    for (const NamedType& type : kTypes) {
-      if (name.is_string() && name.get_ref<const std::string&>() == type.name) {
-        types |= type.type;
-        return true;
-      }
-    }
-    return false;
-  };
-  bool known = !names.is_array() ? add(names) : !names.empty();
-  if (names.is_array()) {
-    for (const Json& name : names) known = add(name) && known;
-  }
-  if (!known) {
-    return MalformedSchema(*Step(place, "type"),
-                           "not object, array, string, number, integer, boolean or null, or a list of these");
-  }
-  return types;
-}
-
 absl::Status SchemaCompiler::AddTyped(uint16_t value, const Json& schema, Place place) {
-  unsigned types = 0;
-  if (schema.contains("type")) {
-    CLAMOR_ASSIGN_OR_RETURN(types, TypesOf(schema, place));
-  } else {
-    for (const auto& [key, ignored] : schema.items()) types |= TypeOfKeyword(key);
-    if (types == 0) {
-      AddAny(value);
-      return absl::OkStatus();
-    }
+  CLAMOR_ASSIGN_OR_RETURN(const SchemaTypes type, TypesOf(schema, *place));
+  if (!type.named) {
+    AddAny(value);
+    return absl::OkStatus();
   }
-  if ((types & kObject) != 0) CLAMOR_RETURN_IF_ERROR(AddObject(value, schema, place));
-  if ((types & kArray) != 0) CLAMOR_RETURN_IF_ERROR(AddArray(value, schema, place));
-  if ((types & kString) != 0) CLAMOR_RETURN_IF_ERROR(AddString(value, schema, place));
-  if ((types & kBoolean) != 0) {
+  const unsigned types = type.types;
+  if ((types & kObjectType) != 0) CLAMOR_RETURN_IF_ERROR(AddObject(value, schema, place));
+  if ((types & kArrayType) != 0) CLAMOR_RETURN_IF_ERROR(AddArray(value, schema, place));
+  if ((types & kStringType) != 0) CLAMOR_RETURN_IF_ERROR(AddString(value, schema, place));
+  if ((types & kBooleanType) != 0) {
     const uint16_t names[] = {WordOf(true), WordOf(false)};
     rules_.values[value].words.insert(rules_.values[value].words.end(), std::begin(names), std::end(names));
   }
-  if ((types & kNull) != 0) rules_.values[value].words.push_back(WordOf(nullptr));
+  if ((types & kNullType) != 0) rules_.values[value].words.push_back(WordOf(nullptr));
   NumberRule& numbers = rules_.values[value].numbers;
-  if ((types & kInteger) != 0) numbers = std::max(numbers, NumberRule::kInteger);
-  if ((types & kNumber) != 0) numbers = NumberRule::kAny;
+  if ((types & kIntegerType) != 0) numbers = std::max(numbers, NumberRule::kInteger);
+  if ((types & kNumberType) != 0) numbers = NumberRule::kAny;
   return absl::OkStatus();
-}
-
-absl::StatusOr<absl::flat_hash_set<std::string_view>> SchemaCompiler::RequiredNames(const Json& schema,
-                                                                                    Place place) {
-  absl::flat_hash_set<std::string_view> names;
-  const Json* required = Find(schema, "required");
-  if (required == nullptr) return names;
-  const bool list = required->is_array();
-  if (!list ||
-      !std::all_of(required->begin(), required->end(), [](const Json& j) { return j.is_string(); })) {
-    return MalformedSchema(*Step(place, "required"), "not a list of names");
-  }
-  for (const Json& name : *required) names.insert(name.get_ref<const std::string&>());
-  return names;
 }
 
 absl::Status SchemaCompiler::AddObject(uint16_t value, const Json& schema, Place place) {
@@ -499,8 +377,8 @@ absl::Status SchemaCompiler::AddObject(uint16_t value, const Json& schema, Place
   rules_.objects.emplace_back();
 
   ObjectRule object;
-  const Json* properties = Find(schema, "properties");
-  const Json* additional = Find(schema, "additionalProperties");
+  const Json* properties = FindMember(schema, "properties");
+  const Json* additional = FindMember(schema, "additionalProperties");
   if (properties != nullptr && !properties->is_object()) {
     return MalformedSchema(*Step(place, "properties"), "not an object");
   }
@@ -513,7 +391,7 @@ absl::Status SchemaCompiler::AddObject(uint16_t value, const Json& schema, Place
     if (properties == nullptr || properties->empty()) object.additional = other;
   }
 
-  CLAMOR_ASSIGN_OR_RETURN(auto required, RequiredNames(schema, place));
+  CLAMOR_ASSIGN_OR_RETURN(auto required, RequiredNames(schema, *place));
   if (properties != nullptr) {
     const Place at = Step(place, "properties");
     for (const auto& [name, property] : properties->items()) {
@@ -523,7 +401,7 @@ absl::Status SchemaCompiler::AddObject(uint16_t value, const Json& schema, Place
   }
   // Required without being listed: last, in the order of `required`.
   if (!required.empty()) {
-    for (const Json& name : *Find(schema, "required")) {
+    for (const Json& name : *FindMember(schema, "required")) {
       if (required.erase(name.get_ref<const std::string&>()) == 0) continue;
       object.properties.push_back({WordOf(name), other, /*required=*/true});
     }
@@ -540,9 +418,9 @@ absl::Status SchemaCompiler::AddArray(uint16_t value, const Json& schema, Place 
   rules_.arrays.emplace_back();
 
   ArrayRule array;
-  CLAMOR_ASSIGN_OR_RETURN(array.min_items, Bound(schema, "minItems", kMaxItems, 0, place));
-  CLAMOR_ASSIGN_OR_RETURN(array.max_items, Bound(schema, "maxItems", kMaxItems, kNoMaximum, place));
-  const Json* prefix = Find(schema, "prefixItems");
+  CLAMOR_ASSIGN_OR_RETURN(array.min_items, CountOf(schema, "minItems", kMaxItems, 0, *place));
+  CLAMOR_ASSIGN_OR_RETURN(array.max_items, CountOf(schema, "maxItems", kMaxItems, kNoMaximum, *place));
+  const Json* prefix = FindMember(schema, "prefixItems");
   if (prefix != nullptr) {
     const Place at = Step(place, "prefixItems");
     if (!prefix->is_array()) return MalformedSchema(*at, "not a list of schemas");
@@ -551,7 +429,7 @@ absl::Status SchemaCompiler::AddArray(uint16_t value, const Json& schema, Place 
       array.prefix.push_back(item);
     }
   }
-  if (const Json* items = Find(schema, "items")) {
+  if (const Json* items = FindMember(schema, "items")) {
     CLAMOR_ASSIGN_OR_RETURN(array.rest, ValueOf(*items, Step(place, "items")));
   } else if (prefix == nullptr) {
     array.rest = AnyValue();
@@ -562,28 +440,14 @@ absl::Status SchemaCompiler::AddArray(uint16_t value, const Json& schema, Place 
 
 absl::Status SchemaCompiler::AddString(uint16_t value, const Json& schema, Place place) {
   StringRule rule;
-  CLAMOR_ASSIGN_OR_RETURN(rule.min_length, Bound(schema, "minLength", kMaxLength, 0, place));
-  CLAMOR_ASSIGN_OR_RETURN(rule.max_length, Bound(schema, "maxLength", kMaxLength, kNoMaximum, place));
+  CLAMOR_ASSIGN_OR_RETURN(rule.min_length, CountOf(schema, "minLength", kMaxLength, 0, *place));
+  CLAMOR_ASSIGN_OR_RETURN(rule.max_length, CountOf(schema, "maxLength", kMaxLength, kNoMaximum, *place));
   auto& strings = rules_.values[value].strings;
   const bool covered = std::any_of(strings.begin(), strings.end(), [&](const StringRule& other) {
     return other.min_length <= rule.min_length && rule.max_length <= other.max_length;
   });
   if (rule.min_length <= rule.max_length && !covered) strings.push_back(rule);
   return absl::OkStatus();
-}
-
-absl::StatusOr<uint32_t> SchemaCompiler::Bound(const Json& schema, const char* key, int64_t limit,
-                                               uint32_t absent, Place place) {
-  const Json* bound = Find(schema, key);
-  if (bound == nullptr) return absent;
-  const bool whole =
-      bound->is_number_unsigned() || (bound->is_number_integer() && bound->get<int64_t>() >= 0);
-  if (!whole) return MalformedSchema(*Step(place, key), "not a whole number from 0 on");
-  if (bound->get<uint64_t>() > static_cast<uint64_t>(limit)) {
-    return MalformedSchema(*Step(place, key),
-                           absl::StrCat("is ", bound->get<uint64_t>(), ", limit is ", limit));
-  }
-  return static_cast<uint32_t>(bound->get<uint64_t>());
 }
 
 }  // namespace

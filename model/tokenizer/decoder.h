@@ -23,7 +23,8 @@ class Decoder {
   class Stage {
    public:
     virtual ~Stage() = default;
-    // The next characters of a token (valid UTF-8, unless Incomplete::kKept); `ends_token` if they are its last.
+    // The next characters of a token (valid UTF-8, unless Incomplete::kKept); `ends_token` if they are its
+    // last.
     virtual void Push(std::string_view text, bool ends_token) = 0;
     // No more tokens. Called once.
     virtual void Finish() = 0;
@@ -40,7 +41,8 @@ class Decoder {
   std::unique_ptr<Stage> NewChain(std::string* out, Incomplete incomplete = Incomplete::kReplaced) const;
 
  private:
-  using StageMaker = std::function<std::unique_ptr<Stage>(std::unique_ptr<Stage> next, Incomplete incomplete)>;
+  using StageMaker =
+      std::function<std::unique_ptr<Stage>(std::unique_ptr<Stage> next, Incomplete incomplete)>;
   absl::Status Add(const nlohmann::json& json, const std::string& path);
   absl::Status AddReplace(const nlohmann::json& json, const std::string& path);
 

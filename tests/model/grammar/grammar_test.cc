@@ -8,6 +8,7 @@
 #include "model/grammar/json_schema.h"
 #include "model/random.h"
 #include "tests/model/grammar/dull_grammar.h"
+#include "tests/model/grammar/schemas.h"
 
 namespace clamor {
 namespace {

@@ -9,7 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "model/random.h"
-#include "tests/model/grammar/dull_grammar.h"
+#include "tests/model/grammar/schemas.h"
 
 namespace clamor {
 namespace {
@@ -143,13 +143,13 @@ TEST(JsonSchema, LimitsNameBothNumbers) {
   expect(Repeated("{\"oneOf\": [", "{\"const\":%}", "]}", 65), {"65", "64"});
   // Objects that all begin alike, at once and one under the other.
   const std::string alike = R"({"properties":{"a":{"type":"null"},"x%":{}}})";
-  expect(Repeated("{\"anyOf\": [", alike, "]}", 65), {"65", "64", "#"});
-  EXPECT_EQ(ErrorOf(Repeated("{\"anyOf\": [", alike, "]}", 64)), "");
+  expect(Repeated("{\"anyOf\": [", alike, "]}", 129), {"129", "128", "#"});
+  EXPECT_EQ(ErrorOf(Repeated("{\"anyOf\": [", alike, "]}", 128)), "");
   expect(Repeated("{\"anyOf\": [",
                   R"({"properties":{"a":{"anyOf":[{"minItems":%},{"minItems":1%},{"minItems":2%}]}}})", "]}",
-                  30),
-         {"90", "64"});
-  expect(Repeated("{\"anyOf\": [", R"({"minLength":1%0,"maxLength":1%1})", "]}", 65), {"65", "64"});
+                  50),
+         {"150", "128"});
+  expect(Repeated("{\"anyOf\": [", R"({"minLength":1%0,"maxLength":1%1})", "]}", 129), {"129", "128"});
   // A chain of references, each to the next.
   std::string chain = R"({"$ref": "#/$defs/0", "$defs": {)";
   for (int i = 0; i < 100; ++i) absl::StrAppend(&chain, "\"", i, "\": {\"$ref\": \"#/$defs/", i + 1, "\"},");
@@ -169,7 +169,13 @@ TEST(JsonSchema, ExponentialSchemasAreLinear) {
 TEST(JsonSchema, ManyValuesThatLeadToManyAlternativesAreLimited) {
   std::string schema = Repeated(R"({"$defs": {"all": {"anyOf": [)", R"({"const":%})", "]}},", 1000);
   schema += Repeated("\"properties\": {", R"("p%": {"$ref": "#/$defs/all"})", "}}", 1000);
-  EXPECT_THAT(ErrorOf(schema), AllOf(HasSubstr("16385"), HasSubstr("16384")));
+  EXPECT_THAT(ErrorOf(schema), AllOf(HasSubstr("65537"), HasSubstr("65536")));
+}
+
+TEST(JsonSchema, ManyValuesOfManyConstantsAreLimited) {
+  std::string schema = Repeated(R"({"$defs": {"all": {"enum": [)", "%", "]}},", 5000);
+  schema += Repeated("\"properties\": {", R"("p%": {"$ref": "#/$defs/all"})", "}}", 1000);
+  EXPECT_THAT(ErrorOf(schema), HasSubstr(", limit is 65536"));
 }
 
 TEST(JsonSchema, DamagedSchemasNeverCrash) {

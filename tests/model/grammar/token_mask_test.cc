@@ -12,6 +12,7 @@
 #include "model/random.h"
 #include "model/tokenizer/tokenizer.h"
 #include "tests/model/grammar/dull_grammar.h"
+#include "tests/model/grammar/schemas.h"
 
 namespace clamor {
 namespace {
