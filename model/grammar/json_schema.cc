@@ -208,7 +208,8 @@ absl::Status SchemaCompiler::CheckRules() {
       for (size_t j = 0; j < i; ++j) {
         if (AreDisjoint(rules_, one_of.values[i], one_of.values[j])) continue;
         return UnsupportedSchema(
-            *one_of.place, absl::StrCat("schemas ", j, " and ", i, " may accept the same value; use anyOf"));
+            *one_of.place, absl::StrCat("schemas ", j, " and ", i,
+                                        " may accept the same value; give each its type, or use anyOf"));
       }
     }
   }
@@ -355,6 +356,7 @@ absl::Status SchemaCompiler::AddTyped(uint16_t value, const Json& schema, Place 
     return absl::OkStatus();
   }
   const unsigned types = type.types;
+  if (!schema.contains("type")) rules_.values[value].leaves_out_types = true;
   if ((types & kObjectType) != 0) CLAMOR_RETURN_IF_ERROR(AddObject(value, schema, place));
   if ((types & kArrayType) != 0) CLAMOR_RETURN_IF_ERROR(AddArray(value, schema, place));
   if ((types & kStringType) != 0) CLAMOR_RETURN_IF_ERROR(AddString(value, schema, place));

@@ -216,6 +216,7 @@ bool ShareWord(const ValueRule& a, const ValueRule& b) {
 }
 
 bool AreDisjointScalars(const GrammarRules& rules, const ValueRule& a, const ValueRule& b) {
+  if (a.leaves_out_types || b.leaves_out_types) return false;
   const WordKinds in_a = KindsOf(rules, a);
   const WordKinds in_b = KindsOf(rules, b);
   const bool strings_a = !a.strings.empty();

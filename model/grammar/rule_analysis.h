@@ -26,7 +26,8 @@ struct Ambiguity {
 };
 Ambiguity FindWorstAmbiguity(const GrammarRules& rules);
 
-// Whether it is certain that no JSON value is accepted by both. REQUIRES: CompleteRules was called.
+// Whether it is certain that by their schemas no JSON value is accepted by both. REQUIRES: CompleteRules was
+// called.
 bool AreDisjoint(const GrammarRules& rules, uint16_t a, uint16_t b);
 
 }  // namespace clamor

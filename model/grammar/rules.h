@@ -32,6 +32,8 @@ struct ValueRule {
   std::vector<StringRule> strings;
   NumberRule numbers = NumberRule::kNone;
   std::vector<uint16_t> words;  // scalars spelled out; sorted
+  // The schema has no `type` but keywords of some, so by JSON Schema it accepts all others as well.
+  bool leaves_out_types = false;
 
   uint8_t height = kNoHeight;  // levels that the flattest value needs
   uint32_t length_cap = 0;     // string lengths from here on are all the same to it

@@ -176,6 +176,28 @@ TEST(Grammar, DepthEndsAtTheLimit) {
   EXPECT_FALSE(StateAfter(grammar, deepest + "{").has_value());
 }
 
+TEST(Grammar, NothingIsBegunThatCannotEnd) {
+  const std::string pair = R"({"prefixItems": [{"type": "integer"}], "items": false})";
+  const std::string object = R"({"properties": {"a": {"type": "null"}, "b": false}})";
+  // An item takes 63 levels, or 64: the list may hold one, or can only be empty.
+  const std::string tall = R"({"type": "array", "items": {"$ref": "#/$defs/0"}, "$defs": {)";
+  std::string defs;
+  for (int i = 0; i < 62; ++i) {
+    defs += "\"" + std::to_string(i) + "\": {\"items\": {\"$ref\": \"#/$defs/" + std::to_string(i + 1) +
+            "\"}, \"minItems\": 1},";
+  }
+  const std::string least_levels = tall + defs + R"("62": {"items": {"$ref": "#"}, "maxItems": 1}}})";
+  const std::string beyond = tall + defs + R"("62": {"items": {"$ref": "#"}, "minItems": 1}}})";
+  EXPECT_TRUE(StateAfter(Compile(pair), "[1").has_value());
+  EXPECT_FALSE(StateAfter(Compile(pair), "[1,").has_value());
+  EXPECT_TRUE(StateAfter(Compile(object), "{\"a\":null").has_value());
+  EXPECT_FALSE(StateAfter(Compile(object), "{\"a\":null,").has_value());
+  EXPECT_FALSE(StateAfter(Compile(object), "{\"b").has_value());
+  EXPECT_TRUE(StateAfter(Compile(least_levels), std::string(64, '[')).has_value());
+  EXPECT_TRUE(StateAfter(Compile(beyond), "[").has_value());
+  EXPECT_FALSE(StateAfter(Compile(beyond), "[[").has_value());
+}
+
 TEST(Grammar, GapsAreBounded) {
   const Grammar grammar = Compile("{}");
   EXPECT_TRUE(Accepts(grammar, "[\n" + std::string(128, ' ') + "1\n]"));
