@@ -15,6 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 ALLOWED = {
     "kernels": ["kernels/"],
     "model/tokenizer": ["kernels/status_macros.h", "model/tokenizer/"],
+    "model/grammar": ["kernels/status_macros.h", "model/grammar/", "model/tokenizer/"],
     "model/spec": ["kernels/", "model/"],
     "model": ["kernels/", "model/"],
     "retrieval": ["kernels/status_macros.h", "retrieval/"],

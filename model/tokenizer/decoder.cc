@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -18,6 +19,7 @@
 namespace clamor {
 namespace {
 
+using Incomplete = Decoder::Incomplete;
 using Stage = Decoder::Stage;
 
 // Stages call each other, and replacements may feed replacements.
@@ -86,7 +88,8 @@ class Replace : public TokenLink {
 // one U+FFFD for each byte, so nothing of a run is certain before it ends.
 class ByteFallback : public TokenLink {
  public:
-  using TokenLink::TokenLink;
+  ByteFallback(std::unique_ptr<Stage> next, Incomplete incomplete)
+      : TokenLink(std::move(next)), incomplete_(incomplete) {}
   void Finish() override {
     EndRun();
     TokenLink::Finish();
@@ -113,7 +116,7 @@ class ByteFallback : public TokenLink {
 
   void EndRun() {
     if (run_.empty()) return;
-    if (FindInvalidUtf8(run_).has_value()) {
+    if (incomplete_ == Incomplete::kReplaced && FindInvalidUtf8(run_).has_value()) {
       for (size_t i = 0; i < run_.size(); ++i) next().Push(kReplacement, true);
     } else {
       next().Push(run_, true);
@@ -121,6 +124,7 @@ class ByteFallback : public TokenLink {
     run_.clear();
   }
 
+  Incomplete incomplete_;
   std::string run_;
 };
 
@@ -199,7 +203,8 @@ class Metaspace : public Link {
 // Characters of the byte alphabet back to bytes. A token with any other character stands for its own UTF-8.
 class ByteLevel : public TokenLink {
  public:
-  using TokenLink::TokenLink;
+  ByteLevel(std::unique_ptr<Stage> next, Incomplete incomplete)
+      : TokenLink(std::move(next)), incomplete_(incomplete) {}
   void Finish() override {
     Pass(/*at_end=*/true);
     next().Push("", true);
@@ -222,10 +227,15 @@ class ByteLevel : public TokenLink {
  private:
   void Pass(bool at_end) {
     std::string text;
-    bytes_.erase(0, AppendLossyUtf8(bytes_, at_end, &text));
+    if (incomplete_ == Incomplete::kKept) {
+      text.swap(bytes_);
+    } else {
+      bytes_.erase(0, AppendLossyUtf8(bytes_, at_end, &text));
+    }
     next().Push(text, false);
   }
 
+  Incomplete incomplete_;
   std::string bytes_;  // an incomplete character
 };
 
@@ -247,8 +257,12 @@ class JoinWithSpaces : public TokenLink {
 // Makes stages of one kind, all with the same arguments.
 template <typename StageType, typename... Args>
 auto MakerOf(Args... args) {
-  return [args...](std::unique_ptr<Stage> next) {
-    return std::make_unique<StageType>(args..., std::move(next));
+  return [args...](std::unique_ptr<Stage> next, Incomplete incomplete) {
+    if constexpr (std::is_constructible_v<StageType, Args..., std::unique_ptr<Stage>, Incomplete>) {
+      return std::make_unique<StageType>(args..., std::move(next), incomplete);
+    } else {
+      return std::make_unique<StageType>(args..., std::move(next));
+    }
   };
 }
 
@@ -332,9 +346,11 @@ absl::Status Decoder::AddReplace(const nlohmann::json& json, const std::string& 
   return absl::OkStatus();
 }
 
-std::unique_ptr<Stage> Decoder::NewChain(std::string* out) const {
+std::unique_ptr<Stage> Decoder::NewChain(std::string* out, Incomplete incomplete) const {
   std::unique_ptr<Stage> chain = std::make_unique<Sink>(out);
-  for (auto maker = makers_.rbegin(); maker != makers_.rend(); ++maker) chain = (*maker)(std::move(chain));
+  for (auto maker = makers_.rbegin(); maker != makers_.rend(); ++maker) {
+    chain = (*maker)(std::move(chain), incomplete);
+  }
   return chain;
 }
 

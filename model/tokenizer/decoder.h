@@ -23,7 +23,8 @@ class Decoder {
   class Stage {
    public:
     virtual ~Stage() = default;
-    // The next characters of a token (valid UTF-8); `ends_token` if they are its last.
+    // The next characters of a token (valid UTF-8, unless Incomplete::kKept); `ends_token` if they are its
+    // last.
     virtual void Push(std::string_view text, bool ends_token) = 0;
     // No more tokens. Called once.
     virtual void Finish() = 0;
@@ -32,12 +33,16 @@ class Decoder {
   // INVALID_ARGUMENT names field and value.
   static absl::StatusOr<Decoder> FromJson(const nlohmann::json& json, const std::string& path);
 
+  // What becomes of bytes that are not whole characters.
+  enum class Incomplete { kReplaced, kKept };  // by U+FFFD; as they are, and `out` need not be UTF-8
+
   // The first stage of a new chain, whose last appends to `out`, which must outlive it. The chain owns all it
   // needs.
-  std::unique_ptr<Stage> NewChain(std::string* out) const;
+  std::unique_ptr<Stage> NewChain(std::string* out, Incomplete incomplete = Incomplete::kReplaced) const;
 
  private:
-  using StageMaker = std::function<std::unique_ptr<Stage>(std::unique_ptr<Stage> next)>;
+  using StageMaker =
+      std::function<std::unique_ptr<Stage>(std::unique_ptr<Stage> next, Incomplete incomplete)>;
   absl::Status Add(const nlohmann::json& json, const std::string& path);
   absl::Status AddReplace(const nlohmann::json& json, const std::string& path);
 

@@ -136,6 +136,19 @@ absl::StatusOr<std::string> Tokenizer::Decode(std::span<const int32_t> ids, bool
   return text;
 }
 
+std::string Tokenizer::TokenBytes(int32_t id) const {
+  const std::string* token = rep_->TokenText(id, /*skip_specials=*/true);
+  if (token == nullptr) return "";
+  // Decoders that look at neighbours or at the ends of a text see letters there, which they leave alone.
+  std::string text;
+  const auto chain = rep_->decoder.NewChain(&text, Decoder::Incomplete::kKept);
+  chain->Push("a", /*ends_token=*/true);
+  chain->Push(*token, /*ends_token=*/true);
+  chain->Push("a", /*ends_token=*/true);
+  chain->Finish();
+  return text.size() < 2 ? "" : text.substr(1, text.size() - 2);
+}
+
 const std::string* Tokenizer::Rep::TokenText(int32_t id, bool skip_specials) const {
   if (const AddedTokens::Token* token = added.ById(id)) {
     return token->special && skip_specials ? nullptr : &token->content;

@@ -53,6 +53,10 @@ class Tokenizer {
   // The text of `ids`; invalid UTF-8 becomes U+FFFD. INVALID_ARGUMENT names an id outside [0, vocab_size()).
   absl::StatusOr<std::string> Decode(std::span<const int32_t> ids, bool skip_specials) const;
 
+  // The bytes that `id` adds to a text between other tokens; not always whole characters. Empty for special
+  // tokens and for ids without a token.
+  std::string TokenBytes(int32_t id) const;
+
   // One more than the largest id that has a token. A model's head may be wider.
   int32_t vocab_size() const;
   bool IsSpecial(int32_t id) const;
