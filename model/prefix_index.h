@@ -2,7 +2,7 @@
 //
 // A page is known by the page before it and its own sixteen tokens, compared in full: two texts never share a
 // page by accident, however they hash. Threads: the engine's only.
-// Tested by tests/model/prefix_index_test.cc.
+// Tested by tests/model/kv_cache_test.cc.
 #pragma once
 
 #include <array>
