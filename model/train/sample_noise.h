@@ -29,10 +29,8 @@ std::string_view NoiseKindName(NoiseKind kind);
 
 struct NoiseOptions {
   NoiseKind kind = NoiseKind::kAhead;
-  // The defaults gave the most tokens per forward of all whose loss is at most 0.03 above that without noise:
-  // deploy/demo-model/README.md has the table.
-  int32_t length = 1;    // inputs in a row
-  int32_t segments = 4;  // such rows in a sample
+  int32_t length = 5;    // inputs in a row
+  int32_t segments = 1;  // such rows in a sample; deploy/demo-model/README.md has what more of them do
 
   // INVALID_ARGUMENT names the field, its value and its range.
   absl::Status Validate() const;
