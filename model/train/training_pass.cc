@@ -42,10 +42,10 @@ TrainingPass::TrainingPass(const ModelConfig& config, int32_t max_length, bool r
 
 int64_t TrainingPass::Bytes(const ModelConfig& c, int64_t rows, int64_t max_length, bool recompute) {
   const int64_t qkv = c.q_size() + 2 * c.kv_size();
-  const int64_t kept =
-      qkv + c.q_size() + c.hidden_size + 2 * c.intermediate_size + (c.qk_norm ? c.q_size() + c.kv_size() : 0);
+  const int64_t kept = qkv + c.q_size() + 3 * c.hidden_size + 3 * c.intermediate_size +
+                       (c.qk_norm ? c.q_size() + c.kv_size() : 0);
   const int64_t inputs = int64_t{c.layers + 1} * c.hidden_size;
-  const int64_t scratch = 6 * int64_t{c.hidden_size} + 3 * int64_t{c.intermediate_size} + qkv + c.q_size();
+  const int64_t scratch = 6 * int64_t{c.hidden_size} + 2 * int64_t{c.intermediate_size} + qkv + c.q_size();
   const int64_t per_row = inputs + kept * (recompute ? 1 : c.layers) + scratch;
   const int64_t logits = std::min(rows, LogitRows(c)) * c.vocab_size;
   return 4 * (rows * per_row + logits + max_length * c.head_dim);
@@ -105,16 +105,17 @@ void TrainingPass::ForwardLayer(TrainableModel& model, size_t i, const TrainingB
   Layer& kept = LayerOf(i);
   const float* input = InputOf(i, rows);
   float* output = InputOf(i + 1, rows);
-  float* normed = Room(normed_, rows * hidden);
+  float* attention_input = Room(kept.attention_input, rows * hidden);
+  float* mlp_input = Room(kept.mlp_input, rows * hidden);
   float* projected = Room(projected_, rows * hidden);
   float* qkv = Room(kept.qkv, rows * qkv_size);
   float* attention = Room(kept.attention, rows * q);
   float* middle = Room(kept.middle, rows * hidden);
   float* gate_up = Room(kept.gate_up, rows * 2 * inner);
-  float* gated = Room(gated_, rows * inner);
+  float* gated = Room(kept.gated, rows * inner);
 
-  kernels::RmsNorm(input, rows, hidden, w.attention_norm.value, c.rms_norm_eps, normed, pool);
-  w.qkv.Forward(normed, rows, qkv, pool);
+  kernels::RmsNorm(input, rows, hidden, w.attention_norm.value, c.rms_norm_eps, attention_input, pool);
+  w.qkv.Forward(attention_input, rows, qkv, pool);
   if (c.qk_norm) {
     float* raw = Room(kept.raw_qk, rows * (q + kv));
     for (int64_t r = 0; r < rows; ++r) std::copy_n(qkv + r * qkv_size, q + kv, raw + r * (q + kv));
@@ -127,8 +128,8 @@ void TrainingPass::ForwardLayer(TrainableModel& model, size_t i, const TrainingB
   w.output.Forward(attention, rows, projected, pool);
   kernels::Add(input, projected, rows * hidden, middle, pool);
 
-  kernels::RmsNorm(middle, rows, hidden, w.mlp_norm.value, c.rms_norm_eps, normed, pool);
-  w.gate_up.Forward(normed, rows, gate_up, pool);
+  kernels::RmsNorm(middle, rows, hidden, w.mlp_norm.value, c.rms_norm_eps, mlp_input, pool);
+  w.gate_up.Forward(mlp_input, rows, gate_up, pool);
   kernels::SiluGate(gate_up, rows, inner, gated, pool);
   w.down.Forward(gated, rows, projected, pool);
   kernels::Add(middle, projected, rows * hidden, output, pool);
@@ -144,19 +145,15 @@ void TrainingPass::BackwardLayer(TrainableModel& model, size_t i, const Training
   TrainableLayer& w = model.layers[i];
   Layer& kept = LayerOf(i);
   const float* input = InputOf(i, rows);
-  float* normed = Room(normed_, rows * hidden);
   float* d_normed = Room(d_normed_, rows * hidden);
   float* d_wide = Room(d_wide_, rows * std::max(inner, q));
-  float* gated = Room(gated_, rows * inner);
   float* d_gate_up = kept.gate_up.data();  // replaced by its gradient
   float* d_qkv = Room(d_qkv_, rows * qkv_size);
 
   // Gated feed-forward.
-  kernels::SiluGate(kept.gate_up.data(), rows, inner, gated, pool);
-  w.down.Backward(gated, d, rows, d_wide, pool);
+  w.down.Backward(kept.gated.data(), d, rows, d_wide, pool);
   kernels::SiluGateBackward(d_gate_up, d_wide, rows, inner, pool);
-  kernels::RmsNorm(kept.middle.data(), rows, hidden, w.mlp_norm.value, c.rms_norm_eps, normed, pool);
-  w.gate_up.Backward(normed, d_gate_up, rows, d_normed, pool);
+  w.gate_up.Backward(kept.mlp_input.data(), d_gate_up, rows, d_normed, pool);
   kernels::RmsNormBackward(kept.middle.data(), hidden, rows, 1, hidden, w.mlp_norm.value, c.rms_norm_eps,
                            d_normed, hidden, w.mlp_norm.gradient, pool);
   kernels::Add(d, d_normed, rows * hidden, d, pool);
@@ -171,8 +168,7 @@ void TrainingPass::BackwardLayer(TrainableModel& model, size_t i, const Training
     kernels::RmsNormBackward(kept.raw_qk.data() + q, q + kv, rows, c.kv_heads, c.head_dim, w.k_norm.value,
                              c.rms_norm_eps, d_qkv + q, qkv_size, w.k_norm.gradient, pool);
   }
-  kernels::RmsNorm(input, rows, hidden, w.attention_norm.value, c.rms_norm_eps, normed, pool);
-  w.qkv.Backward(normed, d_qkv, rows, d_normed, pool);
+  w.qkv.Backward(kept.attention_input.data(), d_qkv, rows, d_normed, pool);
   kernels::RmsNormBackward(input, hidden, rows, 1, hidden, w.attention_norm.value, c.rms_norm_eps, d_normed,
                            hidden, w.attention_norm.gradient, pool);
   kernels::Add(d, d_normed, rows * hidden, d, pool);
