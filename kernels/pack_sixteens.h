@@ -1,4 +1,7 @@
 // The layout in which a product reads rows of activations: sixteen elements of each row together.
+//
+// Threads: calls for different chunks may run side by side. Tested by tests/kernels/matmul_test.cc and
+// matmul_backward_test.cc, through the products that read it.
 #pragma once
 
 #include <cstddef>

@@ -9,7 +9,7 @@ namespace {
 
 constexpr int64_t kLongestMatch = 3;
 
-// How often the successor of each rank is right.
+// How often the successor of each rank is taken to be right: falling as in the paper's tree, not measured.
 constexpr float kRankRates[RecyclingTable::kSuccessors] = {0.5f,   0.13f,  0.07f,  0.045f,
                                                            0.032f, 0.024f, 0.019f, 0.016f};
 constexpr int32_t kDeepest = 6;
@@ -60,10 +60,6 @@ void PromptLookupDrafter::Draft(int32_t max_nodes, DraftTree& tree) {
   }
 }
 
-void PromptLookupDrafter::Trim(int32_t max_nodes, DraftTree& tree) {
-  if (tree.drafted() > max_nodes) tree.nodes.resize(max_nodes + 1);
-}
-
 void TokenRecyclingDrafter::Draft(int32_t max_nodes, DraftTree& tree) {
   if (static_cast<int32_t>(template_.size()) != max_nodes + 1) template_ = MakeTemplate(max_nodes);
   tree.Reset(newest_);
@@ -71,10 +67,6 @@ void TokenRecyclingDrafter::Draft(int32_t max_nodes, DraftTree& tree) {
     const auto [parent, rank] = template_[i];
     tree.Add((*table_)[tree.nodes[parent].token][rank], parent, Source::kAdjacency);
   }
-}
-
-void TokenRecyclingDrafter::Trim(int32_t max_nodes, DraftTree& tree) {
-  if (tree.drafted() > max_nodes) tree.nodes.resize(max_nodes + 1);
 }
 
 void TokenRecyclingDrafter::Observe(const DraftTree& tree, const NodeLogits& logits, const Accepted&) {

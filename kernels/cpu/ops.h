@@ -42,8 +42,8 @@ struct Panels {
 };
 
 struct MatMulJob {
-  const float*
-      x;  // per row block, all as wide: as PackSixteens leaves it, or by columns: [k][rows of the block]
+  // Per row block as PackSixteens leaves it, or by columns: [k][rows of the block].
+  const float* x;
   RowBlocks blocks;
   Panels w;
   const float* bias;  // [n] or null

@@ -340,5 +340,46 @@ TEST(MergedDrafter, RowsWithoutABestTokenAreNoTrail) {
   }
 }
 
+// The draw's noise is known beforehand: of tokens about as likely as each other, the one that will win is
+// guessed.
+TEST(MergedDrafter, WhereTokensAreDrawnTheNoiseOfTheDrawRanksTheGuesses) {
+  const std::vector<int32_t> tokens = {10, 11, 12, 13, 14, 15, 16, 17};
+  const std::vector<float> log_probabilities = {-1.9f, -2.0f, -2.0f, -2.1f, -2.1f, -2.2f, -2.2f, -2.3f};
+  int changed = 0;
+  for (uint64_t seed = 0; seed < 200; ++seed) {
+    DraftKnowledge knowledge;
+    knowledge.adjacency.Observe(5, tokens, log_probabilities);
+    MergedDrafter drafter(&knowledge, kVocab, {.temperature = 0.7f, .seed = seed});
+    drafter.Extend(std::vector<int32_t>{3, 4, 5});
+    DraftTree tree;
+    drafter.Draft(1, tree);
+    ASSERT_EQ(tree.drafted(), 1);
+    size_t best = 0;
+    const auto value = [&](size_t i) {
+      return log_probabilities[i] / 0.7f + GumbelNoise(seed, 3, tokens[i]);
+    };
+    for (size_t i = 1; i < tokens.size(); ++i) {
+      if (value(i) > value(best)) best = i;
+    }
+    ASSERT_EQ(tree.nodes[1].token, tokens[best]) << seed;
+    changed += best != 0;
+  }
+  EXPECT_GT(changed, 100) << "without the noise it would always be the first";
+}
+
+TEST(MergedDrafter, OnlyTheSourcesAskedForPropose) {
+  DraftKnowledge knowledge;
+  knowledge.adjacency.Observe(5, std::vector<int32_t>{10}, std::vector<float>{-0.1f});
+  for (const Source source : {Source::kContext, Source::kAdjacency}) {
+    MergedDrafter drafter(&knowledge, kVocab, {.seed = 1}, 1u << static_cast<int>(source));
+    drafter.Extend(std::vector<int32_t>{5, 7, 8, 5});
+    DraftTree tree;
+    drafter.Draft(2, tree);
+    ASSERT_GT(tree.drafted(), 0);
+    for (int32_t i = 1; i <= tree.drafted(); ++i) EXPECT_EQ(tree.nodes[i].source, source);
+    EXPECT_EQ(tree.nodes[1].token, source == Source::kContext ? 7 : 10);
+  }
+}
+
 }  // namespace
 }  // namespace clamor
