@@ -17,6 +17,8 @@ constexpr absl::string_view kTypePrefix = "type.googleapis.com/";
 
 const ErrorReason kReasons[] = {
     {"INVALID_FIELD", absl::StatusCode::kInvalidArgument, 400, "invalid_request_error", "invalid_value"},
+    {"UNSUPPORTED_SCHEMA", absl::StatusCode::kInvalidArgument, 400, "invalid_request_error",
+     "unsupported_schema"},
     {"CONTEXT_TOO_LONG", absl::StatusCode::kInvalidArgument, 400, "invalid_request_error",
      "context_length_exceeded"},
     {"MODEL_NOT_FOUND", absl::StatusCode::kNotFound, 404, "invalid_request_error", "model_not_found"},

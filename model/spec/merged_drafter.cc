@@ -64,6 +64,7 @@ void MergedDrafter::Draft(int32_t max_nodes, DraftTree& tree) {
   tree.Reset(text_.back());
   cursors_.assign(1, {.context = automaton_.End(), .store = store_});
   evidence_.assign(1, {});
+  if (grammar_ != nullptr) states_.assign(1, grammar_->state());
   candidates_.clear();
   heap_.clear();
   const int32_t tail = TailOf(max_nodes);
@@ -79,6 +80,9 @@ void MergedDrafter::Draft(int32_t max_nodes, DraftTree& tree) {
                         .store = best.store,
                         .on_trail = best.on_trail});
     evidence_.push_back(best.evidence);
+    if (grammar_ != nullptr) {
+      grammar_->Advance(&states_.emplace_back(states_[best.parent]), best.token);
+    }
     deepest = std::max(deepest, tree.nodes[node].depth);
     if (tree.nodes[node].depth < kMaxDepth) Expand(tree, node);
   }
@@ -128,6 +132,12 @@ void MergedDrafter::Expand(const DraftTree& tree, int32_t node) {
   ProposeStore(cursors, parent.depth);
   ProposeAdjacency(parent.token, parent.depth);
   ProposeRecycled(before, parent.token, parent.depth);
+  if (grammar_ != nullptr) {
+    std::erase_if(proposals_, [&](const Proposal& p) {
+      GrammarState after = states_[node];
+      return !grammar_->Advance(&after, p.token);
+    });
+  }
 
   for (Proposal& p : proposals_) {
     if (p.sources > 1) {
@@ -183,8 +193,8 @@ void MergedDrafter::Propose(int32_t token, Source source, Calibration::Key key, 
                         .evidence = {.keys = {key}, .size = 1}});
 }
 
-// `depth`: of the parent. A drawn token is the argmax of logit / temperature + noise, and the noise is a function
-// of seed, position and token (Gumbel coupling, arXiv 2408.07978).
+// `depth`: of the parent. A drawn token is the argmax of logit / temperature + noise, and the noise is a
+// function of seed, position and token (Gumbel coupling, arXiv 2408.07978).
 MergedDrafter::Ranking MergedDrafter::Rank(std::span<const int32_t> tokens,
                                            std::span<const float> log_probabilities, int32_t depth) const {
   Ranking ranking;
@@ -294,8 +304,7 @@ void MergedDrafter::LearnCalibration(const DraftTree& tree, const Accepted& acce
     const int32_t hit = depth < accepted.path.size() ? accepted.path[depth] : -1;
     for (int32_t i = visited + 1; i < static_cast<int32_t>(tree.nodes.size()); ++i) {
       if (tree.nodes[i].parent != visited) continue;
-      for (int k = 0; k < evidence_[i].size; ++k)
-        calibration_.Learn(evidence_[i].keys[k], i == hit);
+      for (int k = 0; k < evidence_[i].size; ++k) calibration_.Learn(evidence_[i].keys[k], i == hit);
     }
     if (hit < 0) return;
     visited = hit;

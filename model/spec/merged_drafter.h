@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "model/spec/adjacency.h"
+#include "model/spec/answer_grammar.h"
 #include "model/spec/calibration.h"
 #include "model/spec/context_automaton.h"
 #include "model/spec/drafter.h"
@@ -48,6 +49,10 @@ class MergedDrafter : public Drafter {
         temperature_(sampling.temperature),
         seed_(sampling.seed),
         random_(sampling.seed) {}
+
+  // From now on only guesses that `grammar` allows after the answer, which it keeps up with. Null: any. Must
+  // outlive this.
+  void Obey(const AnswerGrammar* grammar) { grammar_ = grammar; }
 
   void Extend(std::span<const int32_t> tokens) override;
   void Draft(int32_t max_nodes, DraftTree& tree) override;
@@ -105,7 +110,8 @@ class MergedDrafter : public Drafter {
     std::array<float, kTopK> log_probabilities;
     int size = 0;
   };
-  Ranking Rank(std::span<const int32_t> tokens, std::span<const float> log_probabilities, int32_t depth) const;
+  Ranking Rank(std::span<const int32_t> tokens, std::span<const float> log_probabilities,
+               int32_t depth) const;
   void Expand(const DraftTree& tree, int32_t node);
   void ProposeJacobi(int32_t depth, bool on_trail);
   void ProposeContext(const Cursors& cursors, int32_t depth);
@@ -128,6 +134,7 @@ class MergedDrafter : public Drafter {
   float temperature_;
   uint64_t seed_;
   uint64_t random_;
+  const AnswerGrammar* grammar_ = nullptr;
   std::vector<int32_t> text_;
   ContextAutomaton automaton_;
 
@@ -148,6 +155,7 @@ class MergedDrafter : public Drafter {
   // Of the tree of the last Draft, per node; and scratch.
   std::vector<Cursors> cursors_;
   std::vector<Evidence> evidence_;
+  std::vector<GrammarState> states_;  // none without a grammar
   std::vector<Candidate> candidates_;
   std::vector<Standing> heap_;
   std::vector<Proposal> proposals_;

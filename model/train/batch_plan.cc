@@ -1,5 +1,6 @@
 #include "model/train/batch_plan.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <numeric>
 #include <utility>
@@ -7,19 +8,32 @@
 #include "model/random.h"
 
 namespace clamor {
+namespace {
 
-std::vector<SampleIndices> PlanEpoch(std::span<const int32_t> sizes, int64_t batch_tokens, uint64_t seed,
-                                     uint64_t epoch) {
+template <typename T>
+void Shuffle(std::vector<T>& items, uint64_t& state) {
+  for (size_t i = items.size(); i > 1; --i) std::swap(items[i - 1], items[RandomBelow(state, i)]);
+}
+
+}  // namespace
+
+std::vector<SampleIndices> PlanEpoch(std::span<const int32_t> sizes, BatchOrder batch_order,
+                                     int64_t batch_tokens, uint64_t seed, uint64_t epoch) {
   constexpr uint64_t kShuffle = ~uint64_t{0};  // in the place of a sample's index, which is never this large
   SampleIndices order(sizes.size());
   std::iota(order.begin(), order.end(), 0);
   uint64_t state = MixSeed(seed, epoch, kShuffle);
-  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[RandomBelow(state, i)]);
+  Shuffle(order, state);
+  const bool by_length = batch_order == BatchOrder::kByLength;
+  if (by_length) {  // stable: among equals the shuffled order stays
+    std::ranges::stable_sort(order, {}, [&](int32_t i) { return sizes[i]; });
+  }
 
   std::vector<SampleIndices> batches;
   for (const std::span<const int32_t> run : MicroBatches(order, sizes, batch_tokens)) {
     batches.emplace_back(run.begin(), run.end());
   }
+  if (by_length) Shuffle(batches, state);
   return batches;
 }
 

@@ -75,7 +75,8 @@ Trainer::Trainer(TrainableModel* model, std::span<const Sample> samples, NoiseVo
       second_moments_(model->table().total()) {
   const int64_t limit = options.max_steps > 0 ? options.max_steps : std::numeric_limits<int64_t>::max();
   for (int32_t epoch = 0; epoch < options.epochs && steps_ < limit; ++epoch) {
-    const std::vector<SampleIndices> plan = PlanEpoch(sizes_, options.batch_tokens, options.seed, epoch);
+    const std::vector<SampleIndices> plan =
+        PlanEpoch(sizes_, options.batch_order, options.batch_tokens, options.seed, epoch);
     steps_ = std::min(limit, steps_ + static_cast<int64_t>(plan.size()));
     epoch_ends_.push_back(steps_);
   }
@@ -88,7 +89,7 @@ int32_t Trainer::Epoch() const {
 TrainingStep Trainer::Step() {
   const int32_t epoch = Epoch();
   if (epoch != planned_epoch_) {
-    plan_ = PlanEpoch(sizes_, options_.batch_tokens, options_.seed, epoch);
+    plan_ = PlanEpoch(sizes_, options_.batch_order, options_.batch_tokens, options_.seed, epoch);
     planned_epoch_ = epoch;
   }
   const SampleIndices& samples = plan_[step_ - (epoch > 0 ? epoch_ends_[epoch - 1] : 0)];

@@ -28,8 +28,9 @@ struct TrainerOptions {
   int32_t epochs = 2;
   int64_t max_steps = 0;        // 0: all of the epochs
   int64_t batch_tokens = 4096;  // of one optimizer step
-  int64_t micro_tokens = 512;   // held in memory at once, and in caches; changes no bit
-  bool recompute = false;       // activations are computed twice instead of kept; changes no bit
+  BatchOrder batch_order = BatchOrder::kMixed;
+  int64_t micro_tokens = 512;  // held in memory at once, and in caches; changes no bit
+  bool recompute = false;      // activations are computed twice instead of kept; changes no bit
 
   double learning_rate = 5e-4;
   double min_learning_rate = 0.1;  // at the end, as a part of learning_rate

@@ -95,8 +95,8 @@ class Printer {
 
 class Conversation {
  public:
-  Conversation(const Flags& flags, Request options, Generator& generator)
-      : flags_(flags), options_(std::move(options)), generator_(generator) {
+  Conversation(const Flags& flags, Question question, Generator& generator)
+      : flags_(flags), question_(std::move(question)), generator_(generator) {
     Reset();
   }
 
@@ -119,8 +119,8 @@ class Conversation {
     messages_.push_back({"user", text});
     Printer printer(generator_.tokenizer(), flags_.show_drafts);
     Interrupted() = false;
-    auto answer = generator_.Generate({messages_, options_, flags_.generation.seed},
-                                      [&printer](const Delta& delta) { printer.Print(delta); });
+    question_.prompt = messages_;
+    auto answer = generator_.Generate(question_, [&printer](const Delta& delta) { printer.Print(delta); });
     Interrupted() = false;
     if (!answer.ok()) {
       messages_.pop_back();
@@ -152,7 +152,7 @@ class Conversation {
   }
 
   const Flags& flags_;
-  const Request options_;
+  Question question_;  // the prompt is the conversation so far
   Generator& generator_;
   std::vector<ChatMessage> messages_;
   std::optional<Answer> last_;
@@ -161,13 +161,13 @@ class Conversation {
 };
 
 absl::Status Chat(const Flags& flags) {
-  CLAMOR_ASSIGN_OR_RETURN(Request options, RequestOptions(flags.generation));
+  CLAMOR_ASSIGN_OR_RETURN(Question question, QuestionWith(flags.generation));
   CLAMOR_ASSIGN_OR_RETURN(const std::unique_ptr<Generator> generator,
-                          MakeGenerator(flags.generation, options, false));
+                          MakeGenerator(flags.generation, question.options, false));
   const bool terminal = isatty(STDIN_FILENO);
   if (terminal) std::fputs("/help lists commands\n", stderr);
   Interrupted();  // from here on Ctrl-C is ours
-  Conversation conversation(flags, std::move(options), *generator);
+  Conversation conversation(flags, std::move(question), *generator);
   while (std::optional<std::string> line = ReadLine(terminal)) {
     Interrupted() = false;
     if (line->empty()) continue;

@@ -39,6 +39,7 @@ v1::GenerationOptions ToProto(const Question& question) {
   }
   for (const std::string& stop : question.options.stop) options.add_stop(stop);
   options.set_ignore_eos(question.options.ignore_eos);
+  if (!question.json_schema.empty()) options.set_json_schema(question.json_schema);
   const SpeculationOptions& speculation = question.options.speculation;
   options.mutable_speculation()->set_nodes(speculation.nodes);
   options.mutable_speculation()->set_tree(

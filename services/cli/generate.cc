@@ -1,4 +1,4 @@
-// `clamor generate`: one prompt, one answer, as it comes or as one JSON object.
+// `clamor generate`: one prompt, one answer or several, as they come or as JSON objects.
 #include <cstdio>
 #include <memory>
 
@@ -14,19 +14,11 @@ struct Flags {
   GenerationFlags generation;
   PromptFlags prompt;
   std::string output = "text";
+  int answers = 1;
 };
 
-absl::Status Generate(const Flags& flags) {
-  const bool json = flags.output == "json";
-  Question question;
-  CLAMOR_ASSIGN_OR_RETURN(question.prompt, ReadPrompt(flags.prompt));
-  CLAMOR_ASSIGN_OR_RETURN(question.options, RequestOptions(flags.generation));
-  question.seed = flags.generation.seed;
-  CLAMOR_ASSIGN_OR_RETURN(const std::unique_ptr<Generator> generator,
-                          MakeGenerator(flags.generation, question.options, json));
-  Interrupted();  // from here on Ctrl-C ends the answer, not the process
-
-  CLAMOR_ASSIGN_OR_RETURN(const Answer answer, generator->Generate(question, [json](const Delta& delta) {
+absl::StatusOr<Answer> GenerateOne(const Question& question, Generator& generator, bool json) {
+  CLAMOR_ASSIGN_OR_RETURN(Answer answer, generator.Generate(question, [json](const Delta& delta) {
     if (json) return;
     std::fwrite(delta.text.data(), 1, delta.text.size(), stdout);
     std::fflush(stdout);
@@ -42,6 +34,22 @@ absl::Status Generate(const Flags& flags) {
   if (std::fflush(stdout) != 0 || std::ferror(stdout))
     return absl::DataLossError("standard output: cannot write");
   if (answer.finish_reason == "cancelled") return absl::CancelledError("cancelled");
+  return answer;
+}
+
+absl::Status Generate(const Flags& flags) {
+  const bool json = flags.output == "json";
+  CLAMOR_ASSIGN_OR_RETURN(Question question, QuestionWith(flags.generation));
+  CLAMOR_ASSIGN_OR_RETURN(question.prompt, ReadPrompt(flags.prompt));
+  CLAMOR_ASSIGN_OR_RETURN(const std::unique_ptr<Generator> generator,
+                          MakeGenerator(flags.generation, question.options, json));
+  Interrupted();  // from here on Ctrl-C ends the answer, not the process
+
+  for (int i = 0; i < flags.answers; ++i) {
+    if (i > 0 && !json) std::printf("---\n");
+    CLAMOR_ASSIGN_OR_RETURN(const Answer answer, GenerateOne(question, *generator, json));
+    question.seed = answer.seed + 1;
+  }
   return absl::OkStatus();
 }
 
@@ -52,6 +60,9 @@ void AddGenerate(CLI::App& app, Run& run) {
   CLI::App* verb = app.add_subcommand("generate", "Continue a prompt, in this process or at a gateway");
   AddPromptFlags(*verb, flags->prompt, /*with_chat=*/true);
   AddGenerationFlags(*verb, flags->generation);
+  verb->add_option("--n", flags->answers, "Answers, one after the other, with seeds that follow each other")
+      ->check(CLI::Range(1, 1 << 20))
+      ->group("Answer");
   verb->add_option("--output", flags->output, "text or json")
       ->check(CLI::IsMember({"text", "json"}))
       ->capture_default_str();

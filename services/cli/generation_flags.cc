@@ -1,7 +1,9 @@
 #include "services/cli/generation_flags.h"
 
 #include <algorithm>
+#include <fstream>
 #include <limits>
+#include <memory>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -9,9 +11,31 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "kernels/status_macros.h"
+#include "model/grammar/json_schema.h"
 #include "services/cli/command.h"
+#include "services/rpc_error.h"
 
 namespace clamor::cli {
+
+namespace {
+
+absl::Status ReadSchema(const std::string& file, Question& question) {
+  if (question.options.ignore_eos) return UsageError("--ignore-eos cannot be had with --json-schema");
+  std::ifstream in(file, std::ios::binary);
+  std::string text(kMaxSchemaBytes + 1, '\0');
+  if (!in || (in.read(text.data(), static_cast<std::streamsize>(text.size())), in.bad())) {
+    return absl::NotFoundError(absl::StrCat("--json-schema: cannot read ", file));
+  }
+  text.resize(static_cast<size_t>(in.gcount()));
+  absl::StatusOr<Grammar> grammar = CompileJsonSchema(text);
+  if (!grammar.ok())
+    return UsageError(absl::StrCat("--json-schema ", file, ": ", MessageOf(grammar.status())));
+  question.options.grammar = std::make_shared<const Grammar>(*std::move(grammar));
+  question.json_schema = std::move(text);
+  return absl::OkStatus();
+}
+
+}  // namespace
 
 void AddGenerationFlags(CLI::App& verb, GenerationFlags& flags) {
   CLI::Option* model = AddModelFlags(verb, flags.model);
@@ -48,6 +72,10 @@ void AddGenerationFlags(CLI::App& verb, GenerationFlags& flags) {
       ->check(CLI::Range(0, Request::kMaxTopLogprobs))
       ->group("Answer");
   verb.add_flag("--ignore-eos", options.ignore_eos, "Go on after the model's end-of-sequence token")
+      ->group("Answer");
+
+  verb.add_option("--json-schema", flags.json_schema,
+                  "Answer with a JSON text that the schema in this file allows")
       ->group("Answer");
 
   SamplingOptions& sampling = options.sampling;
@@ -93,8 +121,9 @@ void AddGenerationFlags(CLI::App& verb, GenerationFlags& flags) {
       ->group("Speculation");
 }
 
-absl::StatusOr<Request> RequestOptions(const GenerationFlags& flags) {
-  Request request = flags.options;
+absl::StatusOr<Question> QuestionWith(const GenerationFlags& flags) {
+  Question question{.options = flags.options, .seed = flags.seed};
+  Request& request = question.options;
   if (flags.nodes != "auto") {
     int32_t nodes = 0;
     if (!absl::SimpleAtoi(flags.nodes, &nodes) || nodes < 0 || nodes > SpeculationOptions::kMaxNodes) {
@@ -120,7 +149,8 @@ absl::StatusOr<Request> RequestOptions(const GenerationFlags& flags) {
   request.speculation.shape = flags.tree == "published" ? TreeShape::kPublished : TreeShape::kMerged;
   if (absl::Status valid = request.ValidateOptions(std::numeric_limits<int32_t>::max()); !valid.ok())
     return UsageError(valid.message());
-  return request;
+  if (!flags.json_schema.empty()) CLAMOR_RETURN_IF_ERROR(ReadSchema(flags.json_schema, question));
+  return question;
 }
 
 absl::StatusOr<std::unique_ptr<Generator>> MakeGenerator(const GenerationFlags& flags, const Request& options,

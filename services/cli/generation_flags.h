@@ -20,6 +20,7 @@ struct GenerationFlags {
   std::string model_name;  // at the gateway
   std::string retrieval;   // of a store, with model.directory
   Request options;
+  std::string json_schema;  // a file
   std::optional<uint64_t> seed;
   std::vector<std::string> logit_bias;  // ID:BIAS each
   std::string nodes = "auto";
@@ -28,8 +29,8 @@ struct GenerationFlags {
 
 void AddGenerationFlags(CLI::App& verb, GenerationFlags& flags);
 
-// The parsed flags as options of a question; a usage error names the flag.
-absl::StatusOr<Request> RequestOptions(const GenerationFlags& flags);
+// The parsed flags as a question without its prompt; a usage error names the flag.
+absl::StatusOr<Question> QuestionWith(const GenerationFlags& flags);
 
 // Loads the model or addresses the gateway. `options`: of the questions to come. `quiet`: nothing on stderr.
 absl::StatusOr<std::unique_ptr<Generator>> MakeGenerator(const GenerationFlags& flags, const Request& options,

@@ -19,6 +19,7 @@ namespace clamor::cli {
 struct Question {
   Prompt prompt;
   Request options;               // its ids, tenant and prompt are not read
+  std::string json_schema;       // what options.grammar was made from; empty: none
   std::optional<uint64_t> seed;  // unset: drawn, and told in the answer
 };
 

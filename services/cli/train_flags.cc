@@ -80,6 +80,12 @@ void AddTrainFlags(CLI::App& verb, TrainFlags& f) {
   verb.add_option("--batch-tokens", t.batch_tokens, "Tokens of an optimizer step")
       ->capture_default_str()
       ->group(kTraining);
+  verb.add_option(
+          "--batches", f.batches,
+          "mixed: samples shuffled; by-length: those of like length together, as trainers that pad do")
+      ->check(CLI::IsMember({"mixed", "by-length"}))
+      ->capture_default_str()
+      ->group(kTraining);
   verb.add_option("--weight-decay", t.weight_decay, "AdamW's, of matrices")
       ->capture_default_str()
       ->group(kTraining);
@@ -158,6 +164,7 @@ absl::Status Resolve(TrainFlags& f) {
   if (!kind.ok()) return UsageError(absl::StrCat("--noise: ", kind.status().message()));
   f.trainer.noise.kind = *kind;
   f.trainer.loss_on_all = f.loss == "all";
+  f.trainer.batch_order = f.batches == "by-length" ? BatchOrder::kByLength : BatchOrder::kMixed;
   f.trainer.recompute = f.recompute == "on";
   if (absl::Status status = f.trainer.Validate(); !status.ok()) return Named(status);
   // More is never held while it learns; nor then while it reads held-out samples.
@@ -186,6 +193,7 @@ nlohmann::json Fingerprint(const TrainFlags& f) {
           {"epochs", t.epochs},
           {"max-steps", t.max_steps},
           {"batch-tokens", t.batch_tokens},
+          {"batches", f.batches},
           {"lr", t.learning_rate},
           {"min-lr", t.min_learning_rate},
           {"warmup", t.warmup_steps},

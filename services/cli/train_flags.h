@@ -25,6 +25,7 @@ struct TrainFlags {
 
   std::string noise = "ahead";
   std::string loss = "response";
+  std::string batches = "mixed";
   TrainerOptions trainer;
   std::string recompute = "auto";
   LowRankOptions adapters;

@@ -9,15 +9,16 @@
 #include <cstddef>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "clamor/v1/generation.pb.h"
 #include "grpcpp/support/server_callback.h"
+#include "services/gateway/answer_calls.h"
 #include "services/gateway/pending_events.h"
 #include "services/gateway/request_metrics.h"
-#include "services/gateway/worker_call.h"
 #include "services/rpc_error.h"
 
 namespace clamor {
@@ -43,6 +44,10 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
         max_pending_bytes_(max_pending_bytes),
         record_(record),
         call_(std::move(generation.lease), std::move(generation.request), generation.deadline, this) {
+    {
+      absl::MutexLock lock(&mu_);
+      pending_.resize(call_.size());
+    }
     call_.Start();
   }
 
@@ -50,17 +55,19 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
   void OnStarted(v1::Started started) override {
     started.set_model(model_);
     absl::MutexLock lock(&mu_);
-    record_.Admitted();
-    pending_.Add(std::move(started));
+    if (started.choice() == 0) record_.Admitted();
+    pending_[started.choice()].Add(std::move(started));
     WriteNext();
   }
 
   void OnDelta(v1::Delta delta) override {
     absl::MutexLock lock(&mu_);
     record_.Tokens(delta.token_ids_size());
-    pending_.Add(std::move(delta));
+    pending_[delta.choice()].Add(std::move(delta));
     WriteNext();
-    if (pending_.bytes() > max_pending_bytes_) {
+    size_t waiting = 0;
+    for (const PendingEvents& pending : pending_) waiting += pending.bytes();
+    if (waiting > max_pending_bytes_) {
       call_.Cancel(
           Refusal("SLOW_CONSUMER", absl::StrCat("the client let over ", max_pending_bytes_, " bytes wait")));
     }
@@ -68,7 +75,7 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
 
   void OnFinished(v1::Finished finished) override {
     absl::MutexLock lock(&mu_);
-    pending_.Add(std::move(finished));
+    pending_[finished.choice()].Add(std::move(finished));
     WriteNext();
   }
 
@@ -77,7 +84,7 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
       absl::MutexLock lock(&mu_);
       ended_ = true;
       status_ = status;
-      if (absl::IsCancelled(status)) pending_.Clear();  // nobody waits for it
+      if (absl::IsCancelled(status)) Discard();  // nobody waits for it
       record_.End(status_, call_.request().request_id(), call_.request().tenant());
       if (writing_ || WriteNext()) return;
     }
@@ -90,7 +97,7 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
       absl::MutexLock lock(&mu_);
       writing_ = false;
       if (!ok) {
-        pending_.Clear();
+        Discard();
         if (!ended_) call_.Cancel(ClientCancelled());
       }
       if (WriteNext() || !ended_) return;
@@ -106,12 +113,19 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
 
   void OnDone() override { delete this; }
 
+  void Discard() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    for (PendingEvents& pending : pending_) pending.Clear();
+  }
+
   // Starts the next write unless one is under way. True if it did.
   bool WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (writing_) return false;
     response_.Clear();
-    if (!pending_.Pop(&response_)) return false;
-    writing_ = true;
+    for (size_t tried = 0; tried < pending_.size() && !writing_; ++tried) {
+      writing_ = pending_[turn_].Pop(&response_);
+      turn_ = (turn_ + 1) % pending_.size();
+    }
+    if (!writing_) return false;
     this->StartWrite(&response_);
     return true;
   }
@@ -121,16 +135,18 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
 
   absl::Mutex mu_;
   RequestRecord record_ ABSL_GUARDED_BY(mu_);
-  PendingEvents pending_ ABSL_GUARDED_BY(mu_);
-  Response response_ ABSL_GUARDED_BY(mu_);  // gRPC's while writing_
+  std::vector<PendingEvents> pending_ ABSL_GUARDED_BY(mu_);  // of each answer
+  size_t turn_ ABSL_GUARDED_BY(mu_) = 0;                     // whose events are next
+  Response response_ ABSL_GUARDED_BY(mu_);                   // gRPC's while writing_
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
   bool ended_ ABSL_GUARDED_BY(mu_) = false;  // OnEnded was called; Finish follows the last write
   absl::Status status_ ABSL_GUARDED_BY(mu_);
 
-  WorkerCall call_;
+  AnswerCalls call_;
 };
 
-// Gathers the whole answer into `response` (GenerateResponse or ChatResponse), which gRPC keeps until Finish.
+// Gathers the whole answers into `response` (GenerateResponse or ChatResponse), which gRPC keeps until
+// Finish.
 template <class Response>
 class UnaryRelay final : public grpc::ServerUnaryReactor, private GenerationListener {
  public:
@@ -139,33 +155,29 @@ class UnaryRelay final : public grpc::ServerUnaryReactor, private GenerationList
         response_(response),
         record_(record),
         call_(std::move(generation.lease), std::move(generation.request), generation.deadline, this) {
+    for (size_t i = 0; i < call_.size(); ++i) response_->add_answers();
     call_.Start();
   }
 
  private:
-  static std::string* TextOf(v1::GenerateResponse* response) { return response->mutable_text(); }
-  static std::string* TextOf(v1::ChatResponse* response) {
-    response->mutable_message()->set_role("assistant");
-    return response->mutable_message()->mutable_content();
-  }
-
   void OnStarted(v1::Started started) override {
     started.set_model(model_);
-    record_.Admitted();
-    *response_->mutable_started() = std::move(started);
+    if (started.choice() == 0) record_.Admitted();
+    *response_->mutable_answers(static_cast<int>(started.choice()))->mutable_started() = std::move(started);
   }
 
   void OnDelta(v1::Delta delta) override {
     record_.Tokens(delta.token_ids_size());
-    response_->mutable_token_ids()->MergeFrom(delta.token_ids());
-    response_->mutable_sources()->MergeFrom(delta.sources());
-    response_->mutable_logprobs()->MergeFrom(delta.logprobs());
-    TextOf(response_)->append(delta.text());
+    v1::Answer& answer = *response_->mutable_answers(static_cast<int>(delta.choice()));
+    answer.mutable_token_ids()->MergeFrom(delta.token_ids());
+    answer.mutable_sources()->MergeFrom(delta.sources());
+    answer.mutable_logprobs()->MergeFrom(delta.logprobs());
+    answer.mutable_text()->append(delta.text());
   }
 
   void OnFinished(v1::Finished finished) override {
-    TextOf(response_);  // an empty answer is the assistant's, too
-    *response_->mutable_finished() = std::move(finished);
+    *response_->mutable_answers(static_cast<int>(finished.choice()))->mutable_finished() =
+        std::move(finished);
   }
 
   void OnEnded(const absl::Status& status) override {
@@ -191,7 +203,7 @@ class UnaryRelay final : public grpc::ServerUnaryReactor, private GenerationList
   absl::Mutex mu_;
   bool ended_ ABSL_GUARDED_BY(mu_) = false;
 
-  WorkerCall call_;
+  AnswerCalls call_;
 };
 
 }  // namespace clamor

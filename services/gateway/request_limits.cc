@@ -27,6 +27,8 @@ constexpr int kMaxBiases = 1024;
 constexpr int kMaxBanned = 1024;
 constexpr int kMaxStopTokenIds = 64;
 constexpr uint32_t kMaxTopLogprobs = 20;
+constexpr size_t kMaxSchemaBytes = 65535;
+constexpr uint32_t kMaxAnswers = 16;
 constexpr std::array<std::string_view, 4> kRoles = {"system", "user", "assistant", "tool"};
 
 absl::Status CheckSize(const char* field, int size, int limit) {
@@ -110,6 +112,16 @@ absl::Status CheckOptions(const v1::GenerationOptions& options) {
   if (options.top_logprobs() > kMaxTopLogprobs) {
     return InvalidField("options.top_logprobs",
                         absl::StrCat("is ", options.top_logprobs(), ", must be 0 to ", kMaxTopLogprobs));
+  }
+  if (options.json_schema().size() > kMaxSchemaBytes) {
+    return InvalidField("options.json_schema", absl::StrCat("has ", options.json_schema().size(),
+                                                            " bytes, limit ", kMaxSchemaBytes));
+  }
+  if (options.has_json_schema() && options.ignore_eos()) {
+    return InvalidField("options.ignore_eos", "is true, must be false with a json_schema");
+  }
+  if (options.has_n() && (options.n() < 1 || options.n() > kMaxAnswers)) {
+    return InvalidField("options.n", absl::StrCat("is ", options.n(), ", must be 1 to ", kMaxAnswers));
   }
   const v1::SpeculationOptions& speculation = options.speculation();
   if (speculation.has_nodes() && (speculation.nodes() < -1 || speculation.nodes() > kMaxNodes)) {

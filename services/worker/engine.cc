@@ -87,6 +87,7 @@ void Engine::Rep::JudgeSpeculation(StepReport& report) {
 std::optional<FinishReason> Engine::Rep::Append(Sequence& s, int32_t id, std::string& text) {
   s.tokens.push_back(id);
   s.edits.Add(id);
+  if (!s.grammar.empty()) s.grammar.Add(id);
   if (s.text.Add(id, text)) return FinishReason::kStop;
   const auto& ends = s.ends.token_ids;
   if (s.answer_tokens() > s.ends.min_tokens && std::find(ends.begin(), ends.end(), id) != ends.end())
@@ -101,8 +102,10 @@ std::unique_ptr<Drafter> Engine::Rep::MakeDrafter(Sequence& s) {
     return std::make_unique<PublishedDrafter>(s.request.sampling.seed);
   }
   s.knowledge = knowledge.Get(s.request.tenant);
-  return std::make_unique<MergedDrafter>(s.knowledge.get(), model->config().vocab_size,
-                                         s.request.sampling);
+  auto drafter =
+      std::make_unique<MergedDrafter>(s.knowledge.get(), model->config().vocab_size, s.request.sampling);
+  if (!s.grammar.empty()) drafter->Obey(&s.grammar);
+  return drafter;
 }
 
 void Engine::Rep::Plan() {
@@ -212,14 +215,15 @@ void Engine::Rep::VerifyTrees() {
 }
 
 // The model's token after a node: of the text, the guesses above the node and the node alone.
-int32_t Engine::Rep::Target(const Sequence& s, int32_t node, int64_t row) {
+int32_t Engine::Rep::Target(Sequence& s, int32_t node, int64_t row) {
   const SamplingOptions& sampling = s.request.sampling;
-  const bool edits = !s.edits.empty();
+  const bool edits = !s.edits.empty() || !s.grammar.empty();
   if (sampling.greedy() && !edits) return std::max(top_ids[row * Drafter::kTopK], 0);
   std::span<const float> logits = LogitsRow(row);
   if (edits) {
     s.tree.PathTo(node, path);
     s.edits.Apply(path, logits, edited);
+    if (!s.grammar.empty()) s.grammar.Apply(path, logits, edited);
     logits = edited;
   }
   return sampler.Draw(logits, sampling, static_cast<int64_t>(s.tokens.size()) + s.tree.nodes[node].depth);

@@ -169,6 +169,28 @@ bool Engine::Rep::Start(Sequence& s) {
   return true;
 }
 
+// Makes the grammar of the request the sequence's, unless what was emitted elsewhere breaks it.
+absl::Status Engine::Rep::Constrain(Sequence& s) {
+  if (tokenizer == nullptr) return absl::InvalidArgumentError("grammar is set, but there is no tokenizer");
+  const std::vector<int32_t>& eos = model->generation().eos_ids;
+  if (eos.empty()) {
+    return absl::InvalidArgumentError(
+        "grammar is set, but the model has no end-of-sequence token to end such an answer with");
+  }
+  {
+    absl::MutexLock lock(&mu);
+    if (trie == nullptr) trie = std::make_shared<const TokenTrie>(*tokenizer);
+    s.grammar = AnswerGrammar(s.request.grammar, trie, eos);
+  }
+  GrammarState state = s.grammar.state();
+  for (size_t i = 0; i < s.request.emitted_ids.size(); ++i) {
+    if (s.grammar.Advance(&state, s.request.emitted_ids[i])) continue;
+    return absl::InvalidArgumentError(absl::StrCat("emitted_ids[", i, "] is ", s.request.emitted_ids[i],
+                                                   ", which the grammar forbids there"));
+  }
+  return absl::OkStatus();
+}
+
 // Tells the sink; the pages go with the sequence.
 void Engine::Rep::Finish(Sequence& s, FinishReason reason) {
   if (source != nullptr && s.drafter != nullptr) source->Forget(s.handle);
@@ -239,6 +261,7 @@ absl::StatusOr<uint64_t> Engine::Submit(Request request, TokenSink* sink) {
     s->ends.token_ids.insert(s->ends.token_ids.end(), eos.begin(), eos.end());
   }
   s->edits = LogitEdits(s->request.sampling, s->ends, s->request.prompt_ids, s->max_tokens);
+  if (s->request.grammar != nullptr) CLAMOR_RETURN_IF_ERROR(rep_->Constrain(*s));
   s->queued = absl::Now();
   absl::MutexLock lock(&rep_->mu);
   if (rep_->draining) return absl::UnavailableError("[DRAINING] this worker takes no new requests");

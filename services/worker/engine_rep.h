@@ -13,6 +13,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
+#include "model/grammar/token_trie.h"
 #include "model/spec/sampler.h"
 #include "services/worker/engine.h"
 #include "services/worker/knowledge_pool.h"
@@ -69,6 +70,7 @@ struct Engine::Rep {
   bool draining ABSL_GUARDED_BY(mu) = false;
   bool woken ABSL_GUARDED_BY(mu) = false;
   EngineLoad load ABSL_GUARDED_BY(mu);
+  std::shared_ptr<const TokenTrie> trie ABSL_GUARDED_BY(mu);  // null until a grammar needs it
 
   // A step, in order.
   bool Step();
@@ -81,6 +83,7 @@ struct Engine::Rep {
   void VerifyTrees();
   void Commit(StepReport& report);
 
+  absl::Status Constrain(Sequence& s);
   bool Start(Sequence& s);
   void PreemptLast(StepReport& report);
   void Enqueue(std::unique_ptr<Sequence> s) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
@@ -91,7 +94,7 @@ struct Engine::Rep {
   NodeLogits LogitsOf(int64_t first_row) const;
   std::span<const float> LogitsRow(int64_t row) const;
   int64_t RowOf(const Sequence& s, int64_t first_row, size_t i) const;
-  int32_t Target(const Sequence& s, int32_t node, int64_t row);
+  int32_t Target(Sequence& s, int32_t node, int64_t row);
   void ShowLogits(const Sequence& s, int64_t root, int64_t first_row, size_t tokens) const;
   void AddLogprobs(const Sequence& s, int64_t first_row, Delta& delta);
   void CommitSequence(const StepShare& share, int64_t first_row, StepReport& report);

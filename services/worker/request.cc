@@ -58,6 +58,10 @@ absl::Status Request::ValidateOptions(int32_t vocab_size) const {
                                                    " ids, must be at most ", kMaxStopTokenIds));
   }
   if (absl::Status s = CheckTokenIds("stop_token_ids", stop_token_ids, vocab_size); !s.ok()) return s;
+  if (grammar != nullptr && ignore_eos) {
+    return absl::InvalidArgumentError(
+        "ignore_eos is true, must be false with a grammar: nothing else ends such an answer");
+  }
   if (top_logprobs && (*top_logprobs < 0 || *top_logprobs > kMaxTopLogprobs)) {
     return absl::InvalidArgumentError(
         absl::StrCat("top_logprobs is ", *top_logprobs, ", must be in [0, ", kMaxTopLogprobs, "]"));

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -10,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "model/grammar/grammar.h"
 #include "model/spec/sampler.h"
 #include "model/spec/source.h"
 
@@ -48,6 +50,10 @@ struct Request {
   // ids, and its text, unless it is a special token, the end of the text.
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
+  // Null, or what the answer keeps to until an end-of-sequence token, which comes where it is complete only.
+  // A ban, or min_tokens, that would leave no token gives way; stop strings, stop_token_ids and max_tokens
+  // end it as they would any answer.
+  std::shared_ptr<const Grammar> grammar;
   // With each token, its log-probability and those of this many likeliest tokens; up to kMaxTopLogprobs.
   std::optional<int32_t> top_logprobs;
   SpeculationOptions speculation;

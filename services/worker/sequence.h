@@ -8,6 +8,7 @@
 
 #include "absl/time/time.h"
 #include "model/kv_cache.h"
+#include "model/spec/answer_grammar.h"
 #include "model/spec/answer_text.h"
 #include "model/spec/logit_edits.h"
 #include "model/spec/merged_drafter.h"
@@ -26,8 +27,9 @@ struct Sequence {
   Request request;
   TokenSink* sink;  // outlives the sequence
   AnswerText text;
-  AnswerEnds ends;   // what may end the answer beside its text
-  LogitEdits edits;  // of the answer so far
+  AnswerEnds ends;        // what may end the answer beside its text
+  LogitEdits edits;       // of the answer so far
+  AnswerGrammar grammar;  // likewise
 
   std::vector<int32_t> tokens;  // prompt, emitted before, emitted here; the last is the root of the next tree
   int64_t committed = 0;        // tokens[0, committed) have their keys and values in the cache

@@ -13,6 +13,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/status_macros.h"
+#include "model/grammar/json_schema.h"
 #include "services/rpc_error.h"
 #include "services/tenant.h"
 
@@ -91,6 +92,14 @@ absl::StatusOr<Priority> ParsePriority(v1::Priority priority) {
     default:
       return InvalidField("options.priority", absl::StrCat("is ", priority, ", which is unknown"));
   }
+}
+
+absl::StatusOr<std::shared_ptr<const Grammar>> ParseGrammar(const std::string& json_schema) {
+  absl::StatusOr<Grammar> grammar = CompileJsonSchema(json_schema);
+  if (grammar.ok()) return std::make_shared<const Grammar>(*std::move(grammar));
+  const absl::string_view reason = ReasonOf(grammar.status()), message = MessageOf(grammar.status());
+  if (reason == "INVALID_FIELD") return InvalidField("options.json_schema", absl::StrCat(": ", message));
+  return Refusal(reason, absl::StrCat("options.json_schema: ", message));
 }
 
 absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
@@ -179,6 +188,9 @@ absl::StatusOr<Request> ParseRequest(const v1::WorkerServiceStreamGenerateReques
     CLAMOR_ASSIGN_OR_RETURN(request.top_logprobs, ParseCount("options.top_logprobs", options.top_logprobs()));
   }
   request.ignore_eos = options.ignore_eos();
+  if (options.has_json_schema()) {
+    CLAMOR_ASSIGN_OR_RETURN(request.grammar, ParseGrammar(options.json_schema()));
+  }
   CLAMOR_ASSIGN_OR_RETURN(request.speculation, ParseSpeculation(options.speculation()));
   switch (options.draft_scope()) {
     case v1::DRAFT_SCOPE_UNSPECIFIED:

@@ -1,11 +1,12 @@
-// Every sampling feature against a plain loop, and the same ids, text and bits of log-probabilities whatever is
-// drafted and wherever the answer was begun.
+// Every sampling feature against a plain loop, and the same ids, text and bits of log-probabilities whatever
+// is drafted and wherever the answer was begun.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <random>
 #include <span>
 #include <string>
@@ -13,6 +14,8 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "model/grammar/json_schema.h"
+#include "model/grammar/token_trie.h"
 #include "model/spec/answer_text.h"
 #include "tests/services/worker/engine_fakes.h"
 
@@ -56,7 +59,8 @@ class LogprobSink : public RecordingSink {
   std::vector<TokenLogprobs> logprobs;
 };
 
-// By an engine of its own. `text`: prompt and answer, for a drafter that guesses wildly around it; empty: the engine's.
+// By an engine of its own. `text`: prompt and answer, for a drafter that guesses wildly around it; empty: the
+// engine's.
 Answer Ask(Request request, const std::vector<int32_t>& text = {}) {
   EngineOptions options{.default_nodes = 0};
   if (!text.empty()) {
@@ -79,10 +83,31 @@ bool Holds(const std::vector<int32_t>& ids, int32_t id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
 
+// Where the grammar stands after the first `done` ids, read byte by byte; nothing: it has no such text.
+std::optional<GrammarState> SlowState(const Grammar& grammar, const std::vector<int32_t>& ids, size_t done) {
+  static const auto& trie = *new TokenTrie(Words());
+  GrammarState state = grammar.Start();
+  for (size_t i = 0; i < done; ++i) {
+    if (trie.Bytes(ids[i]).empty()) return std::nullopt;
+    for (const char byte : trie.Bytes(ids[i])) {
+      if (!grammar.Advance(&state, static_cast<unsigned char>(byte))) return std::nullopt;
+    }
+  }
+  return state;
+}
+
+bool SlowAllowed(const Grammar& grammar, std::vector<int32_t> ids, size_t done, int32_t id) {
+  if (Holds(Model().generation().eos_ids, id)) return grammar.AtEnd(*SlowState(grammar, ids, done));
+  ids.resize(done);
+  ids.push_back(id);
+  return SlowState(grammar, ids, done + 1).has_value();
+}
+
 // The token that a plain loop draws from `logits` after the first `done` ids of the answer.
 int32_t SlowToken(const Request& request, const std::vector<int32_t>& ids, size_t done,
                   std::vector<float> logits) {
   const SamplingOptions& sampling = request.sampling;
+  const std::vector<float> unedited = logits;
   const auto answer_end = ids.begin() + static_cast<int64_t>(done);
   for (int32_t id = 0; id < static_cast<int32_t>(logits.size()); ++id) {
     float& x = logits[id];
@@ -95,9 +120,20 @@ int32_t SlowToken(const Request& request, const std::vector<int32_t>& ids, size_
       if (token == id) x += bias;
     }
     if (Holds(sampling.banned_token_ids, id)) x = -kInfinity;
-    const bool ends = Holds(request.stop_token_ids, id) ||
-                      (!request.ignore_eos && Holds(Model().generation().eos_ids, id));
+    const bool ends =
+        Holds(request.stop_token_ids, id) || (!request.ignore_eos && Holds(Model().generation().eos_ids, id));
     if (ends && static_cast<int64_t>(done) < request.min_tokens) x = -kInfinity;
+  }
+  if (request.grammar != nullptr) {
+    std::vector<float> constrained(logits.size(), -kInfinity), as_they_were = constrained;
+    for (int32_t id = 0; id < static_cast<int32_t>(logits.size()); ++id) {
+      if (!SlowAllowed(*request.grammar, ids, done, id)) continue;
+      constrained[id] = logits[id];
+      as_they_were[id] = unedited[id];
+    }
+    const bool any =
+        std::any_of(constrained.begin(), constrained.end(), [](float x) { return x > -kInfinity; });
+    logits = any ? constrained : as_they_were;
   }
   return Sampler().Draw(logits, sampling, static_cast<int64_t>(request.prompt_ids.size() + done));
 }
@@ -147,7 +183,8 @@ std::vector<uint32_t> Bits(std::span<const TokenLogprobs> logprobs) {
 }
 
 void ExpectSame(const Answer& answer, const Answer& plain, size_t from = 0) {
-  ASSERT_EQ(answer.ids, std::vector<int32_t>(plain.ids.begin() + static_cast<int64_t>(from), plain.ids.end()));
+  ASSERT_EQ(answer.ids,
+            std::vector<int32_t>(plain.ids.begin() + static_cast<int64_t>(from), plain.ids.end()));
   ASSERT_TRUE(from == 0 ? plain.text == answer.text : plain.text.ends_with(answer.text)) << answer.text;
   ASSERT_EQ(answer.finished.reason, plain.finished.reason);
   ASSERT_EQ(answer.finished.matched_stop, plain.finished.matched_stop);
@@ -155,6 +192,10 @@ void ExpectSame(const Answer& answer, const Answer& plain, size_t from = 0) {
   const auto expected = std::span(plain.logprobs).subspan(plain.logprobs.empty() ? 0 : from);
   ASSERT_EQ(Bits(answer.logprobs), Bits(expected));
 }
+
+constexpr char kSchema[] = R"({"type": "object", "required": ["kind", "size", "tags"], "properties": {
+    "kind": {"enum": ["a", "bb"]}, "size": {"type": "integer"}, "note": {"type": "string", "maxLength": 4},
+    "tags": {"type": "array", "items": {"type": "boolean"}, "maxItems": 3}}})";
 
 struct Feature {
   const char* name;
@@ -177,23 +218,41 @@ std::vector<Feature> Features() {
         SamplingOptions{.temperature = 1, .top_k = 30, .top_p = 0.95f, .min_p = 0.01f, .seed = 6}}) {
     const Request base = Base(2, sampling);
     const Answer said = Ask(base);
-    const auto add = [&](const char* name, auto change) { change(features.emplace_back(name, base).request); };
+    const auto add = [&](const char* name, auto change) {
+      change(features.emplace_back(name, base).request);
+    };
     add("repetition", [](Request& r) { r.sampling.repetition_penalty = 1.4f; });
     add("reward of repetition", [](Request& r) { r.sampling.repetition_penalty = 0.7f; });
     add("presence", [](Request& r) { r.sampling.presence_penalty = 1.8f; });
     add("frequency", [](Request& r) { r.sampling.frequency_penalty = 0.9f; });
-    add("bias", [&](Request& r) { r.sampling.logit_bias = {{said.ids[1], -3}, {said.ids[3], 2}, {7, 1.5f}}; });
+    add("bias", [&](Request& r) {
+      r.sampling.logit_bias = {{said.ids[1], -3}, {said.ids[3], 2}, {7, 1.5f}};
+    });
     add("bans", [&](Request& r) { r.sampling.banned_token_ids = {said.ids[0], said.ids[2], said.ids[5]}; });
     add("stop id", [&](Request& r) { r.stop_token_ids = {said.ids[5], 639}; });
     add("late stop id", [&](Request& r) { r.stop_token_ids = {said.ids[5]}, r.min_tokens = 9; });
     add("stop string", [&](Request& r) { r.stop = {said.text.substr(said.text.size() / 2, 2)}; });
-    add("late stop string",
-        [&](Request& r) { r.stop = {said.text.substr(1, 1), said.text.substr(3, 2)}, r.min_tokens = 7; });
+    add("late stop string", [&](Request& r) {
+      r.stop = {said.text.substr(1, 1), said.text.substr(3, 2)}, r.min_tokens = 7;
+    });
     add("eos", [&](Request& r) {
       r.ignore_eos = false, r.min_tokens = 6;
       r.sampling.logit_bias = {{Model().generation().eos_ids.at(0), 100}};
     });
     add("logprobs", [](Request& r) { r.top_logprobs = 20; });
+    const auto as_json = [](const char* schema) {
+      return [schema](Request& r) {
+        r.grammar = std::make_shared<const Grammar>(CompileJsonSchema(schema).value());
+        r.ignore_eos = false;
+      };
+    };
+    add("any json", as_json(R"({"type": "object"})"));
+    add("json", as_json(kSchema));
+    add("json without some", [&](Request& r) {
+      as_json(kSchema)(r);
+      for (int32_t id = 30; id < 200; ++id) r.sampling.banned_token_ids.push_back(id);
+      r.sampling.repetition_penalty = 1.3f, r.min_tokens = kTokens - 4;
+    });
     add("all", [&](Request& r) {
       r.sampling.repetition_penalty = 1.2f, r.sampling.presence_penalty = 0.5f;
       r.sampling.frequency_penalty = 0.3f, r.sampling.logit_bias = {{said.ids[1], 1}, {7, -1}};
@@ -216,7 +275,8 @@ Request Speculating(Request request, const SpeculationOptions& speculation) {
 TEST(SamplingFeatures, AreThoseOfAPlainLoopWhateverIsDrafted) {
   int changed = 0, accepted = 0;
   for (const Feature& feature : Features()) {
-    SCOPED_TRACE(testing::Message() << feature.name << ", temperature " << feature.request.sampling.temperature);
+    SCOPED_TRACE(testing::Message() << feature.name << ", temperature "
+                                    << feature.request.sampling.temperature);
     const Answer plain = Ask(Speculating(feature.request, {.nodes = 0}));
     ExpectPlainLoop(feature.request, plain);
     changed += plain.ids != Ask(Speculating(Base(2, {.temperature = feature.request.sampling.temperature,
@@ -239,14 +299,15 @@ TEST(SamplingFeatures, AreThoseOfAPlainLoopWhateverIsDrafted) {
     accepted += wild.finished.stats.accepted_by_source[static_cast<size_t>(Source::kNoise)] > 0;
     if (HasFatalFailure()) return;
   }
-  EXPECT_GE(changed, 30) << "of 39: features must matter";
-  EXPECT_GE(accepted, 36) << "of 39: trees must matter";
+  EXPECT_GE(changed, 39) << "of 48: features must matter";
+  EXPECT_GE(accepted, 45) << "of 48: trees must matter";
 }
 
 TEST(SamplingFeatures, GoOnElsewhereAtEveryToken) {
   for (const Feature& feature : Features()) {
     if (kSanitized && feature.request.sampling.greedy()) continue;
-    SCOPED_TRACE(testing::Message() << feature.name << ", temperature " << feature.request.sampling.temperature);
+    SCOPED_TRACE(testing::Message() << feature.name << ", temperature "
+                                    << feature.request.sampling.temperature);
     const Answer plain = Ask(Speculating(feature.request, {.nodes = 0}));
     for (size_t cut = 0; cut <= plain.ids.size(); ++cut) {
       Request rest = Speculating(feature.request, {.nodes = cut % 2 ? 8 : 0});
@@ -278,7 +339,8 @@ TEST(SamplingFeatures, AnswersEndWhereTheyMay) {
   request.stop_token_ids = {said.ids[5]};
   const auto first = std::find(said.ids.begin(), said.ids.end(), said.ids[5]);
   Answer stopped = Ask(request);
-  EXPECT_EQ(stopped.ids, std::vector<int32_t>(said.ids.begin(), first + 1)) << "the stop id is the last of the ids";
+  EXPECT_EQ(stopped.ids, std::vector<int32_t>(said.ids.begin(), first + 1))
+      << "the stop id is the last of the ids";
   EXPECT_EQ(stopped.finished.reason, FinishReason::kStop);
   EXPECT_EQ(stopped.finished.matched_stop, "");
   request.min_tokens = static_cast<int32_t>(first - said.ids.begin()) + 1;
@@ -297,7 +359,8 @@ TEST(SamplingFeatures, AnswersEndWhereTheyMay) {
   }
   // With everything banned, still an answer.
   request = Base(2);
-  for (int32_t id = 0; id < Model().config().vocab_size; ++id) request.sampling.banned_token_ids.push_back(id);
+  for (int32_t id = 0; id < Model().config().vocab_size; ++id)
+    request.sampling.banned_token_ids.push_back(id);
   EXPECT_EQ(Ask(request).ids, std::vector<int32_t>(kTokens, 0));
 }
 

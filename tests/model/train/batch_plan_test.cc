@@ -1,10 +1,13 @@
 #include "model/train/batch_plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <map>
 #include <numeric>
 #include <span>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -47,8 +50,20 @@ SampleIndices Joined(const std::vector<SampleIndices>& parts) {
   return joined;
 }
 
-void ExpectPlanned(const Sizes& sizes, int64_t batch_tokens, uint64_t seed, uint64_t epoch) {
-  const auto plan = PlanEpoch(sizes, batch_tokens, seed, epoch);
+// By length: laid side by side again, batches hold ever longer samples.
+std::vector<SampleIndices> ByLength(std::vector<SampleIndices> plan, const Sizes& sizes) {
+  std::ranges::sort(plan, {}, [&](const SampleIndices& batch) {
+    return std::tuple(sizes[batch.front()], sizes[batch.back()], -static_cast<int64_t>(batch.size()));
+  });
+  const SampleIndices order = Joined(plan);
+  EXPECT_TRUE(std::ranges::is_sorted(order, {}, [&](int32_t i) { return sizes[i]; }));
+  return plan;
+}
+
+void ExpectPlanned(const Sizes& sizes, BatchOrder batch_order, int64_t batch_tokens, uint64_t seed,
+                   uint64_t epoch) {
+  auto plan = PlanEpoch(sizes, batch_order, batch_tokens, seed, epoch);
+  if (batch_order == BatchOrder::kByLength) plan = ByLength(std::move(plan), sizes);
   SampleIndices order = Joined(plan);
   ExpectPacked(order, plan, sizes, batch_tokens);
   std::sort(order.begin(), order.end());
@@ -67,7 +82,8 @@ TEST(BatchPlanTest, EverySmallCase) {
     Sizes sizes(count, 1);
     while (true) {
       for (int64_t batch_tokens = 4; batch_tokens <= 9; ++batch_tokens)
-        ExpectPlanned(sizes, batch_tokens, 1, 2);
+        for (const BatchOrder order : {BatchOrder::kMixed, BatchOrder::kByLength})
+          ExpectPlanned(sizes, order, batch_tokens, 1, 2);
       int digit = 0;
       while (digit < count && ++sizes[digit] == 5) sizes[digit++] = 1;
       if (digit == count) break;
@@ -80,7 +96,8 @@ TEST(BatchPlanTest, LargeRandomCases) {
   for (int round = 0; round < 30; ++round) {
     Sizes sizes(RandomBelow(state, 2000));
     for (int32_t& size : sizes) size = 2 + RandomBelow(state, 510);
-    ExpectPlanned(sizes, 512 + RandomBelow(state, 8000), state, round);
+    ExpectPlanned(sizes, round % 2 ? BatchOrder::kByLength : BatchOrder::kMixed,
+                  512 + RandomBelow(state, 8000), state, round);
   }
 }
 
@@ -92,20 +109,32 @@ TEST(BatchPlanTest, ASampleOverTheLimitStandsAlone) {
 
 TEST(BatchPlanTest, IsAFunctionOfSeedAndEpoch) {
   const Sizes sizes(100, 10);
-  EXPECT_EQ(PlanEpoch(sizes, 64, 7, 3), PlanEpoch(sizes, 64, 7, 3));
-  EXPECT_NE(PlanEpoch(sizes, 64, 7, 3), PlanEpoch(sizes, 64, 7, 4));
-  EXPECT_NE(PlanEpoch(sizes, 64, 7, 3), PlanEpoch(sizes, 64, 8, 3));
-  // The order does not hang on the batch size, nor on the sizes.
-  EXPECT_EQ(Joined(PlanEpoch(sizes, 64, 7, 3)), Joined(PlanEpoch(Sizes(100, 2), 9, 7, 3)));
+  for (const BatchOrder order : {BatchOrder::kMixed, BatchOrder::kByLength}) {
+    EXPECT_EQ(PlanEpoch(sizes, order, 64, 7, 3), PlanEpoch(sizes, order, 64, 7, 3));
+    EXPECT_NE(PlanEpoch(sizes, order, 64, 7, 3), PlanEpoch(sizes, order, 64, 7, 4));
+    EXPECT_NE(PlanEpoch(sizes, order, 64, 7, 3), PlanEpoch(sizes, order, 64, 8, 3));
+  }
+  // A mixed order does not hang on the batch size, nor on the sizes.
+  EXPECT_EQ(Joined(PlanEpoch(sizes, BatchOrder::kMixed, 64, 7, 3)),
+            Joined(PlanEpoch(Sizes(100, 2), BatchOrder::kMixed, 9, 7, 3)));
 }
 
 TEST(BatchPlanTest, EveryOrderIsEquallyLikely) {
-  std::map<SampleIndices, int> counts;
   constexpr int kEpochs = 24000;
-  for (int epoch = 0; epoch < kEpochs; ++epoch) ++counts[Joined(PlanEpoch(Sizes(4, 1), 2, 5, epoch))];
-  EXPECT_EQ(counts.size(), 24u);
-  for (const auto& [order, count] : counts)
-    EXPECT_NEAR(count, kEpochs / 24, 160);  // five standard deviations
+  const auto expect_even = [](const Sizes& sizes, BatchOrder order, int64_t batch_tokens, int orders) {
+    std::map<SampleIndices, int> counts;
+    for (int epoch = 0; epoch < kEpochs; ++epoch) {
+      ++counts[Joined(PlanEpoch(sizes, order, batch_tokens, 5, epoch))];
+    }
+    EXPECT_EQ(counts.size(), static_cast<size_t>(orders));
+    for (const auto& [samples, count] : counts) {
+      EXPECT_NEAR(count, kEpochs / orders, 5 * std::sqrt(kEpochs / orders));
+    }
+  };
+  expect_even(Sizes(4, 1), BatchOrder::kMixed, 2, 24);
+  expect_even(Sizes(4, 1), BatchOrder::kByLength, 1, 24);
+  // Two batches, {0, 1, 2} and {3}: either first.
+  expect_even({1, 2, 3, 4}, BatchOrder::kByLength, 7, 2);
 }
 
 }  // namespace

@@ -101,7 +101,8 @@ TEST_P(TrainerWith, EachStepReadsWhatTheNoiseSays) {
     Trainer trainer(model.get(), samples, vocabulary, options, &pool);
     int64_t steps = 0, guessed = 0, refused = 0;
     for (int32_t epoch = 0; epoch < options.epochs; ++epoch) {
-      for (const SampleIndices& batch : PlanEpoch(kSizes, options.batch_tokens, options.seed, epoch)) {
+      for (const SampleIndices& batch :
+           PlanEpoch(kSizes, options.batch_order, options.batch_tokens, options.seed, epoch)) {
         int64_t tokens = 0, targets = 0;
         double loss = 0;
         for (const int32_t index : batch) {

@@ -168,6 +168,36 @@ class Generate(CliTest):
             self.assertEqual(token["top"][0], {"id": token_id, "logprob": token["logprob"]})
             self.assertEqual(len(token["top"]), 3)
 
+    def test_json_schema(self):
+        schema = {"type": "object", "required": ["kind", "sizes"], "properties": {
+            "kind": {"enum": ["a", "b"]}, "sizes": {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 3}}}
+        with tempfile.NamedTemporaryFile("w") as file:
+            json.dump(schema, file)
+            file.flush()
+            common = ["--model", DEMO, "--prompt", "Hello, ", "--max-tokens", 200, "--json-schema", file.name]
+            for sampling in ([], ["--temperature", 1, "--seed", 3]):
+                answer = self.generate(*common, *sampling)
+                document = json.loads(answer["text"])
+                self.assertEqual(list(document), ["kind", "sizes"])
+                self.assertIn(document["kind"], "ab")
+                self.assertIn(len(document["sizes"]), (2, 3))
+                self.assertEqual(answer["finish_reason"], "stop")
+                plain = self.generate(*common, *sampling, "--nodes", 0)
+                self.assertEqual(plain["token_ids"], answer["token_ids"])
+            self.fails(2, "--ignore-eos", "generate", *common, "--ignore-eos")
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write('{"type": "string", "pattern": "^a"}')
+            file.flush()
+            self.fails(2, "--json-schema .*pattern", "generate", "--model", DEMO, "--prompt", "x", "--json-schema", file.name)
+        self.fails(1, "cannot read /nowhere", "generate", "--model", DEMO, "--prompt", "x", "--json-schema", "/nowhere")
+
+    def test_several_answers(self):
+        common = ["--model", TINY, "--ids", "5,6,7", "--max-tokens", 8, "--temperature", 1.5, "--ignore-eos"]
+        lines = self.ok("generate", "--output", "json", *common, "--n", 3, "--seed", 40).stdout.splitlines()
+        self.assertEqual([json.loads(line)["seed"] for line in lines], [40, 41, 42])
+        self.assertEqual(json.loads(lines[2])["token_ids"], self.generate(*common, "--seed", 42)["token_ids"])
+        self.assertEqual(self.ok("generate", *common, "--n", 3).stdout.count("---\n"), 2)
+
     def test_prompt_file_is_the_prompt(self):
         with tempfile.NamedTemporaryFile("w") as file:
             file.write("Hello, ")
@@ -326,6 +356,13 @@ class Servers(CliTest):
             self.assertEqual(there_edited[field], here_edited[field], field)
         for field in ("model", "prompt_tokens", "token_ids", "text", "finish_reason", "matched_stop"):
             self.assertEqual(there[field], here[field], field)
+        schema = pathlib.Path(self.folder.name) / "schema.json"
+        schema.write_text('{"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 4}')
+        question += ["--json-schema", schema, "--temperature", 0.9, "--seed", 8]
+        here, there = (self.json("generate", *where, *question)
+                       for where in (("--model", DEMO), ("--server", self.gateway)))
+        self.assertEqual(there["token_ids"], here["token_ids"])
+        self.assertTrue(2 <= len(json.loads(there["text"])) <= 4)
 
     def test_eval_drafts_from_the_store(self):
         folder = pathlib.Path(self.folder.name)

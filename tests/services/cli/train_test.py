@@ -345,6 +345,7 @@ class SameBytes(TrainTest):
         for more, pattern in {
                 ("--lr", 0.004): r"--resume: the run in .* began otherwise: lr is 0\.004, was 0\.005",
                 ("--batch-tokens", 501): "batch-tokens is 501, was 500",
+                ("--batches", "by-length"): 'batches is "by-length", was "mixed"',
                 ("--seed", 2): "seed is 2, was 1",
                 ("--noise", "none"): 'noise is "none", was "ahead"',
                 ("--lora-rank", 2): "lora-alpha is 4.0, was 0.0; lora-rank is 2, was 0",

@@ -114,6 +114,13 @@ TEST_F(RequestLimitsTest, GenerateNamesEveryWrongField) {
       {"options.stop[1]",
        [](auto& r) { r.mutable_options()->add_stop("s"), r.mutable_options()->add_stop(""); }},
       {"options.stop[0]", [](auto& r) { r.mutable_options()->add_stop(std::string(257, 's')); }},
+      {"options.json_schema", [](auto& r) { r.mutable_options()->set_json_schema(std::string(65536, ' ')); }},
+      {"options.ignore_eos",
+       [](auto& r) {
+         r.mutable_options()->set_json_schema("{}"), r.mutable_options()->set_ignore_eos(true);
+       }},
+      {"options.n", [](auto& r) { r.mutable_options()->set_n(0); }},
+      {"options.n", [](auto& r) { r.mutable_options()->set_n(17); }},
       {"options.speculation.nodes", [&](auto& r) { speculation(r)->set_nodes(-2); }},
       {"options.speculation.nodes", [&](auto& r) { speculation(r)->set_nodes(129); }},
       {"options.speculation.tree", [&](auto& r) { speculation(r)->set_tree(static_cast<v1::DraftTree>(9)); }},

@@ -84,11 +84,13 @@ TEST_F(StreamingTest, UnaryCallsGatherTheStream) {
   v1::GenerateResponse response;
   const grpc::Status status = stub_->Generate(&context, request, &response);
   ASSERT_TRUE(status.ok()) << status.error_message();
-  EXPECT_THAT(response.token_ids(), ElementsAre(3, 4, 3));
-  EXPECT_EQ(response.sources_size(), 3);
-  EXPECT_EQ(response.text(), "xxx");
-  EXPECT_EQ(response.started().prompt_tokens(), 2u);
-  EXPECT_EQ(response.finished().reason(), v1::FINISH_REASON_LENGTH);
+  ASSERT_EQ(response.answers_size(), 1);
+  const v1::Answer& answer = response.answers(0);
+  EXPECT_THAT(answer.token_ids(), ElementsAre(3, 4, 3));
+  EXPECT_EQ(answer.sources_size(), 3);
+  EXPECT_EQ(answer.text(), "xxx");
+  EXPECT_EQ(answer.started().prompt_tokens(), 2u);
+  EXPECT_EQ(answer.finished().reason(), v1::FINISH_REASON_LENGTH);
 
   v1::ChatRequest chat;
   chat.add_messages()->set_role("user");
@@ -96,9 +98,9 @@ TEST_F(StreamingTest, UnaryCallsGatherTheStream) {
   chat.mutable_options()->set_max_tokens(2);
   v1::ChatResponse chat_response;
   ASSERT_TRUE(stub_->Chat(&chat_context, chat, &chat_response).ok());
-  EXPECT_EQ(chat_response.message().role(), "assistant");
-  EXPECT_EQ(chat_response.message().content(), "xx");
-  EXPECT_EQ(chat_response.token_ids_size(), 2);
+  ASSERT_EQ(chat_response.answers_size(), 1);
+  EXPECT_EQ(chat_response.answers(0).text(), "xx");
+  EXPECT_EQ(chat_response.answers(0).token_ids_size(), 2);
 }
 
 TEST_F(StreamingTest, ChatIsRenderedAndCannotBeForged) {

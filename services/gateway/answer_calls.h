@@ -1,0 +1,55 @@
+// All answers of one request: a call to the worker for each, heard as one generation whose events say which
+// answer they belong to.
+//
+// The first call goes alone until its prompt has been read: the others then find it in the worker's cache.
+// What ends one with an error ends all.
+// Tested by tests/services/gateway/answers_test.cc.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "services/gateway/worker_call.h"
+
+namespace clamor {
+
+class AnswerCalls {
+ public:
+  // As many as `request.options.n`, with the seeds seed, seed + 1, ... `listener` must outlive this; it hears
+  // one event at a time.
+  AnswerCalls(WorkerLease lease, v1::WorkerServiceStreamGenerateRequest request, absl::Time deadline,
+              GenerationListener* listener);
+  // REQUIRES: never started, or OnEnded was called.
+  ~AnswerCalls();
+
+  void Start();  // once
+  // As WorkerCall::Cancel.
+  void Cancel(const absl::Status& why);
+
+  size_t size() const { return answers_.size(); }
+  const v1::WorkerServiceStreamGenerateRequest& request() const;  // of the first
+
+ private:
+  class Answer;
+
+  void StartRest();
+  void End(const absl::Status& status);
+  void CancelStarted(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  GenerationListener* const listener_;
+  absl::Mutex listening_;  // held while the listener hears an event; never taken with mu_ held
+  std::vector<std::unique_ptr<Answer>> answers_;
+
+  absl::Mutex mu_;
+  size_t started_ ABSL_GUARDED_BY(mu_) = 0;  // of answers_, from the first
+  size_t ended_ ABSL_GUARDED_BY(mu_) = 0;
+  bool stopped_ ABSL_GUARDED_BY(mu_) = false;  // nothing starts any more
+  absl::Status status_ ABSL_GUARDED_BY(mu_);   // the first error
+};
+
+}  // namespace clamor
