@@ -2,7 +2,7 @@
 // source alone, and the rules of others, all with the same number of nodes.
 //
 //     draft_bench --model DIR --suite spec_bench --data question.jsonl [--suite humaneval --data HumanEval.jsonl]
-//                 [--limit 10] [--max-tokens 128] [--nodes 8,16,64] [--drafters merged,recycling,lookup]
+//                 [--limit 10,20] [--max-tokens 128] [--nodes 8,16,64] [--drafters merged,recycling,lookup]
 //                 [--output FILE.json]
 // Answers are greedy, each drafter starts cold, every drafter's ids are checked to be those of the first.
 #include <algorithm>
@@ -13,6 +13,7 @@
 #include <iostream>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,6 +23,7 @@
 #include "bench/drafting/baseline_drafters.h"
 #include "kernels/cpu_target.h"
 #include "kernels/status_macros.h"
+#include "kernels/tree_attention.h"
 #include "model/spec/merged_drafter.h"
 #include "nlohmann/json.hpp"
 #include "services/cli/eval_run.h"
@@ -81,7 +83,7 @@ struct Flags {
   ModelOptions model;
   std::vector<std::string> suites, data, drafters;
   std::vector<int32_t> nodes = {8, 16, 64};
-  int64_t limit = 10;
+  std::vector<int64_t> limits;
   int32_t max_tokens = 128;
   std::string output;
 };
@@ -92,30 +94,52 @@ absl::StatusOr<std::vector<cli::EvalQuestion>> ReadQuestions(const Flags& flags,
     const cli::Suite suite = cli::SuiteNamed(flags.suites[i]);
     CLAMOR_ASSIGN_OR_RETURN(const auto prompts, cli::ReadSuite(suite, flags.data[i]));
     const bool chat = model.chat_template != nullptr && suite != cli::Suite::kHumanEval;
-    CLAMOR_ASSIGN_OR_RETURN(auto questions, cli::EncodeQuestions(model, prompts, flags.data[i], chat, flags.limit,
+    CLAMOR_ASSIGN_OR_RETURN(auto questions, cli::EncodeQuestions(model, prompts, flags.data[i], chat, flags.limits[i],
                                                                  flags.max_tokens));
     std::move(questions.asked.begin(), questions.asked.end(), std::back_inserter(all));
   }
   return all;
 }
 
-absl::StatusOr<CountingSink> Answer(const LoadedModel& model, const Flags& flags, const cli::EvalQuestion& question,
-                                    int32_t nodes, const std::function<std::unique_ptr<Drafter>()>& make) {
-  EngineOptions options{.threads = model.threads,
-                        .kv_tokens = static_cast<int64_t>(question.prompt_ids.size()) + flags.max_tokens +
-                                     2 * SpeculationOptions::kMaxNodes,
-                        .max_sequences = 1,
-                        .default_nodes = 0};
-  options.drafter_factory = [&make](const Request&) { return make(); };
-  CLAMOR_ASSIGN_OR_RETURN(const auto engine,
-                          Engine::Create(model.transformer.get(), model.tokenizer.get(), nullptr, nullptr, options));
-  CountingSink sink;
-  const Request request{.prompt_ids = question.prompt_ids, .max_tokens = flags.max_tokens, .speculation = {.nodes = nodes}};
-  if (auto handle = engine->Submit(request, &sink); !handle.ok()) return handle.status();
-  while (engine->Step()) {
+// One engine answers everything: its cache holds all prompts, so that each is read once, not once a drafter.
+class Answerer {
+ public:
+  using Make = std::function<std::unique_ptr<Drafter>()>;
+
+  static absl::StatusOr<Answerer> Create(const LoadedModel& model, std::span<const cli::EvalQuestion> questions,
+                                         int32_t max_tokens) {
+    int64_t room = 2 * SpeculationOptions::kMaxNodes;
+    for (const auto& question : questions) {
+      room += static_cast<int64_t>(question.prompt_ids.size()) + max_tokens + kernels::kPageSize;
+    }
+    auto make = std::make_unique<Make>();
+    EngineOptions options{
+        .threads = model.threads, .kv_tokens = room, .max_sequences = 1, .default_nodes = 0};
+    options.drafter_factory = [make = make.get()](const Request&) { return (*make)(); };
+    CLAMOR_ASSIGN_OR_RETURN(
+        auto engine, Engine::Create(model.transformer.get(), model.tokenizer.get(), nullptr, nullptr, options));
+    return Answerer(std::move(engine), std::move(make), max_tokens);
   }
-  return sink;
-}
+
+  absl::StatusOr<CountingSink> Answer(const cli::EvalQuestion& question, int32_t nodes, Make make) {
+    *make_ = std::move(make);
+    CountingSink sink;
+    const Request request{
+        .prompt_ids = question.prompt_ids, .max_tokens = max_tokens_, .speculation = {.nodes = nodes}};
+    if (auto handle = engine_->Submit(request, &sink); !handle.ok()) return handle.status();
+    while (engine_->Step()) {
+    }
+    return sink;
+  }
+
+ private:
+  Answerer(std::unique_ptr<Engine> engine, std::unique_ptr<Make> make, int32_t max_tokens)
+      : engine_(std::move(engine)), make_(std::move(make)), max_tokens_(max_tokens) {}
+
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<Make> make_;  // where the engine finds it
+  int32_t max_tokens_;
+};
 
 absl::Status Run(const Flags& flags) {
   const auto makers = Makers();
@@ -125,6 +149,7 @@ absl::Status Run(const Flags& flags) {
   CLAMOR_ASSIGN_OR_RETURN(const LoadedModel model, LoadModel(flags.model, [](uint64_t, uint64_t) {}));
   CLAMOR_ASSIGN_OR_RETURN(const auto questions, ReadQuestions(flags, model));
 
+  CLAMOR_ASSIGN_OR_RETURN(Answerer answerer, Answerer::Create(model, questions, flags.max_tokens));
   std::vector<std::vector<int32_t>> answers(questions.size());
   nlohmann::ordered_json report = nlohmann::ordered_json::array();
   for (const int32_t nodes : flags.nodes) {
@@ -132,8 +157,9 @@ absl::Status Run(const Flags& flags) {
       Shared shared(model.transformer->config().vocab_size);
       Counts counts;
       for (size_t i = 0; i < questions.size(); ++i) {
-        CLAMOR_ASSIGN_OR_RETURN(const CountingSink sink, Answer(model, flags, questions[i], nodes,
-                                                                [&] { return makers.at(name)(shared); }));
+        CLAMOR_ASSIGN_OR_RETURN(
+            const CountingSink sink,
+            answerer.Answer(questions[i], nodes, [&] { return makers.at(name)(shared); }));
         if (answers[i].empty()) answers[i] = sink.ids;
         if (sink.ids != answers[i]) {
           return absl::InternalError(absl::StrCat(name, " with ", nodes, " nodes changed the answer to ", questions[i].id));
@@ -148,6 +174,7 @@ absl::Status Run(const Flags& flags) {
       std::fprintf(stderr, "\n");
       nlohmann::ordered_json row = {{"drafter", name}, {"nodes", nodes}};
       for (const auto& [category, count] : counts) row[category] = count.tokens_per_forward();
+      row["tokens"] = counts["all"].tokens;
       report.push_back(row);
     }
   }
@@ -177,15 +204,17 @@ int Main(int argc, char** argv) {
   app.add_option("--threads", flags.model.threads);
   app.add_option("--suite", flags.suites)->required()->check(CLI::IsMember(cli::SuiteNames()));
   app.add_option("--data", flags.data, "As many as --suite")->required();
-  app.add_option("--limit", flags.limit, "Prompts of each category");
+  app.add_option("--limit", flags.limits, "Prompts of each category: one number for each --suite; default 10")
+      ->delimiter(',');
   app.add_option("--max-tokens", flags.max_tokens);
   app.add_option("--nodes", flags.nodes)->delimiter(',')->check(CLI::Range(1, SpeculationOptions::kMaxNodes));
   app.add_option("--drafters", flags.drafters)->delimiter(',');
   app.add_option("--output", flags.output, "JSON");
   CLI11_PARSE(app, argc, argv);
-  absl::Status status = flags.suites.size() == flags.data.size()
+  if (flags.limits.empty()) flags.limits.assign(flags.suites.size(), 10);
+  absl::Status status = flags.suites.size() == flags.data.size() && flags.suites.size() == flags.limits.size()
                             ? kernels::SetCpuTargetFromEnvironment()
-                            : absl::InvalidArgumentError("as many --data as --suite are needed");
+                            : absl::InvalidArgumentError("as many --data and --limit as --suite are needed");
   if (status.ok()) status = Run(flags);
   if (status.ok()) return 0;
   std::cerr << "draft_bench: " << status.message() << "\n";
