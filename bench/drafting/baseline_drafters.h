@@ -18,8 +18,9 @@ inline void KeepFirst(int32_t max_nodes, DraftTree& tree) {
   if (tree.drafted() > max_nodes) tree.nodes.resize(max_nodes + 1);
 }
 
-// Prompt lookup decoding (github.com/apoorvumang/prompt-lookup-decoding): what followed the first earlier place
-// of the last three tokens, else of the last two, else of the last one; a chain of as many nodes as allowed.
+// Prompt lookup decoding (github.com/apoorvumang/prompt-lookup-decoding): what followed the first earlier
+// place of the last three tokens, else of the last two, else of the last one; a chain of as many nodes as
+// allowed.
 class PromptLookupDrafter final : public Drafter {
  public:
   void Extend(std::span<const int32_t> tokens) override;

@@ -1,10 +1,13 @@
 // Tokens per forward of drafters on a real model, by category: ours, ours without each source, ours with each
 // source alone, and the rules of others, all with the same number of nodes.
 //
-//     draft_bench --model DIR --suite spec_bench --data question.jsonl [--suite humaneval --data HumanEval.jsonl]
+//     draft_bench --model DIR --suite spec_bench --data question.jsonl [--suite humaneval --data
+//     HumanEval.jsonl]
 //                 [--limit 10,20] [--max-tokens 128] [--nodes 8,16,64] [--drafters merged,recycling,lookup]
-//                 [--output FILE.json]
+//                 [--output FILE.json] [--traces FILE.jsonl]
 // Answers are greedy, each drafter starts cold, every drafter's ids are checked to be those of the first.
+// "warmed" is merged with a store that holds the answers to all other prompts. --traces writes the answers
+// down for trace_bench.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -21,6 +24,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
 #include "bench/drafting/baseline_drafters.h"
+#include "bench/drafting/store_source.h"
 #include "kernels/cpu_target.h"
 #include "kernels/status_macros.h"
 #include "kernels/tree_attention.h"
@@ -34,6 +38,8 @@
 namespace clamor {
 namespace {
 
+constexpr char kWarmed[] = "warmed";
+
 constexpr MergedDrafter::Sources Bit(Source source) { return 1u << static_cast<int>(source); }
 
 // What drafters of one name share: what is learned from one answer helps the next.
@@ -42,6 +48,7 @@ struct Shared {
   int32_t vocab_size;
   DraftKnowledge knowledge;
   RecyclingTable table;
+  std::unique_ptr<StoreSource> store;  // null: none
 };
 using Maker = std::function<std::unique_ptr<Drafter>(Shared&)>;
 
@@ -49,23 +56,28 @@ using Maker = std::function<std::unique_ptr<Drafter>(Shared&)>;
 std::map<std::string, Maker> Makers() {
   const auto merged = [](MergedDrafter::Sources sources) {
     return [sources](Shared& shared) {
-      return std::make_unique<MergedDrafter>(&shared.knowledge, shared.vocab_size, SamplingOptions{.seed = 1}, sources);
+      return std::make_unique<MergedDrafter>(&shared.knowledge, shared.vocab_size, SamplingOptions{.seed = 1},
+                                             sources);
     };
   };
   std::map<std::string, Maker> makers = {
       {"merged", merged(MergedDrafter::kAllSources)},
+      {kWarmed, merged(MergedDrafter::kAllSources)},
       {"lookup", [](Shared&) { return std::make_unique<PromptLookupDrafter>(); }},
       {"recycling", [](Shared& shared) { return std::make_unique<TokenRecyclingDrafter>(&shared.table); }}};
   for (const Source source : {Source::kJacobi, Source::kContext, Source::kAdjacency, Source::kRecycled}) {
     makers[absl::StrCat("only-", std::string(SourceName(source)))] = merged(Bit(source));
-    makers[absl::StrCat("without-", std::string(SourceName(source)))] = merged(MergedDrafter::kAllSources & ~Bit(source));
+    makers[absl::StrCat("without-", std::string(SourceName(source)))] =
+        merged(MergedDrafter::kAllSources & ~Bit(source));
   }
   return makers;
 }
 
 class CountingSink final : public TokenSink {
  public:
-  void OnDelta(Delta delta) override { ids.insert(ids.end(), delta.token_ids.begin(), delta.token_ids.end()); }
+  void OnDelta(Delta delta) override {
+    ids.insert(ids.end(), delta.token_ids.begin(), delta.token_ids.end());
+  }
   void OnFinished(const Finished& last) override { stats = last.stats, finished = true; }
 
   std::vector<int32_t> ids;
@@ -85,7 +97,7 @@ struct Flags {
   std::vector<int32_t> nodes = {8, 16, 64};
   std::vector<int64_t> limits;
   int32_t max_tokens = 128;
-  std::string output;
+  std::string output, traces;
 };
 
 absl::StatusOr<std::vector<cli::EvalQuestion>> ReadQuestions(const Flags& flags, const LoadedModel& model) {
@@ -94,8 +106,8 @@ absl::StatusOr<std::vector<cli::EvalQuestion>> ReadQuestions(const Flags& flags,
     const cli::Suite suite = cli::SuiteNamed(flags.suites[i]);
     CLAMOR_ASSIGN_OR_RETURN(const auto prompts, cli::ReadSuite(suite, flags.data[i]));
     const bool chat = model.chat_template != nullptr && suite != cli::Suite::kHumanEval;
-    CLAMOR_ASSIGN_OR_RETURN(auto questions, cli::EncodeQuestions(model, prompts, flags.data[i], chat, flags.limits[i],
-                                                                 flags.max_tokens));
+    CLAMOR_ASSIGN_OR_RETURN(auto questions, cli::EncodeQuestions(model, prompts, flags.data[i], chat,
+                                                                 flags.limits[i], flags.max_tokens));
     std::move(questions.asked.begin(), questions.asked.end(), std::back_inserter(all));
   }
   return all;
@@ -106,8 +118,8 @@ class Answerer {
  public:
   using Make = std::function<std::unique_ptr<Drafter>()>;
 
-  static absl::StatusOr<Answerer> Create(const LoadedModel& model, std::span<const cli::EvalQuestion> questions,
-                                         int32_t max_tokens) {
+  static absl::StatusOr<Answerer> Create(const LoadedModel& model,
+                                         std::span<const cli::EvalQuestion> questions, int32_t max_tokens) {
     int64_t room = 2 * SpeculationOptions::kMaxNodes;
     for (const auto& question : questions) {
       room += static_cast<int64_t>(question.prompt_ids.size()) + max_tokens + kernels::kPageSize;
@@ -116,13 +128,17 @@ class Answerer {
     EngineOptions options{
         .threads = model.threads, .kv_tokens = room, .max_sequences = 1, .default_nodes = 0};
     options.drafter_factory = [make = make.get()](const Request&) { return (*make)(); };
-    CLAMOR_ASSIGN_OR_RETURN(
-        auto engine, Engine::Create(model.transformer.get(), model.tokenizer.get(), nullptr, nullptr, options));
-    return Answerer(std::move(engine), std::move(make), max_tokens);
+    auto store = std::make_unique<MaybeStore>();
+    CLAMOR_ASSIGN_OR_RETURN(auto engine, Engine::Create(model.transformer.get(), model.tokenizer.get(),
+                                                        store.get(), nullptr, options));
+    return Answerer(std::move(engine), std::move(make), std::move(store), max_tokens);
   }
 
-  absl::StatusOr<CountingSink> Answer(const cli::EvalQuestion& question, int32_t nodes, Make make) {
+  // `store` may be null.
+  absl::StatusOr<CountingSink> Answer(const cli::EvalQuestion& question, int32_t nodes, StoreSource* store,
+                                      Make make) {
     *make_ = std::move(make);
+    store_->store = store;
     CountingSink sink;
     const Request request{
         .prompt_ids = question.prompt_ids, .max_tokens = max_tokens_, .speculation = {.nodes = nodes}};
@@ -133,18 +149,60 @@ class Answerer {
   }
 
  private:
-  Answerer(std::unique_ptr<Engine> engine, std::unique_ptr<Make> make, int32_t max_tokens)
-      : engine_(std::move(engine)), make_(std::move(make)), max_tokens_(max_tokens) {}
+  // A store for some of the answers.
+  struct MaybeStore final : ContinuationSource {
+    void Ask(uint64_t sequence, const std::string& tenant, std::span<const int32_t> context,
+             int64_t position) override {
+      if (store != nullptr) store->Ask(sequence, tenant, context, position);
+    }
+    std::optional<Answer> Take(uint64_t sequence) override {
+      return store != nullptr ? store->Take(sequence) : std::nullopt;
+    }
+    void Forget(uint64_t sequence) override {
+      if (store != nullptr) store->Forget(sequence);
+    }
+    StoreSource* store = nullptr;
+  };
 
+  Answerer(std::unique_ptr<Engine> engine, std::unique_ptr<Make> make, std::unique_ptr<MaybeStore> store,
+           int32_t max_tokens)
+      : make_(std::move(make)),
+        store_(std::move(store)),
+        engine_(std::move(engine)),
+        max_tokens_(max_tokens) {}
+
+  // Where the engine finds them.
+  std::unique_ptr<Make> make_;
+  std::unique_ptr<MaybeStore> store_;
   std::unique_ptr<Engine> engine_;
-  std::unique_ptr<Make> make_;  // where the engine finds it
   int32_t max_tokens_;
 };
+
+// All answers; the one that is being given is taken out meanwhile.
+absl::StatusOr<std::unique_ptr<StoreSource>> StoreWith(const std::vector<std::vector<int32_t>>& answers) {
+  if (answers[0].empty()) return absl::InvalidArgumentError("--drafters: another must come before warmed");
+  CLAMOR_ASSIGN_OR_RETURN(auto store, StoreSource::Create(64));
+  for (size_t i = 0; i < answers.size(); ++i)
+    CLAMOR_RETURN_IF_ERROR(store->Add(std::to_string(i), answers[i]));
+  return store;
+}
+
+void WriteTraces(const std::string& path, const std::vector<cli::EvalQuestion>& questions,
+                 const std::vector<std::vector<int32_t>>& answers) {
+  std::ofstream file(path);
+  for (size_t i = 0; i < questions.size(); ++i) {
+    const nlohmann::ordered_json row = {{"category", questions[i].category},
+                                        {"prompt_ids", questions[i].prompt_ids},
+                                        {"token_ids", answers[i]}};
+    file << row.dump() << "\n";
+  }
+}
 
 absl::Status Run(const Flags& flags) {
   const auto makers = Makers();
   for (const std::string& name : flags.drafters) {
-    if (!makers.contains(name)) return absl::InvalidArgumentError(absl::StrCat("--drafters: ", name, " is unknown"));
+    if (!makers.contains(name))
+      return absl::InvalidArgumentError(absl::StrCat("--drafters: ", name, " is unknown"));
   }
   CLAMOR_ASSIGN_OR_RETURN(const LoadedModel model, LoadModel(flags.model, [](uint64_t, uint64_t) {}));
   CLAMOR_ASSIGN_OR_RETURN(const auto questions, ReadQuestions(flags, model));
@@ -155,27 +213,34 @@ absl::Status Run(const Flags& flags) {
   for (const int32_t nodes : flags.nodes) {
     for (const std::string& name : flags.drafters) {
       Shared shared(model.transformer->config().vocab_size);
+      if (name == kWarmed) {
+        CLAMOR_ASSIGN_OR_RETURN(shared.store, StoreWith(answers));
+      }
       Counts counts;
       for (size_t i = 0; i < questions.size(); ++i) {
-        CLAMOR_ASSIGN_OR_RETURN(
-            const CountingSink sink,
-            answerer.Answer(questions[i], nodes, [&] { return makers.at(name)(shared); }));
+        if (shared.store != nullptr) CLAMOR_RETURN_IF_ERROR(shared.store->Remove(std::to_string(i)));
+        CLAMOR_ASSIGN_OR_RETURN(const CountingSink sink,
+                                answerer.Answer(questions[i], nodes, shared.store.get(),
+                                                [&] { return makers.at(name)(shared); }));
+        if (shared.store != nullptr) CLAMOR_RETURN_IF_ERROR(shared.store->Add(std::to_string(i), answers[i]));
         if (answers[i].empty()) answers[i] = sink.ids;
         if (sink.ids != answers[i]) {
-          return absl::InternalError(absl::StrCat(name, " with ", nodes, " nodes changed the answer to ", questions[i].id));
+          return absl::InternalError(
+              absl::StrCat(name, " with ", nodes, " nodes changed the answer to ", questions[i].id));
         }
         for (const std::string& category : {questions[i].category, std::string("all")}) {
           counts[category].tokens += static_cast<int64_t>(sink.ids.size());
           counts[category].forwards += sink.stats.forwards;
         }
-        std::fprintf(stderr, "\r%-20s %3d nodes  %zu of %zu  %.2f ", name.c_str(), nodes, i + 1, questions.size(),
-                     counts["all"].tokens_per_forward());
+        std::fprintf(stderr, "\r%-20s %3d nodes  %zu of %zu  %.2f ", name.c_str(), nodes, i + 1,
+                     questions.size(), counts["all"].tokens_per_forward());
       }
       std::fprintf(stderr, "\n");
       nlohmann::ordered_json row = {{"drafter", name}, {"nodes", nodes}};
       for (const auto& [category, count] : counts) row[category] = count.tokens_per_forward();
       row["tokens"] = counts["all"].tokens;
       report.push_back(row);
+      if (!flags.traces.empty()) WriteTraces(flags.traces, questions, answers);
     }
   }
 
@@ -210,6 +275,7 @@ int Main(int argc, char** argv) {
   app.add_option("--nodes", flags.nodes)->delimiter(',')->check(CLI::Range(1, SpeculationOptions::kMaxNodes));
   app.add_option("--drafters", flags.drafters)->delimiter(',');
   app.add_option("--output", flags.output, "JSON");
+  app.add_option("--traces", flags.traces, "JSONL of prompts and answers");
   CLI11_PARSE(app, argc, argv);
   if (flags.limits.empty()) flags.limits.assign(flags.suites.size(), 10);
   absl::Status status = flags.suites.size() == flags.data.size() && flags.suites.size() == flags.limits.size()

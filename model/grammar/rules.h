@@ -12,9 +12,9 @@
 
 namespace clamor {
 
-inline constexpr int kMaxGrammarDepth = 64;      // levels of objects and arrays in a text
-inline constexpr int kMaxGrammarReadings = 128;  // ways to read a text that may have to be followed at once
-inline constexpr uint8_t kNoHeight = 255;        // no value fits
+inline constexpr int kMaxGrammarDepth = 64;     // levels of objects and arrays in a text
+inline constexpr int kMaxGrammarReadings = 32;  // ways to read a text that may have to be followed at once
+inline constexpr uint8_t kNoHeight = 255;       // no value fits
 inline constexpr uint16_t kNoValue = 0xFFFF;
 inline constexpr uint32_t kNoMaximum = std::numeric_limits<uint32_t>::max();
 

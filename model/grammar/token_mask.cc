@@ -72,7 +72,7 @@ void TokenMask::Walk(const GrammarState& state, const ByteTrie& trie, Mask* mask
 }
 
 bool TokenMask::Advance(GrammarState* state, int32_t id) const {
-  if (std::find(end_ids_.begin(), end_ids_.end(), id) != end_ids_.end()) return grammar_->AtEnd(*state);
+  if (IsEnd(id)) return grammar_->AtEnd(*state);
   const std::string_view bytes = tokens_->Bytes(id);
   GrammarState next = *state;
   for (const char byte : bytes) {

@@ -4,6 +4,7 @@
 // Tested by tests/model/grammar/token_mask_test.cc.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -21,7 +22,7 @@ class TokenMask {
   // `end_ids` end a text: exactly where it is complete. Those outside the vocabulary are left out. Keeps at
   // most `max_cached` masks of vocab_size / 8 bytes, those used last.
   TokenMask(std::shared_ptr<const Grammar> grammar, std::shared_ptr<const TokenTrie> tokens,
-            std::vector<int32_t> end_ids, size_t max_cached = 128);
+            std::vector<int32_t> end_ids, size_t max_cached = 32);
 
   // Bit `id % 64` of word `id / 64`: whether `id` may come next. At least one may. Valid until the next call.
   std::span<const uint64_t> Allowed(const GrammarState& state);
@@ -29,6 +30,8 @@ class TokenMask {
   // Reads the bytes of a token; an end id is read as the end. False: it may not come next, and `state` is as
   // it was.
   bool Advance(GrammarState* state, int32_t id) const;
+
+  bool IsEnd(int32_t id) const { return std::find(end_ids_.begin(), end_ids_.end(), id) != end_ids_.end(); }
 
   const Grammar& grammar() const { return *grammar_; }
 

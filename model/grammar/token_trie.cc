@@ -1,6 +1,7 @@
 #include "model/grammar/token_trie.h"
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <utility>
 
@@ -85,5 +86,16 @@ TokenTrie::TokenTrie(std::vector<std::string> bytes)
 }
 
 TokenTrie::TokenTrie(const Tokenizer& tokenizer) : TokenTrie(BytesOf(tokenizer)) {}
+
+bool TokenTrie::SpellsAscii(int32_t limit) const {
+  std::array<bool, 128> spelled{};
+  for (int32_t id = 0; id < std::min(limit, vocab_size()); ++id) {
+    const std::string& bytes = bytes_[id];
+    if (bytes.size() == 1 && static_cast<unsigned char>(bytes[0]) < 128) {
+      spelled[static_cast<unsigned char>(bytes[0])] = true;
+    }
+  }
+  return std::all_of(spelled.begin() + ' ', spelled.begin() + '~' + 1, [](bool known) { return known; });
+}
 
 }  // namespace clamor

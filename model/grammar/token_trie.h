@@ -54,6 +54,10 @@ class TokenTrie {
     return id >= 0 && id < vocab_size() ? std::string_view(bytes_[id]) : std::string_view();
   }
 
+  // Whether every printable ASCII character is a token by itself, with an id below `limit`: no text is out of
+  // reach then.
+  bool SpellsAscii(int32_t limit) const;
+
   const ByteTrie& all() const { return all_; }
   // Those with a quote or a backslash; others cannot end a string.
   const ByteTrie& marked() const { return marked_; }

@@ -1,5 +1,6 @@
 #include "model/spec/answer_grammar.h"
 
+#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -13,6 +14,7 @@ AnswerGrammar::AnswerGrammar(std::shared_ptr<const Grammar> grammar, std::shared
 void AnswerGrammar::Apply(std::span<const int32_t> path, std::span<const float> logits,
                           std::span<float> edited) {
   constexpr float kNever = -std::numeric_limits<float>::infinity();
+  constexpr float kLeast = std::numeric_limits<float>::lowest();
   GrammarState state = state_;
   for (const int32_t token : path) mask_->Advance(&state, token);
   const std::span<const uint64_t> allowed = mask_->Allowed(state);
@@ -21,11 +23,11 @@ void AnswerGrammar::Apply(std::span<const int32_t> path, std::span<const float> 
   };
   bool any = false;
   for (size_t id = 0; id < edited.size(); ++id) {
-    if (!may(id)) edited[id] = kNever;
+    if (!may(id) || std::isnan(edited[id])) edited[id] = kNever;
     any |= edited[id] != kNever;
   }
   for (size_t id = 0; !any && id < edited.size(); ++id) {
-    if (may(id)) edited[id] = logits[id];
+    if (may(id)) edited[id] = logits[id] > kLeast ? logits[id] : kLeast;  // NaN is not
   }
 }
 

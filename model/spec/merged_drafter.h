@@ -50,8 +50,8 @@ class MergedDrafter : public Drafter {
         seed_(sampling.seed),
         random_(sampling.seed) {}
 
-  // From now on only guesses that `grammar` allows after the answer, which it keeps up with. Null: any. Must
-  // outlive this.
+  // From now on only guesses that `grammar` allows after the answer, which it keeps up with; the tail alone
+  // is as it was. Null: any. Must outlive this.
   void Obey(const AnswerGrammar* grammar) { grammar_ = grammar; }
 
   void Extend(std::span<const int32_t> tokens) override;

@@ -48,60 +48,58 @@ class AnswerCalls::Answer final : private GenerationListener {
 
 AnswerCalls::AnswerCalls(WorkerLease lease, v1::WorkerServiceStreamGenerateRequest request,
                          absl::Time deadline, GenerationListener* listener)
-    : listener_(listener) {
-  const uint32_t count = std::max<uint32_t>(1, request.options().n());
-  const uint64_t seed = request.options().sampling().seed();
-  for (uint32_t i = 0; i < count; ++i) {
-    v1::WorkerServiceStreamGenerateRequest one = request;
-    if (i > 0) one.mutable_options()->mutable_sampling()->set_seed(seed + i);
-    WorkerLease own = i + 1 < count ? WorkerLease(&lease.worker()) : std::move(lease);
-    answers_.push_back(std::make_unique<Answer>(this, i, std::move(own), std::move(one), deadline));
-  }
-}
+    : size_(std::max<uint32_t>(1, request.options().n())),
+      deadline_(deadline),
+      listener_(listener),
+      first_(std::make_unique<Answer>(this, 0, std::move(lease), std::move(request), deadline)) {}
 
 AnswerCalls::~AnswerCalls() = default;
 
-void AnswerCalls::Start() {
-  {
-    absl::MutexLock lock(&mu_);
-    started_ = 1;
-  }
-  answers_.front()->call().Start();
-}
+void AnswerCalls::Start() { first_->call().Start(); }
 
 void AnswerCalls::StartRest() {
+  std::vector<WorkerCall*> calls;
   {
     absl::MutexLock lock(&mu_);
-    if (stopped_ || started_ == answers_.size()) return;
-    started_ = answers_.size();
+    if (stopped_) return;
+    for (uint32_t i = static_cast<uint32_t>(rest_.size()) + 1; i < size_; ++i) {
+      v1::WorkerServiceStreamGenerateRequest request = first_->call().request();
+      v1::SamplingParameters& sampling = *request.mutable_options()->mutable_sampling();
+      sampling.set_seed(sampling.seed() + i);
+      request.set_follows(true);
+      rest_.push_back(std::make_unique<Answer>(this, i, WorkerLease(&first_->call().worker()),
+                                               std::move(request), deadline_));
+      calls.push_back(&rest_.back()->call());
+    }
   }
-  for (size_t i = 1; i < answers_.size(); ++i) answers_[i]->call().Start();
+  for (WorkerCall* call : calls) call->Start();
 }
 
 void AnswerCalls::Cancel(const absl::Status& why) {
   absl::MutexLock lock(&mu_);
-  CancelStarted(why);
+  Stop(why);
 }
 
-void AnswerCalls::CancelStarted(const absl::Status& why) {
+void AnswerCalls::Stop(const absl::Status& why) {
   stopped_ = true;
   if (status_.ok()) status_ = why;
-  for (size_t i = 0; i < started_; ++i) answers_[i]->call().Cancel(why);
+  first_->call().Cancel(why);
+  for (const auto& answer : rest_) answer->call().Cancel(why);
 }
 
 void AnswerCalls::End(const absl::Status& status) {
   absl::Status all;
   {
     absl::MutexLock lock(&mu_);
-    if (!status.ok() && status_.ok()) CancelStarted(status);
-    if (++ended_ < started_) return;
+    if (!status.ok() && status_.ok()) Stop(status);
+    if (++ended_ <= rest_.size()) return;
     all = status_;
   }
   listener_->OnEnded(all);  // which may end this
 }
 
 const v1::WorkerServiceStreamGenerateRequest& AnswerCalls::request() const {
-  return answers_.front()->call().request();
+  return first_->call().request();
 }
 
 }  // namespace clamor

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <vector>
 
@@ -31,7 +32,7 @@ class AnswerCalls {
   // As WorkerCall::Cancel.
   void Cancel(const absl::Status& why);
 
-  size_t size() const { return answers_.size(); }
+  size_t size() const { return size_; }
   const v1::WorkerServiceStreamGenerateRequest& request() const;  // of the first
 
  private:
@@ -39,14 +40,16 @@ class AnswerCalls {
 
   void StartRest();
   void End(const absl::Status& status);
-  void CancelStarted(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Stop(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
+  const uint32_t size_;
+  const absl::Time deadline_;
   GenerationListener* const listener_;
   absl::Mutex listening_;  // held while the listener hears an event; never taken with mu_ held
-  std::vector<std::unique_ptr<Answer>> answers_;
+  const std::unique_ptr<Answer> first_;
 
   absl::Mutex mu_;
-  size_t started_ ABSL_GUARDED_BY(mu_) = 0;  // of answers_, from the first
+  std::vector<std::unique_ptr<Answer>> rest_ ABSL_GUARDED_BY(mu_);  // none until they start
   size_t ended_ ABSL_GUARDED_BY(mu_) = 0;
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;  // nothing starts any more
   absl::Status status_ ABSL_GUARDED_BY(mu_);   // the first error

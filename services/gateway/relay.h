@@ -62,7 +62,7 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
 
   void OnDelta(v1::Delta delta) override {
     absl::MutexLock lock(&mu_);
-    record_.Tokens(delta.token_ids_size());
+    record_.Tokens(delta.choice(), delta.token_ids_size());
     pending_[delta.choice()].Add(std::move(delta));
     WriteNext();
     size_t waiting = 0;
@@ -167,7 +167,7 @@ class UnaryRelay final : public grpc::ServerUnaryReactor, private GenerationList
   }
 
   void OnDelta(v1::Delta delta) override {
-    record_.Tokens(delta.token_ids_size());
+    record_.Tokens(delta.choice(), delta.token_ids_size());
     v1::Answer& answer = *response_->mutable_answers(static_cast<int>(delta.choice()));
     answer.mutable_token_ids()->MergeFrom(delta.token_ids());
     answer.mutable_sources()->MergeFrom(delta.sources());

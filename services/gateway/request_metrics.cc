@@ -68,16 +68,17 @@ void RequestRecord::Admitted() {
   metrics_->streams_open.Increment();
 }
 
-void RequestRecord::Tokens(int64_t tokens) {
+void RequestRecord::Tokens(size_t answer, int64_t tokens) {
   if (tokens == 0) return;
   const absl::Time now = absl::Now();
-  if (tokens_ == 0) {
-    metrics_->time_to_first_token.Observe(absl::ToDoubleSeconds(now - arrival_));
-  } else {
-    metrics_->inter_token.Observe(absl::ToDoubleSeconds(now - last_tokens_) / static_cast<double>(tokens));
+  if (tokens_ == 0) metrics_->time_to_first_token.Observe(absl::ToDoubleSeconds(now - arrival_));
+  if (answer >= last_tokens_.size()) last_tokens_.resize(answer + 1, absl::InfiniteFuture());
+  absl::Time& last = last_tokens_[answer];
+  if (last <= now) {
+    metrics_->inter_token.Observe(absl::ToDoubleSeconds(now - last) / static_cast<double>(tokens));
   }
   tokens_ += tokens;
-  last_tokens_ = now;
+  last = now;
 }
 
 void RequestRecord::End(const absl::Status& status, const std::string& id, const std::string& tenant) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -37,15 +38,16 @@ class RequestRecord {
   // `metrics` must outlive this; `method` is a literal.
   RequestRecord(GatewayMetrics* metrics, const char* method);
 
-  void Admitted();              // a worker has started it
-  void Tokens(int64_t tokens);  // came from the worker
+  void Admitted();                             // a worker has started it
+  void Tokens(size_t answer, int64_t tokens);  // came from the worker
   // Once, last. `id` and `tenant` are for the log.
   void End(const absl::Status& status, const std::string& id, const std::string& tenant);
 
  private:
   GatewayMetrics* metrics_;
   const char* method_;
-  absl::Time arrival_, last_tokens_;
+  absl::Time arrival_;
+  std::vector<absl::Time> last_tokens_;  // of each answer
   bool admitted_ = false;
   int64_t tokens_ = 0;
 };

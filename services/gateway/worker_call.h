@@ -41,11 +41,12 @@ class WorkerCall final : private grpc::ClientReadReactor<v1::WorkerServiceStream
   ~WorkerCall() override = default;
 
   void Start();  // once
-  // Ends the call with `why`; the first one counts. Any thread, until OnEnded returns; nothing happens if it
-  // has ended.
+  // Ends the call with `why`; the first one counts. Any thread; nothing happens if it has
+  // ended.
   void Cancel(absl::Status why);
 
   const v1::WorkerServiceStreamGenerateRequest& request() const { return request_; }
+  WorkerChannel& worker() const { return lease_.worker(); }
 
  private:
   void OnReadDone(bool ok) override;

@@ -87,8 +87,8 @@ void Engine::Rep::JudgeSpeculation(StepReport& report) {
 std::optional<FinishReason> Engine::Rep::Append(Sequence& s, int32_t id, std::string& text) {
   s.tokens.push_back(id);
   s.edits.Add(id);
-  if (!s.grammar.empty()) s.grammar.Add(id);
-  if (s.text.Add(id, text)) return FinishReason::kStop;
+  const bool complete = !s.grammar.empty() && s.grammar.Add(id);
+  if (s.text.Add(id, text) || complete) return FinishReason::kStop;
   const auto& ends = s.ends.token_ids;
   if (s.answer_tokens() > s.ends.min_tokens && std::find(ends.begin(), ends.end(), id) != ends.end())
     return FinishReason::kStop;
@@ -236,6 +236,8 @@ void Engine::Rep::Commit(StepReport& report) {
     Sequence& s = *running[share.sequence];
     s.committed += share.prefill;
     report.prompt_tokens += share.prefill;
+    // Even of an answer that ends at once: others may wait for its prompt.
+    if (share.prefill > 0) cache.Share(s.pages, std::span(s.tokens).first(s.committed));
     if (share.decode) {
       const int64_t rows = static_cast<int64_t>(s.tree.nodes.size());
       CommitSequence(share, row, report);

@@ -171,17 +171,19 @@ bool Engine::Rep::Start(Sequence& s) {
 
 // Makes the grammar of the request the sequence's, unless what was emitted elsewhere breaks it.
 absl::Status Engine::Rep::Constrain(Sequence& s) {
-  if (tokenizer == nullptr) return absl::InvalidArgumentError("grammar is set, but there is no tokenizer");
+  absl::call_once(trie_made, [this] {
+    if (tokenizer != nullptr) trie = std::make_shared<const TokenTrie>(*tokenizer);
+  });
   const std::vector<int32_t>& eos = model->generation().eos_ids;
-  if (eos.empty()) {
+  const auto known = [this](int32_t id) {
+    return id < std::min(trie->vocab_size(), model->config().vocab_size);
+  };
+  if (trie == nullptr || !trie->SpellsAscii(model->config().vocab_size) ||
+      std::none_of(eos.begin(), eos.end(), known)) {
     return absl::InvalidArgumentError(
-        "grammar is set, but the model has no end-of-sequence token to end such an answer with");
+        "options.json_schema is set, but this model's vocabulary cannot spell every JSON text and its end");
   }
-  {
-    absl::MutexLock lock(&mu);
-    if (trie == nullptr) trie = std::make_shared<const TokenTrie>(*tokenizer);
-    s.grammar = AnswerGrammar(s.request.grammar, trie, eos);
-  }
+  s.grammar = AnswerGrammar(s.request.grammar, trie, eos);
   GrammarState state = s.grammar.state();
   for (size_t i = 0; i < s.request.emitted_ids.size(); ++i) {
     if (s.grammar.Advance(&state, s.request.emitted_ids[i])) continue;
@@ -264,8 +266,9 @@ absl::StatusOr<uint64_t> Engine::Submit(Request request, TokenSink* sink) {
   if (s->request.grammar != nullptr) CLAMOR_RETURN_IF_ERROR(rep_->Constrain(*s));
   s->queued = absl::Now();
   absl::MutexLock lock(&rep_->mu);
-  if (rep_->draining) return absl::UnavailableError("[DRAINING] this worker takes no new requests");
-  if (static_cast<int64_t>(rep_->waiting.size()) >= rep_->options.max_waiting) {
+  if (rep_->draining && !s->request.follows)
+    return absl::UnavailableError("[DRAINING] this worker takes no new requests");
+  if (static_cast<int64_t>(rep_->waiting.size()) >= rep_->options.max_waiting && !s->request.follows) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "[QUEUE_FULL] ", rep_->waiting.size(), " requests wait, the limit is ", rep_->options.max_waiting));
   }

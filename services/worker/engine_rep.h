@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/call_once.h"
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
@@ -62,6 +63,10 @@ struct Engine::Rep {
   std::vector<int32_t> path;  // guesses down to the node that is verified
   std::vector<float> edited;  // its logits, where they are not used as they are
 
+  // Made when a grammar first needs it.
+  absl::once_flag trie_made;
+  std::shared_ptr<const TokenTrie> trie;
+
   // Shared with the threads that submit and cancel.
   absl::Mutex mu;
   std::deque<std::unique_ptr<Sequence>> waiting ABSL_GUARDED_BY(mu);
@@ -70,7 +75,6 @@ struct Engine::Rep {
   bool draining ABSL_GUARDED_BY(mu) = false;
   bool woken ABSL_GUARDED_BY(mu) = false;
   EngineLoad load ABSL_GUARDED_BY(mu);
-  std::shared_ptr<const TokenTrie> trie ABSL_GUARDED_BY(mu);  // null until a grammar needs it
 
   // A step, in order.
   bool Step();

@@ -57,6 +57,8 @@ struct Request {
   // With each token, its log-probability and those of this many likeliest tokens; up to kMaxTopLogprobs.
   std::optional<int32_t> top_logprobs;
   SpeculationOptions speculation;
+  // A further answer to a request whose first has begun here: neither a full queue nor a drain refuses it.
+  bool follows = false;
   bool use_store = true;  // whether the shared store may be asked for drafts
   Priority priority = Priority::kNormal;
   absl::Time deadline = absl::InfiniteFuture();

@@ -97,9 +97,9 @@ absl::StatusOr<Priority> ParsePriority(v1::Priority priority) {
 absl::StatusOr<std::shared_ptr<const Grammar>> ParseGrammar(const std::string& json_schema) {
   absl::StatusOr<Grammar> grammar = CompileJsonSchema(json_schema);
   if (grammar.ok()) return std::make_shared<const Grammar>(*std::move(grammar));
-  const absl::string_view reason = ReasonOf(grammar.status()), message = MessageOf(grammar.status());
-  if (reason == "INVALID_FIELD") return InvalidField("options.json_schema", absl::StrCat(": ", message));
-  return Refusal(reason, absl::StrCat("options.json_schema: ", message));
+  const std::string message = absl::StrCat("options.json_schema: ", MessageOf(grammar.status()));
+  const absl::string_view reason = ReasonOf(grammar.status());
+  return reason == "INVALID_FIELD" ? absl::InvalidArgumentError(message) : Refusal(reason, message);
 }
 
 absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
@@ -188,9 +188,7 @@ absl::StatusOr<Request> ParseRequest(const v1::WorkerServiceStreamGenerateReques
     CLAMOR_ASSIGN_OR_RETURN(request.top_logprobs, ParseCount("options.top_logprobs", options.top_logprobs()));
   }
   request.ignore_eos = options.ignore_eos();
-  if (options.has_json_schema()) {
-    CLAMOR_ASSIGN_OR_RETURN(request.grammar, ParseGrammar(options.json_schema()));
-  }
+  request.follows = message.follows();
   CLAMOR_ASSIGN_OR_RETURN(request.speculation, ParseSpeculation(options.speculation()));
   switch (options.draft_scope()) {
     case v1::DRAFT_SCOPE_UNSPECIFIED:
@@ -207,6 +205,11 @@ absl::StatusOr<Request> ParseRequest(const v1::WorkerServiceStreamGenerateReques
   // The engine names the options as the message does.
   if (absl::Status valid = request.ValidateOptions(vocab_size); !valid.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("options.", valid.message()));
+  }
+  if (options.has_json_schema()) {
+    CLAMOR_ASSIGN_OR_RETURN(request.grammar, ParseGrammar(options.json_schema()));
+    if (request.ignore_eos)
+      return InvalidField("options.ignore_eos", "is true, must be false with a json_schema");
   }
   return request;
 }

@@ -357,6 +357,15 @@ TEST(SamplingFeatures, AnswersEndWhereTheyMay) {
     EXPECT_EQ(ended.ids.size(), std::min<size_t>(least + 1, kTokens));
     EXPECT_EQ(ended.finished.reason, least < kTokens ? FinishReason::kStop : FinishReason::kLength);
   }
+  // A document ends once, however many tokens are asked for at least.
+  request = Base(2);
+  request.grammar = std::make_shared<const Grammar>(CompileJsonSchema(R"({"const": 12})").value());
+  request.ignore_eos = false;
+  request.min_tokens = kTokens;
+  const Answer document = Ask(request);
+  EXPECT_EQ(document.text, "12");
+  EXPECT_EQ(document.finished.reason, FinishReason::kStop);
+  EXPECT_EQ(std::count(document.ids.begin(), document.ids.end(), document.ids.back()), 1);
   // With everything banned, still an answer.
   request = Base(2);
   for (int32_t id = 0; id < Model().config().vocab_size; ++id)

@@ -147,13 +147,13 @@ TEST(JsonSchema, LimitsNameBothNumbers) {
   expect(Repeated("{\"oneOf\": [", "{\"const\":%}", "]}", 65), {"65", "64"});
   // Objects that all begin alike, at once and one under the other.
   const std::string alike = R"({"properties":{"a":{"type":"null"},"x%":{}}})";
-  expect(Repeated("{\"anyOf\": [", alike, "]}", 129), {"129", "128", "#"});
-  EXPECT_EQ(ErrorOf(Repeated("{\"anyOf\": [", alike, "]}", 128)), "");
+  expect(Repeated("{\"anyOf\": [", alike, "]}", 33), {"33", "32", "#"});
+  EXPECT_EQ(ErrorOf(Repeated("{\"anyOf\": [", alike, "]}", 32)), "");
   expect(Repeated("{\"anyOf\": [",
                   R"({"properties":{"a":{"anyOf":[{"minItems":%},{"minItems":1%},{"minItems":2%}]}}})", "]}",
                   50),
-         {"150", "128"});
-  expect(Repeated("{\"anyOf\": [", R"({"minLength":1%0,"maxLength":1%1})", "]}", 129), {"129", "128"});
+         {"150", "32"});
+  expect(Repeated("{\"anyOf\": [", R"({"minLength":1%0,"maxLength":1%1})", "]}", 33), {"33", "32"});
   // A chain of references, each to the next.
   std::string chain = R"({"$ref": "#/$defs/0", "$defs": {)";
   for (int i = 0; i < 100; ++i) absl::StrAppend(&chain, "\"", i, "\": {\"$ref\": \"#/$defs/", i + 1, "\"},");

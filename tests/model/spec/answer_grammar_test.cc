@@ -29,7 +29,8 @@ AnswerGrammar Lists(
 
 std::vector<int> Left(AnswerGrammar& grammar, const std::vector<int32_t>& path,
                       std::vector<float> edited = {}) {
-  const std::vector<float> logits(9, 3);
+  const std::vector<float> logits =
+      edited.empty() || !std::isnan(edited[0]) ? std::vector<float>(9, 3) : edited;
   if (edited.empty()) edited = logits;
   grammar.Apply(path, logits, edited);
   std::vector<int> left;
@@ -65,6 +66,23 @@ TEST(AnswerGrammarTest, OtherEditsGiveWayOnlyWhereTheyLeaveNothing) {
   grammar.Apply({}, logits, edited);
   EXPECT_EQ(edited[2], 1.5f);
   EXPECT_EQ(edited[6], -2);
+}
+
+TEST(AnswerGrammarTest, ARowOfNonsenseStillHasAToken) {
+  AnswerGrammar grammar = Lists();
+  for (const float nonsense : {std::nanf(""), kNever}) {
+    const std::vector<float> logits(9, nonsense);
+    EXPECT_THAT(Left(grammar, {}, logits), ElementsAre(2, 6));
+    std::vector<float> edited = logits;
+    grammar.Apply({}, logits, edited);
+    EXPECT_EQ(edited[2], std::numeric_limits<float>::lowest());
+  }
+}
+
+TEST(AnswerGrammarTest, KnowsItsEnd) {
+  AnswerGrammar grammar = Lists();
+  for (const int32_t token : {2, 0, 3}) EXPECT_FALSE(grammar.Add(token));
+  EXPECT_TRUE(grammar.Add(5));
 }
 
 TEST(AnswerGrammarTest, NoneIsEmpty) {

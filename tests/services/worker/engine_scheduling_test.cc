@@ -63,6 +63,12 @@ TEST_F(EngineSchedulingTest, ABeginningThatWasReadIsNotReadAgain) {
   const RecordingSink next = ask(request);
   EXPECT_GE(next.cached_tokens, (prompt + 30) / kernels::kPageSize * kernels::kPageSize);
   EXPECT_TRUE(std::equal(first.ids.begin() + 35, first.ids.end(), next.ids.begin()));
+
+  // So does a second answer to a prompt whose first ended in the step that read it.
+  request.tenant = "c";
+  request.max_tokens = 1;
+  EXPECT_EQ(ask(request).cached_tokens, 0);
+  EXPECT_GT(ask(request).cached_tokens, 0);
 }
 
 TEST_F(EngineSchedulingTest, PriorityThenArrival) {
