@@ -26,6 +26,12 @@ class SecondAskTest(ClusterTest):
               f"{store} of {len(second.ids)} tokens from the store")
         self.assertEqual(second.ids, first.ids)
 
+    def restart_worker(self):
+        self.cluster.worker.terminate()
+        self.assertEqual(self.cluster.worker.wait_exit(), 0)
+        self.cluster.worker.start().wait_ready()
+        self.cluster.gateway.wait_ready()
+
     def test_second_ask(self):
         self.assertEqual(self.ask("plain", nodes=0, store=False).ids, self.ask("plain", nodes=16, store=False).ids)
 
@@ -46,14 +52,24 @@ class SecondAskTest(ClusterTest):
         self.compare("asked by another tenant", first, other)
         self.assertEqual(other.finished.speculation.accepted.store, 0)
 
-        self.cluster.worker.terminate()
-        self.assertEqual(self.cluster.worker.wait_exit(), 0)
-        self.cluster.worker.start().wait_ready()
-        self.cluster.gateway.wait_ready()
+        self.restart_worker()
         cold = self.ask("one")
         self.compare("asked again of a new worker", first, cold)
         self.assertGreater(cold.finished.speculation.accepted.store, 0)
         self.assertGreater(cold.tokens_per_forward, 1.2 * first.tokens_per_forward)
+
+    def test_state_survives_a_restart(self):
+        flags = self.cluster.worker.flags
+        self.addCleanup(setattr, self.cluster.worker, "flags", flags)
+        self.cluster.worker.flags = [*flags, "--state", str(self.cluster.folder / "state")]
+        asks = []
+        for tenant in ("four", "four", "five"):
+            self.restart_worker()
+            asks.append(self.ask(tenant, draft_scope=generation.DRAFT_SCOPE_NONE, store=False))
+        cold, warm, other = asks
+        self.compare("with --state, asked again of a new worker", cold, warm)
+        self.assertGreater(warm.tokens_per_forward, 1.1 * cold.tokens_per_forward)
+        self.assertEqual(other.tokens_per_forward, cold.tokens_per_forward, "tenants have files of their own")
 
 
 if __name__ == "__main__":
