@@ -18,6 +18,7 @@ std::shared_ptr<DraftKnowledge> KnowledgePool::Get(const std::string& tenant) {
   return knowledge;
 }
 
+// If the files have no place for it, what was learned since it was last due is lost.
 void KnowledgePool::Forget() {
   const auto oldest = std::min_element(tenants_.begin(), tenants_.end(), [](const auto& a, const auto& b) {
     return a.second.last_use < b.second.last_use;

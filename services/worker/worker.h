@@ -38,7 +38,8 @@ class Worker {
   // Loads the model, logging how far it is, measures the machine and starts the engine. `metrics` must
   // outlive the worker.
   static absl::StatusOr<std::unique_ptr<Worker>> Load(const WorkerOptions& options, WorkerMetrics* metrics);
-  // Ends what still runs as cancelled, and gives the corpus writer two seconds to empty its queue.
+  // Ends what still runs as cancelled, gives what was learned five seconds to reach the state folder and the
+  // corpus writer two to empty its queue.
   ~Worker();
 
   const LoadedModel& model() const { return model_; }
