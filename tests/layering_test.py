@@ -27,7 +27,7 @@ ALLOWED = {
     "services": ["kernels/status_macros.h", "clamor/v1/", "google/rpc/", "services/"],
 }
 # Files of services/worker that form the engine: no gRPC, no proto, no RocksDB.
-ENGINE = {"engine", "engine_queue", "engine_rep", "request", "scheduler", "sequence", "step_batch", "step_cost", "step_cost_probe", "knowledge_pool"}
+ENGINE = {"engine", "engine_queue", "engine_rep", "request", "scheduler", "sequence", "step_batch", "step_cost", "step_cost_probe", "knowledge_files", "knowledge_pool"}
 # Libraries that only some folders may see.
 LIBRARIES = {
     "grpc": ["services"], "grpcpp": ["services"], "google": ["services"], "rocksdb": ["retrieval"],

@@ -36,6 +36,11 @@ class Adjacency {
   }
   size_t size() const { return entries_.size(); }
 
+  // To keep a table and to have it again (knowledge_file.h).
+  const absl::flat_hash_map<int32_t, Entry>& entries() const { return entries_; }
+  void Reserve(size_t entries) { entries_.reserve(entries); }
+  void Restore(int32_t token, const Entry& entry) { entries_[token] = entry; }
+
  private:
   absl::flat_hash_map<int32_t, Entry> entries_;
 };

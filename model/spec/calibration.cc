@@ -124,4 +124,22 @@ void Calibration::Learn(Key key, bool hit) {
   b.misses = b.misses * kDecay + (hit ? 0.0f : 1.0f);
 }
 
+void Calibration::Save(std::span<float> counts) const {
+  for (size_t key = 0; key < beta_.size(); ++key) {
+    counts[2 * key] = beta_[key].hits;
+    counts[2 * key + 1] = beta_[key].misses;
+  }
+}
+
+bool Calibration::Restore(std::span<const float> counts) {
+  constexpr float kMost = 1.01f / (1 - kDecay);  // where a series of hits converges, and some rounding
+  const auto possible = [](float count) { return count >= 0 && count <= kMost; };  // NaN is not
+  if (counts.size() != kCounts || !std::all_of(counts.begin(), counts.end(), possible)) return false;
+  for (size_t key = 0; key < beta_.size(); ++key) {
+    beta_[key].hits = counts[2 * key];
+    beta_[key].misses = counts[2 * key + 1];
+  }
+  return true;
+}
+
 }  // namespace clamor

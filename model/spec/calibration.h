@@ -8,6 +8,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 namespace clamor {
 
@@ -35,6 +36,11 @@ class Calibration {
   float Mean(Key key) const;
   void Learn(Key key, bool hit);
 
+  // To keep what was learned and to have it again (knowledge_file.h): hits and misses of each key in turn.
+  // Restore is false, and changes nothing, if some count is none that Learn could have led to.
+  void Save(std::span<float> counts) const;  // REQUIRES: kCounts of them
+  bool Restore(std::span<const float> counts);
+
  private:
   struct Beta {
     float prior, hits = 0, misses = 0;
@@ -53,6 +59,10 @@ class Calibration {
   static constexpr int kAgreementBegin = kRecycledBegin + 2 * kDepthBuckets;
   static constexpr int kKeys = kAgreementBegin + kAgreeing * kProbabilityBuckets;
 
+ public:
+  static constexpr size_t kCounts = 2 * kKeys;
+
+ private:
   static int ProbabilityBucket(float probability);
   static int DepthBucket(int depth);
   static int CountBucket(int match_length, uint32_t count, uint32_t total, int depth);

@@ -28,6 +28,8 @@
 
 namespace clamor {
 
+class KnowledgeFiles;
+
 struct EngineOptions {
   int32_t threads = 1;          // of the forward pass, the calling thread included
   int64_t kv_tokens = 32768;    // room of the key/value cache, shared by all sequences
@@ -41,6 +43,9 @@ struct EngineOptions {
   // experiments and tests. Its trees must pass DraftTree::CheckIntegrity, hold ids of the vocabulary and at
   // most SpeculationOptions::kMaxNodes guesses.
   std::function<std::unique_ptr<Drafter>(const Request&)> drafter_factory;
+  // Where what drafting learns is kept, so that the next engine starts warm; outlives the engine. Null:
+  // nowhere. Run alone keeps it.
+  KnowledgeFiles* knowledge = nullptr;
   absl::Status Validate() const;  // INVALID_ARGUMENT names field and value
 };
 
@@ -99,7 +104,8 @@ class Engine {
   bool Step();
 
   // Runs Step until `stop` is set, parked while there is nothing to do. On return all requests have been
-  // finished as cancelled. WakeUp makes it look at `stop`.
+  // finished as cancelled and what was learned is on its way to `knowledge` (at most five seconds are spent
+  // on waiting for its disk). WakeUp makes it look at `stop`.
   void Run(const std::atomic<bool>& stop);
   void WakeUp();
 

@@ -15,6 +15,8 @@
 namespace clamor {
 namespace {
 
+constexpr absl::Duration kLastSave = absl::Seconds(5);  // for what was learned, at the end
+
 absl::Status CheckRange(const char* field, int64_t value, int64_t least, int64_t most) {
   if (value >= least && value <= most) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -285,12 +287,14 @@ void Engine::Cancel(uint64_t handle, FinishReason reason) {
 
 void Engine::Run(const std::atomic<bool>& stop) {
   while (!stop) {
-    if (rep_->Step()) continue;
+    const bool stepped = rep_->Step();
+    const absl::Time next_save = rep_->knowledge.SaveDue(absl::Now());
+    if (stepped) continue;
     absl::MutexLock lock(&rep_->mu);
     const auto wanted = [this, &stop]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(rep_->mu) {
       return stop || rep_->woken || !rep_->Idle();
     };
-    rep_->mu.Await(absl::Condition(&wanted));
+    rep_->mu.AwaitWithDeadline(absl::Condition(&wanted), next_save);
     rep_->woken = false;
   }
   // Whoever still waits for an answer is told.
@@ -301,6 +305,7 @@ void Engine::Run(const std::atomic<bool>& stop) {
   }
   rep_->Retire();
   rep_->PublishLoad(false);
+  rep_->knowledge.SaveAll(absl::Now() + kLastSave);
 }
 
 void Engine::WakeUp() {

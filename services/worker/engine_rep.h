@@ -34,7 +34,8 @@ struct Engine::Rep {
         observer(observer),
         options(options),
         pool(options.threads),
-        cache(model->config(), KvCache::PagesFor(options.kv_tokens)) {}
+        cache(model->config(), KvCache::PagesFor(options.kv_tokens)),
+        knowledge(options.knowledge) {}
 
   // Constant after construction.
   const Transformer* const model;

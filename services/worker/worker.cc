@@ -60,6 +60,16 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Load(const WorkerOptions& option
     engine.kv_tokens =
         std::max<int64_t>(32768, loaded.transformer->max_positions() + 2 * SpeculationOptions::kMaxNodes);
   }
+  if (!options.state.empty()) {
+    worker->knowledge_ = std::make_unique<KnowledgeFiles>(
+        KnowledgeFilesOptions{.folder = options.state + "/drafting",
+                              .tokenizer_fingerprint = worker->info_.tokenizer_fingerprint(),
+                              .vocab_size = loaded.transformer->config().vocab_size},
+        [](const absl::Status& trouble) {
+          spdlog::warn("event=drafting_not_kept error={}", Quoted(trouble.ToString()));
+        });
+    engine.knowledge = worker->knowledge_.get();
+  }
   CLAMOR_ASSIGN_OR_RETURN(worker->engine_, Engine::Create(loaded.transformer.get(), loaded.tokenizer.get(),
                                                           worker->drafter_.get(), metrics, engine));
   worker->engine_thread_ = std::thread([w = worker.get()] { w->engine_->Run(w->stop_); });

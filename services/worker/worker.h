@@ -15,6 +15,7 @@
 #include "clamor/v1/model.pb.h"
 #include "services/worker/corpus_writer.h"
 #include "services/worker/engine.h"
+#include "services/worker/knowledge_files.h"
 #include "services/worker/loaded_model.h"
 #include "services/worker/retrieval_drafter.h"
 #include "services/worker/worker_metrics.h"
@@ -27,6 +28,7 @@ struct WorkerOptions {
   std::string retrieval;  // HOST:PORT of the shared store, empty: none
   absl::Duration lookup_timeout = absl::Milliseconds(20);
   bool store = true;  // append finished answers to the store
+  std::string state;  // folder for what should survive a restart, empty: nothing does
   // kv_tokens 0: room for one whole context, at least 32768.
   EngineOptions engine{.kv_tokens = 0, .default_nodes = SpeculationOptions::kAuto};
 };
@@ -36,7 +38,8 @@ class Worker {
   // Loads the model, logging how far it is, measures the machine and starts the engine. `metrics` must
   // outlive the worker.
   static absl::StatusOr<std::unique_ptr<Worker>> Load(const WorkerOptions& options, WorkerMetrics* metrics);
-  // Ends what still runs as cancelled, and gives the corpus writer two seconds to empty its queue.
+  // Ends what still runs as cancelled, gives what was learned five seconds to reach the state folder and the
+  // corpus writer two to empty its queue.
   ~Worker();
 
   const LoadedModel& model() const { return model_; }
@@ -53,6 +56,7 @@ class Worker {
   WorkerMetrics* const metrics_;
   std::unique_ptr<RetrievalDrafter> drafter_;
   std::unique_ptr<CorpusWriter> corpus_;
+  std::unique_ptr<KnowledgeFiles> knowledge_;  // null without a state folder
   std::unique_ptr<Engine> engine_;
   std::atomic<bool> stop_ = false;
   std::thread engine_thread_;

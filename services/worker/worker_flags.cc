@@ -63,6 +63,9 @@ std::optional<int> ParseWorkerFlags(int argc, char** argv, WorkerFlags& flags) {
       ->capture_default_str()
       ->group("Speculation");
   app.add_flag("--no-store", no_store, "Add no finished answers to the shared store")->group("Speculation");
+  app.add_option("--state", worker.state,
+                 "Folder that keeps what drafting learns over a restart; nothing is kept without")
+      ->group("Speculation");
 
   if (const std::optional<int> done = ParseFlags(app, argc, argv)) return done;
   if (nodes == "auto" || !absl::SimpleAtoi(nodes, &worker.engine.default_nodes)) {

@@ -186,16 +186,6 @@ TEST_F(EngineTest, ADrafterFactoryReplacesTheBuiltInOnes) {
   EXPECT_EQ(made, 1) << "plain decoding needs none";
 }
 
-// A sink whose end another thread may wait for.
-class AwaitedSink : public RecordingSink {
- public:
-  void OnFinished(const Finished& finished) override {
-    RecordingSink::OnFinished(finished);
-    done.Notify();
-  }
-  absl::Notification done;
-};
-
 TEST_F(EngineTest, RunsOnItsOwnThreadWhileOthersSubmitAndCancel) {
   const auto engine = MakeEngine(model_, {.threads = 2, .max_sequences = 4, .default_nodes = 8});
   std::atomic<bool> stop = false;

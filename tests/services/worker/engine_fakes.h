@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/synchronization/notification.h"
 #include "gtest/gtest.h"
 #include "model/spec/continuation_source.h"
 #include "model/spec/drafter.h"
@@ -122,6 +123,16 @@ class RecordingSink : public TokenSink {
 
  private:
   int64_t first_index_;
+};
+
+// A sink whose end another thread may wait for.
+class AwaitedSink : public RecordingSink {
+ public:
+  void OnFinished(const Finished& finished) override {
+    RecordingSink::OnFinished(finished);
+    done.Notify();
+  }
+  absl::Notification done;
 };
 
 // A store whose answers a test makes up; each comes `delay` Takes after its question.
