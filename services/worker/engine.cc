@@ -65,8 +65,8 @@ bool Engine::Rep::Step() {
   Commit(report);
   timer.Done(StepReport::kCommit);
   report.rows = static_cast<int32_t>(batch.rows());
-  cost.Refresh(report.rows - report.prompt_tokens, report.prompt_tokens,
-               report.seconds[StepReport::kForward]);
+  decoded_rows = report.rows - report.prompt_tokens;
+  cost.Refresh(decoded_rows, report.prompt_tokens, report.seconds[StepReport::kForward]);
   JudgeSpeculation(report);
   PublishLoad(true);
   if (observer != nullptr) observer->OnStep(report);
@@ -117,7 +117,8 @@ void Engine::Rep::Plan() {
   }
   // Whoever decodes should not wait much longer than without the others' prompts.
   const int32_t chunk =
-      decoding > 0 ? std::min(options.prefill_chunk, cost.PrefillTokens(decoding)) : options.prefill_chunk;
+      decoding > 0 ? std::min(options.prefill_chunk, cost.PrefillTokens(std::max(decoding, decoded_rows)))
+                   : options.prefill_chunk;
   Schedule(unread, chunk, plan);
 }
 

@@ -50,8 +50,9 @@ struct Engine::Rep {
   KnowledgePool knowledge;
   StepCost cost;
   SpeculationGuard guard;
-  int32_t budgeted = 0;     // sequences of the step whose nodes the budget chose
-  int32_t plain_steps = 0;  // since automatic trees last had a node
+  int32_t budgeted = 0;      // sequences of the step whose nodes the budget chose
+  int32_t decoded_rows = 0;  // of the last step: roots and guesses
+  int32_t plain_steps = 0;   // since automatic trees last had a node
   Sampler sampler;
   std::vector<std::unique_ptr<Sequence>> running;  // by priority, then oldest first
   std::vector<int64_t> unread;

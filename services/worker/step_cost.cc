@@ -37,10 +37,14 @@ void StepCost::Refresh(int32_t rows, int32_t prompt_tokens, double seconds) {
   if (seconds_[0] <= 0) return;
   if (prompt_tokens > 0) {
     // A prompt's tokens cost less than a tree's, as nobody wants their logits, and more the longer it is.
-    constexpr double kWeight = 0.1;
-    const double decoding = rows > 0 ? Seconds(rows) : 0;
-    const double each = std::max(0.1 * seconds, seconds - decoding) / prompt_tokens;
-    prefill_seconds_ += kWeight * (std::clamp(each / prefill_seconds_, 0.5, 2.0) - 1) * prefill_seconds_;
+    // What a step took too long is laid to both parts by their share: else the few tokens beside large trees
+    // would pay for whatever the trees are misjudged by.
+    constexpr double kWeight = 0.1, kCommonWeight = 0.025;
+    const double reading = prefill_seconds_ * prompt_tokens, decoding = rows > 0 ? Seconds(rows) : 0;
+    const double share = reading / (reading + decoding);
+    const double excess = std::clamp(seconds / (reading + decoding), 0.5, 2.0) - 1;
+    prefill_seconds_ *= 1 + kWeight * excess * share;
+    for (double& s : seconds_) s *= 1 + kCommonWeight * excess * (1 - share);
     return;
   }
   if (rows < 1) return;

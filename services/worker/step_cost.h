@@ -26,8 +26,8 @@ class StepCost {
   double PrefillSeconds(int64_t tokens) const;
   int32_t PrefillTokens(int32_t rows) const;
 
-  // A step took `seconds` for `rows` rows and `prompt_tokens` more of prompts. Of steps that read no prompt:
-  // moves all sizes a little in that direction, the nearest most.
+  // A step took `seconds` for `rows` rows and `prompt_tokens` more of prompts. Moves all sizes a little in that
+  // direction, in steps that read no prompt the nearest most, in others the cost of a prompt's token most.
   void Refresh(int32_t rows, int32_t prompt_tokens, double seconds);
 
   // The number n of the best draft nodes for which (sequences + sum of the n largest survivals) /
