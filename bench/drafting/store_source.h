@@ -1,5 +1,5 @@
-// Source S in this process: a real store, asked at once but answered one step later, as the retrieval service
-// would.
+// Source S in this process: a real store. Its answers come at once or, as the retrieval service's would, a
+// step later.
 //
 // Threads: one.
 #pragma once
@@ -24,15 +24,21 @@ namespace clamor {
 
 class StoreSource final : public ContinuationSource {
  public:
-  // A store in a new folder, which goes with it. `nodes`: of an answer.
-  static absl::StatusOr<std::unique_ptr<StoreSource>> Create(int32_t nodes) {
+  struct Options {
+    int32_t nodes = 64;     // of an answer
+    int32_t min_match = 2;  // tokens
+    bool late = true;       // by a step
+  };
+
+  // A store in a new folder, which goes with it.
+  static absl::StatusOr<std::unique_ptr<StoreSource>> Create(const Options& options) {
     const std::filesystem::path folder = std::filesystem::temp_directory_path() / "clamor-store-XXXXXX";
     std::string name = folder.string();
     if (mkdtemp(name.data()) == nullptr) {
       return absl::UnavailableError(absl::StrCat(name, ": cannot make a folder"));
     }
     CLAMOR_ASSIGN_OR_RETURN(auto store, retrieval::SuffixStore::Open({.path = name}));
-    return std::unique_ptr<StoreSource>(new StoreSource(std::move(store), name, nodes));
+    return std::unique_ptr<StoreSource>(new StoreSource(std::move(store), name, options));
   }
   ~StoreSource() override {
     store_ = nullptr;
@@ -51,7 +57,8 @@ class StoreSource final : public ContinuationSource {
            int64_t position) override {
     const std::vector<uint32_t> ids(context.begin(), context.end());
     const auto start = std::chrono::steady_clock::now();
-    const auto trie = store_->Draft(kNamespace, ids, {.max_nodes = nodes_});
+    const auto trie =
+        store_->Draft(kNamespace, ids, {.min_match = options_.min_match, .max_nodes = options_.nodes});
     seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     ++lookups_;
     if (!trie.ok()) return;
@@ -65,6 +72,7 @@ class StoreSource final : public ContinuationSource {
   }
   std::optional<Answer> Take(uint64_t sequence) override {
     auto& [ready, asked] = open_[sequence];
+    if (!options_.late) return std::exchange(asked, std::nullopt);
     return std::exchange(ready, std::exchange(asked, std::nullopt));
   }
   void Forget(uint64_t sequence) override { open_.erase(sequence); }
@@ -75,12 +83,12 @@ class StoreSource final : public ContinuationSource {
  private:
   inline static const retrieval::Namespace kNamespace = {.tenant = "bench", .fingerprint = "0"};
 
-  StoreSource(std::unique_ptr<retrieval::SuffixStore> store, std::string folder, int32_t nodes)
-      : store_(std::move(store)), folder_(std::move(folder)), nodes_(nodes) {}
+  StoreSource(std::unique_ptr<retrieval::SuffixStore> store, std::string folder, const Options& options)
+      : store_(std::move(store)), folder_(std::move(folder)), options_(options) {}
 
   std::unique_ptr<retrieval::SuffixStore> store_;
   std::string folder_;
-  int32_t nodes_;
+  const Options options_;
   // Of each sequence: what the next Take gives, and what the one after it gives.
   std::map<uint64_t, std::pair<std::optional<Answer>, std::optional<Answer>>> open_;
   int64_t lookups_ = 0;

@@ -1,7 +1,7 @@
 // Drafts from text alone (repetitions of prompt and answer, and a store of earlier answers) replayed over
 // recorded answers: how many drafted tokens would have been accepted, and what they cost. No model runs.
 //
-//     trace_bench TRACES.jsonl [--nodes 8,16,64]
+//     trace_bench TRACES.jsonl [--nodes 8,16,64] [--late]
 //
 // TRACES.jsonl is what draft_bench --traces wrote: {"category", "prompt_ids", "token_ids"}, in order of
 // arrival. Each answer is added to the store when it is complete. bench/peers/arctic.py replays the same
@@ -131,7 +131,7 @@ class Replay {
   int64_t appended_ = 0;
 };
 
-absl::Status Run(const std::string& path, const std::vector<int32_t>& budgets) {
+absl::Status Run(const std::string& path, const std::vector<int32_t>& budgets, bool late) {
   CLAMOR_ASSIGN_OR_RETURN(const std::vector<Trace> traces, ReadTraces(path));
   int32_t vocab_size = 0;
   for (const Trace& trace : traces) {
@@ -140,7 +140,7 @@ absl::Status Run(const std::string& path, const std::vector<int32_t>& budgets) {
     }
   }
   for (const int32_t nodes : budgets) {
-    CLAMOR_ASSIGN_OR_RETURN(const auto store, StoreSource::Create(64));
+    CLAMOR_ASSIGN_OR_RETURN(const auto store, StoreSource::Create({.min_match = 1, .late = late}));
     Replay replay(vocab_size, nodes, *store);
     std::map<std::string, Count> counts;
     double store_seconds = 0;
@@ -171,11 +171,13 @@ absl::Status Run(const std::string& path, const std::vector<int32_t>& budgets) {
 int Main(int argc, char** argv) {
   std::string path;
   std::vector<int32_t> nodes = {8, 16, 64};
+  bool late = false;
   CLI::App app("Replays drafts over recorded answers");
   app.add_option("traces", path, "JSONL of draft_bench --traces")->required();
   app.add_option("--nodes", nodes)->delimiter(',')->check(CLI::Range(1, 128));
+  app.add_flag("--late", late, "The store answers a step later, as a service does");
   CLI11_PARSE(app, argc, argv);
-  const absl::Status status = Run(path, nodes);
+  const absl::Status status = Run(path, nodes, late);
   if (status.ok()) return 0;
   std::cerr << "trace_bench: " << status.message() << "\n";
   return 1;
