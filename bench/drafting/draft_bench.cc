@@ -181,7 +181,7 @@ class Answerer {
 // All answers; the one that is being given is taken out meanwhile.
 absl::StatusOr<std::unique_ptr<StoreSource>> StoreWith(const std::vector<std::vector<int32_t>>& answers) {
   if (answers[0].empty()) return absl::InvalidArgumentError("--drafters: another must come before warmed");
-  CLAMOR_ASSIGN_OR_RETURN(auto store, StoreSource::Create({}));
+  CLAMOR_ASSIGN_OR_RETURN(auto store, StoreSource::Create({.min_match = 1, .late = false}));
   for (size_t i = 0; i < answers.size(); ++i)
     CLAMOR_RETURN_IF_ERROR(store->Add(std::to_string(i), answers[i]));
   return store;

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/time.h"
+
 namespace clamor {
 
 // What followed a context, with counts; children stand after their parents.
@@ -35,11 +37,14 @@ class ContinuationSource {
 
   // Asks for continuations of `context` (the tail of a sequence whose whole length is `position`). Returns at
   // once; a question that is still open for the same sequence may be dropped. Only the engine's thread calls
-  // these three.
+  // these four.
   virtual void Ask(uint64_t sequence, const std::string& tenant, std::span<const int32_t> context,
                    int64_t position) = 0;
   // The newest answer that has arrived for `sequence` since the last Take. Never waits.
   virtual std::optional<Answer> Take(uint64_t sequence) = 0;
+  // Returns when no answer is on its way, at `deadline` at the latest; whether none is. An answer that misses
+  // the next draft by a moment is late by a step.
+  virtual bool Await(absl::Time) { return true; }
   // No more questions for `sequence`; an answer on its way is dropped.
   virtual void Forget(uint64_t sequence) = 0;
 };

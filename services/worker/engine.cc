@@ -21,6 +21,8 @@ namespace {
 
 constexpr int32_t kPlainStepsUntilTrial = 32;
 constexpr int32_t kTrialNodes = 3;
+constexpr double kWaitShare = 0.02;    // of a step, for what the store is about to answer
+constexpr int32_t kLongestPause = 10;  // in doublings: after so many waits in vain every 1024th step waits
 constexpr int64_t kAskedContext = 32;  // tokens of a sequence's end that a question to the store carries
 
 // Adds the time since the last call to one phase of the report.
@@ -54,6 +56,7 @@ bool Engine::Rep::Step() {
     PublishLoad(false);
     return false;
   }
+  AwaitStore();
   Draft(report);
   Reserve(report);
   BuildBatch(plan, running, batch);
@@ -65,6 +68,7 @@ bool Engine::Rep::Step() {
   Commit(report);
   timer.Done(StepReport::kCommit);
   report.rows = static_cast<int32_t>(batch.rows());
+  forward_seconds = report.seconds[StepReport::kForward];
   decoded_rows = report.rows - report.prompt_tokens;
   cost.Refresh(decoded_rows, report.prompt_tokens, report.seconds[StepReport::kForward]);
   JudgeSpeculation(report);
@@ -344,9 +348,18 @@ void Engine::Rep::AddLogprobs(const Sequence& s, int64_t first_row, Delta& delta
   }
 }
 
+// A little patience, as a share of what a step takes; less and less often where it is in vain.
+void Engine::Rep::AwaitStore() {
+  if (!std::exchange(asked, false)) return;
+  if (++waits % (int64_t{1} << std::min(waits_in_vain, kLongestPause)) != 0) return;
+  const bool answered = source->Await(absl::Now() + absl::Seconds(kWaitShare * forward_seconds));
+  waits_in_vain = answered ? 0 : waits_in_vain + 1;
+}
+
 void Engine::Rep::AskStore(Sequence& s) {
   if (source == nullptr || s.drafter == nullptr || !s.request.use_store || !s.drafter->WantsAnswer()) return;
   const std::span<const int32_t> text(s.tokens);
+  asked = true;
   source->Ask(s.handle, s.request.tenant, text.last(std::min<size_t>(text.size(), kAskedContext)),
               static_cast<int64_t>(text.size()));
 }

@@ -50,9 +50,13 @@ struct Engine::Rep {
   KnowledgePool knowledge;
   StepCost cost;
   SpeculationGuard guard;
-  int32_t budgeted = 0;      // sequences of the step whose nodes the budget chose
-  int32_t decoded_rows = 0;  // of the last step: roots and guesses
-  int32_t plain_steps = 0;   // since automatic trees last had a node
+  int32_t budgeted = 0;        // sequences of the step whose nodes the budget chose
+  bool asked = false;          // the store, since the last draft
+  int64_t waits = 0;           // steps that had asked
+  int32_t waits_in_vain = 0;   // in a row
+  double forward_seconds = 0;  // of the last step
+  int32_t decoded_rows = 0;    // of the last step: roots and guesses
+  int32_t plain_steps = 0;     // since automatic trees last had a node
   Sampler sampler;
   std::vector<std::unique_ptr<Sequence>> running;  // by priority, then oldest first
   std::vector<int64_t> unread;
@@ -105,6 +109,7 @@ struct Engine::Rep {
   void AddLogprobs(const Sequence& s, int64_t first_row, Delta& delta);
   void CommitSequence(const StepShare& share, int64_t first_row, StepReport& report);
   void AskStore(Sequence& s);
+  void AwaitStore();
   void Finish(Sequence& s, FinishReason reason);
   void PublishLoad(bool stepped);
   bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) { return waiting.empty() && cancelled.empty(); }

@@ -112,6 +112,14 @@ std::optional<ContinuationSource::Answer> RetrievalDrafter::Take(uint64_t sequen
   return std::exchange(slot->second.answer, std::nullopt);
 }
 
+bool RetrievalDrafter::Await(absl::Time deadline) {
+  absl::MutexLock lock(&mu_);
+  awaited_ = true;
+  const bool quiet = mu_.AwaitWithDeadline(absl::Condition(this, &RetrievalDrafter::IsQuiet), deadline);
+  awaited_ = false;
+  return quiet;
+}
+
 void RetrievalDrafter::Forget(uint64_t sequence) {
   absl::MutexLock lock(&mu_);
   slots_.erase(sequence);  // what is left of it in queue_ is skipped
@@ -129,7 +137,7 @@ void RetrievalDrafter::SendLoop() {
       absl::MutexLock lock(&mu_);
       mu_.Await(absl::Condition(this, &RetrievalDrafter::MaySend));
       // The engine asks for its sequences one after the other: let it finish, so that they travel together.
-      mu_.AwaitWithTimeout(absl::Condition(&stopping_), options_.gather);
+      mu_.AwaitWithTimeout(absl::Condition(this, &RetrievalDrafter::IsToldToSend), options_.gather);
       if (stopping_) return;
       call = Gather();
     }

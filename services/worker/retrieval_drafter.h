@@ -1,9 +1,9 @@
 // Continuations from the shared store (source S), asked of the retrieval service one step ahead.
 //
 // Questions of one step are gathered and sent as one Lookup with a short deadline; an answer serves the next
-// step. Nothing here waits on the network: a slow, dead or lying service costs drafts, never time or
-// correctness. After some failures in a row a breaker stops calls and lets single ones through until the
-// service is back.
+// step. Nothing but Await, which has a deadline of its own, waits on the network: a slow, dead or lying
+// service costs drafts, never time or correctness. After some failures in a row a breaker stops calls and
+// lets single ones through until the service is back.
 //
 // Threads: the engine's thread calls; gRPC's threads and one sender thread answer.
 // Tested by tests/services/worker/retrieval_drafter_test.cc.
@@ -68,6 +68,7 @@ class RetrievalDrafter final : public ContinuationSource {
   void Ask(uint64_t sequence, const std::string& tenant, std::span<const int32_t> context,
            int64_t position) override;
   std::optional<Answer> Take(uint64_t sequence) override;
+  bool Await(absl::Time deadline) override;
   void Forget(uint64_t sequence) override;
 
  private:
@@ -85,6 +86,8 @@ class RetrievalDrafter final : public ContinuationSource {
   void SendLoop();
   // What is queued as one call; null if nothing is, or the breaker says no.
   std::unique_ptr<Call> Gather() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool IsQuiet() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return queue_.empty() && outstanding_.empty(); }
+  bool IsToldToSend() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return stopping_ || awaited_; }
   bool MaySend() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Start(std::unique_ptr<Call> call);
   void OnReply(Call* call, const grpc::Status& status);
@@ -100,6 +103,7 @@ class RetrievalDrafter final : public ContinuationSource {
   std::vector<Call*> outstanding_ ABSL_GUARDED_BY(mu_);
   CircuitBreaker breaker_ ABSL_GUARDED_BY(mu_);
   uint64_t last_epoch_ ABSL_GUARDED_BY(mu_) = 0;
+  bool awaited_ ABSL_GUARDED_BY(mu_) = false;  // all of the step's questions are there
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
 
   std::thread sender_;

@@ -134,6 +134,31 @@ TEST_F(EngineTest, StoresOfEveryCharacter) {
   }
 }
 
+// A store is waited for in each step that asked, and less and less often if that is in vain.
+TEST_F(EngineTest, PatienceWithAStoreRunsOut) {
+  struct Awaited : ScriptedSource {
+    explicit Awaited(bool answers)
+        : ScriptedSource([](std::span<const int32_t>, int64_t) { return std::nullopt; }), answers(answers) {}
+    bool Await(absl::Time deadline) override {
+      EXPECT_LT(deadline, absl::Now() + absl::Seconds(1));
+      ++awaits;
+      return answers;
+    }
+    bool answers;
+    int awaits = 0;
+  };
+  Request request = Golden(3);
+  request.speculation.nodes = 1;
+  Awaited punctual(true), silent(false);
+  const RecordingSink sink = Answer(request, {.default_nodes = 0}, &punctual);
+  EXPECT_EQ(Answer(request, {.default_nodes = 0}, &silent).ids, sink.ids);
+  const int64_t steps = sink.finished->stats.forwards;
+  ASSERT_GT(steps, 20);
+  EXPECT_GE(punctual.awaits, steps - 1);
+  EXPECT_GE(silent.awaits, 3);
+  EXPECT_LE(silent.awaits, 7) << "of " << steps;
+}
+
 // What one tenant's texts taught must not show in another's speed.
 TEST_F(EngineTest, TenantsLearnApart) {
   const auto engine = MakeEngine(model_, {.default_nodes = 16});

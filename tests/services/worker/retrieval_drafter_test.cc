@@ -190,6 +190,31 @@ TEST(RetrievalDrafterTest, ASlowServiceTimesOutAndNeverHoldsUpTheEngine) {
   go_on.Notify();
 }
 
+TEST(RetrievalDrafterTest, WhoAwaitsGetsTheAnswerOrHisTime) {
+  absl::Notification go_on;
+  FakeRetrieval server;
+  RetrievalDrafterOptions options = Options();
+  options.gather = absl::Seconds(20);  // who awaits has asked all he will: there is nothing to gather
+  RetrievalDrafter drafter(MakeRetrievalChannel(server.address()), options, nullptr);
+  const absl::Time start = absl::Now();
+  EXPECT_TRUE(drafter.Await(start + absl::Seconds(10))) << "nothing is asked";
+  for (uint64_t sequence = 1; sequence <= 3; ++sequence)
+    Ask(drafter, sequence, {static_cast<int32_t>(sequence)});
+  EXPECT_TRUE(drafter.Await(start + absl::Seconds(10)));
+  for (uint64_t sequence = 1; sequence <= 3; ++sequence) EXPECT_TRUE(drafter.Take(sequence).has_value());
+  EXPECT_EQ(server.lookups().size(), 1u);
+
+  server.SetLookup([&](const v1::LookupRequest& request, v1::LookupResponse* response) {
+    go_on.WaitForNotificationWithTimeout(absl::Seconds(10));
+    return FakeRetrieval::Successors(request, response);
+  });
+  Ask(drafter, 1, {5});
+  EXPECT_FALSE(drafter.Await(absl::Now() + absl::Milliseconds(20)));
+  EXPECT_FALSE(drafter.Take(1).has_value());
+  EXPECT_LT(absl::Now() - start, absl::Seconds(8));
+  go_on.Notify();
+}
+
 TEST(RetrievalDrafterTest, DraftsComeBackAfterARestart) {
   FakeRetrieval server;
   Outcomes outcomes;
