@@ -198,6 +198,22 @@ void WriteTraces(const std::string& path, const std::vector<cli::EvalQuestion>& 
   }
 }
 
+void PrintRow(const nlohmann::ordered_json& row, bool first) {
+  if (first) {
+    std::printf("%-20s %5s", "drafter", "nodes");
+    for (const auto& [key, value] : row.items()) {
+      if (value.is_number_float()) std::printf(" %14.14s", key.c_str());
+    }
+    std::printf("\n");
+  }
+  std::printf("%-20s %5d", row["drafter"].get<std::string>().c_str(), row["nodes"].get<int>());
+  for (const auto& [key, value] : row.items()) {
+    if (value.is_number_float()) std::printf(" %14.2f", value.get<double>());
+  }
+  std::printf("\n");
+  std::fflush(stdout);
+}
+
 absl::Status Run(const Flags& flags) {
   const auto makers = Makers();
   for (const std::string& name : flags.drafters) {
@@ -239,24 +255,12 @@ absl::Status Run(const Flags& flags) {
       nlohmann::ordered_json row = {{"drafter", name}, {"nodes", nodes}};
       for (const auto& [category, count] : counts) row[category] = count.tokens_per_forward();
       row["tokens"] = counts["all"].tokens;
+      PrintRow(row, report.empty());
       report.push_back(row);
+      if (!flags.output.empty()) std::ofstream(flags.output) << report.dump(1) << "\n";
       if (!flags.traces.empty()) WriteTraces(flags.traces, questions, answers);
     }
   }
-
-  std::printf("%-20s %5s", "drafter", "nodes");
-  for (const auto& [key, value] : report[0].items()) {
-    if (value.is_number_float()) std::printf(" %14.14s", key.c_str());
-  }
-  std::printf("\n");
-  for (const auto& row : report) {
-    std::printf("%-20s %5d", row["drafter"].get<std::string>().c_str(), row["nodes"].get<int>());
-    for (const auto& [key, value] : row.items()) {
-      if (value.is_number_float()) std::printf(" %14.2f", value.get<double>());
-    }
-    std::printf("\n");
-  }
-  if (!flags.output.empty()) std::ofstream(flags.output) << report.dump(1) << "\n";
   return absl::OkStatus();
 }
 
