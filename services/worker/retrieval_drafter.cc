@@ -157,6 +157,7 @@ std::unique_ptr<RetrievalDrafter::Call> RetrievalDrafter::Gather() {
     query.mutable_namespace_()->set_tokenizer_fingerprint(options_.tokenizer_fingerprint);
     query.mutable_context()->Assign(slot.context.begin(), slot.context.end());
     query.set_max_match(options_.max_match);
+    query.set_min_match(1);  // little evidence, but the drafter knows how little
     query.set_max_nodes(std::min(options_.max_nodes, RetrievalDrafterOptions::kMaxNodes));
     call->questions.push_back({sequence, slot.epoch, slot.position});
   }

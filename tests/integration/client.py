@@ -146,10 +146,11 @@ class Client:
         return collect(self.start(text, **fields))
 
     def ask_unary(self, text, **fields):
-        """The response of Generate or Chat."""
+        """The answer of Generate or Chat, or a list of them if `n` says so."""
         kind, method = ((generation.ChatRequest, self.generation.Chat) if "messages" in prompt(text) else
                         (generation.GenerateRequest, self.generation.Generate))
-        return method(kind(options=options(**fields), **prompt(text)), timeout=SECONDS, metadata=self.metadata)
+        response = method(kind(options=options(**fields), **prompt(text)), timeout=SECONDS, metadata=self.metadata)
+        return list(response.answers) if "n" in fields else response.answers[0]
 
     def tokenize(self, text, **fields):
         if not isinstance(text, str):

@@ -42,8 +42,7 @@ class GenerationTest(ClusterTest):
         self.assertEqual(len(whole.sources), len(whole.token_ids))
         self.assertEqual(whole.finished.reason, streamed.finished.reason)
         streamed, whole = self.client.ask(CHAT, max_tokens=40), self.client.ask_unary(CHAT, max_tokens=40)
-        self.assertEqual((list(whole.token_ids), whole.message.content), (streamed.ids, streamed.text))
-        self.assertEqual(whole.message.role, "assistant")
+        self.assertEqual((list(whole.token_ids), whole.text), (streamed.ids, streamed.text))
 
     def test_speculation_changes_nothing(self):
         for sampling in ({}, {"temperature": 0.8, "seed": 7}, {"temperature": 1.3, "top_k": 40, "top_p": 0.9, "seed": 8}):
@@ -68,6 +67,35 @@ class GenerationTest(ClusterTest):
                 self.assertEqual(plain.ids == base.ids, set(fields) == {"top_logprobs"})
                 whole = self.client.ask_unary(CHAT, max_tokens=60, **fields)
                 self.assertEqual((list(whole.token_ids), list(whole.logprobs)), (plain.ids, plain.logprobs))
+
+    def test_several_answers_are_those_of_their_seeds(self):
+        fields = {"max_tokens": 40, "temperature": 0.9}
+        answers = self.client.ask_unary(CHAT, n=4, seed=11, **fields)
+        self.assertEqual(len(answers), 4)
+        for number, answer in enumerate(answers):
+            alone = self.client.ask(CHAT, seed=11 + number, nodes=0, **fields)
+            self.assertEqual((list(answer.token_ids), answer.text), (alone.ids, alone.text))
+            self.assertEqual((answer.started.seed, answer.started.choice), (11 + number, number))
+            if number > 0:
+                self.assertGreater(answer.started.cached_tokens, 0, "the first has read the prompt")
+
+    def test_json_schema(self):
+        schema = {"type": "object", "required": ["name", "sizes"], "properties": {
+            "name": {"type": "string", "maxLength": 8}, "sizes": {"type": "array", "items": {"type": "integer", "enum": [1, 2, 3]},
+                                                                  "minItems": 1, "maxItems": 3}}}
+        for sampling in ({}, {"temperature": 1.0, "seed": 5}):
+            fields = {"max_tokens": 200, "json_schema": json.dumps(schema), **sampling}
+            plain = self.client.ask(CHAT, nodes=0, **fields)
+            self.assertEqual(plain.finished.reason, generation.FINISH_REASON_STOP)
+            document = json.loads(plain.text)
+            self.assertEqual(list(document), ["name", "sizes"])
+            self.assertTrue(len(document["name"]) <= 8 and 1 <= len(document["sizes"]) <= 3)
+            for drafts in ({}, {"nodes": 32}, {"tree": PUBLISHED}):
+                self.assertEqual(self.client.ask(CHAT, **drafts, **fields).ids, plain.ids)
+        for text, reason in (('{"type": "string", "pattern": "a"}', "UNSUPPORTED_SCHEMA"), ("{", "INVALID_FIELD")):
+            refusal = refusal_of(lambda: self.client.ask(CHAT, json_schema=text))
+            self.assertEqual((refusal.code, refusal.reason), (grpc.StatusCode.INVALID_ARGUMENT, reason))
+            self.assertIn("options.json_schema: ", refusal.message)
 
     def test_logprobs(self):
         self.assertEqual(self.client.ask(CHAT, max_tokens=20).logprobs, [])
