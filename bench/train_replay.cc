@@ -20,6 +20,7 @@
 #include "kernels/cpu_target.h"
 #include "kernels/status_macros.h"
 #include "model/config.h"
+#include "model/spec/sampler.h"
 #include "model/train/batch_plan.h"
 #include "model/train/model_export.h"
 #include "model/train/trainer.h"
@@ -35,7 +36,8 @@ struct Flags {
 };
 
 // The step in `line`, cut for memory as `clamor train` does it.
-absl::StatusOr<std::vector<TrainingBatch>> ParseStep(const std::string& line, int64_t micro_tokens) {
+absl::StatusOr<std::vector<TrainingBatch>> ParseStep(const std::string& line, const ModelConfig& config,
+                                                     int64_t micro_tokens) {
   const nlohmann::json texts = nlohmann::json::parse(line, nullptr, false);
   std::vector<std::vector<int32_t>> inputs, labels;
   std::vector<int32_t> from, sizes;
@@ -47,6 +49,13 @@ absl::StatusOr<std::vector<TrainingBatch>> ParseStep(const std::string& line, in
     labels.push_back(text["labels"].get<std::vector<int32_t>>());
     from.push_back(text.value("from", 0));
     sizes.push_back(static_cast<int32_t>(inputs.back().size()));
+    for (const auto& ids : {inputs.back(), labels.back()}) {
+      CLAMOR_RETURN_IF_ERROR(CheckTokenIds("a text", ids, config.vocab_size));
+    }
+    if (sizes.back() > config.max_positions) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("a text has ", sizes.back(), " tokens, the context ", config.max_positions));
+    }
     if (labels.back().size() != inputs.back().size()) {
       return absl::InvalidArgumentError(
           absl::StrCat("a text has ", inputs.back().size(), " inputs and ", labels.back().size(), " labels"));
@@ -82,7 +91,8 @@ absl::Status Run(Flags& flags) {
   int64_t tokens = 0;
   const auto start = std::chrono::steady_clock::now();
   for (const std::string& line : lines) {
-    CLAMOR_ASSIGN_OR_RETURN(const auto batches, ParseStep(line, flags.trainer.micro_tokens));
+    CLAMOR_ASSIGN_OR_RETURN(const auto batches,
+                            ParseStep(line, description.config, flags.trainer.micro_tokens));
     const TrainingStep step = trainer.Step(batches);
     tokens += step.tokens;
     if (step.step % 20 == 0) {

@@ -1,6 +1,5 @@
 #include "services/gateway/answer_calls.h"
 
-#include <algorithm>
 #include <cstdint>
 #include <utility>
 
@@ -48,8 +47,7 @@ class AnswerCalls::Answer final : private GenerationListener {
 
 AnswerCalls::AnswerCalls(WorkerLease lease, v1::WorkerServiceStreamGenerateRequest request,
                          absl::Time deadline, GenerationListener* listener)
-    : size_(std::max<uint32_t>(1, request.options().n())),
-      deadline_(deadline),
+    : deadline_(deadline),
       listener_(listener),
       first_(std::make_unique<Answer>(this, 0, std::move(lease), std::move(request), deadline)) {}
 
@@ -62,7 +60,7 @@ void AnswerCalls::StartRest() {
   {
     absl::MutexLock lock(&mu_);
     if (stopped_) return;
-    for (uint32_t i = static_cast<uint32_t>(rest_.size()) + 1; i < size_; ++i) {
+    for (uint32_t i = static_cast<uint32_t>(rest_.size()) + 1; i < AnswersOf(first_->call().request()); ++i) {
       v1::WorkerServiceStreamGenerateRequest request = first_->call().request();
       v1::SamplingParameters& sampling = *request.mutable_options()->mutable_sampling();
       sampling.set_seed(sampling.seed() + i);

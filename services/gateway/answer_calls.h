@@ -19,9 +19,14 @@
 
 namespace clamor {
 
+// How many answers a request asks for.
+inline uint32_t AnswersOf(const v1::WorkerServiceStreamGenerateRequest& request) {
+  return request.options().has_n() ? request.options().n() : 1;
+}
+
 class AnswerCalls {
  public:
-  // As many as `request.options.n`, with the seeds seed, seed + 1, ... `listener` must outlive this; it hears
+  // AnswersOf(request) of them, with the seeds seed, seed + 1, ... `listener` must outlive this; it hears
   // one event at a time.
   AnswerCalls(WorkerLease lease, v1::WorkerServiceStreamGenerateRequest request, absl::Time deadline,
               GenerationListener* listener);
@@ -32,7 +37,6 @@ class AnswerCalls {
   // As WorkerCall::Cancel.
   void Cancel(const absl::Status& why);
 
-  size_t size() const { return size_; }
   const v1::WorkerServiceStreamGenerateRequest& request() const;  // of the first
 
  private:
@@ -42,7 +46,6 @@ class AnswerCalls {
   void End(const absl::Status& status);
   void Stop(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
-  const uint32_t size_;
   const absl::Time deadline_;
   GenerationListener* const listener_;
   absl::Mutex listening_;  // held while the listener hears an event; never taken with mu_ held

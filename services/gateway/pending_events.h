@@ -1,16 +1,18 @@
-// Events of one generation that wait until the client has taken the one before: deltas that wait together
-// become one. Not thread-safe.
+// Events that wait until the client has taken the one before: deltas of an answer that wait together become
+// one, and the answers to one request take turns. Not thread-safe.
 // Tested by tests/services/gateway/pending_events_test.cc.
 #pragma once
 
 #include <cstddef>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "clamor/v1/generation.pb.h"
 
 namespace clamor {
 
+// Of one answer.
 class PendingEvents {
  public:
   void Add(v1::Started started) { started_ = std::move(started); }
@@ -51,6 +53,43 @@ class PendingEvents {
   std::optional<v1::Started> started_;
   std::optional<v1::Delta> delta_;
   std::optional<v1::Finished> finished_;
+};
+
+// Of all answers to one request. Each event goes to the answer that its `choice` names.
+class PendingAnswers {
+ public:
+  explicit PendingAnswers(size_t answers) : answers_(answers) {}
+
+  // A Started, Delta or Finished. REQUIRES: event.choice() is below the number of answers.
+  template <class Event>
+  void Add(Event event) {
+    PendingEvents& answer = answers_[event.choice()];
+    answer.Add(std::move(event));
+  }
+
+  // As PendingEvents::Pop, of the answer whose turn it is or the next after it that has one.
+  template <class Response>
+  bool Pop(Response* response) {
+    for (size_t tried = 0; tried < answers_.size(); ++tried) {
+      PendingEvents& answer = answers_[turn_];
+      turn_ = (turn_ + 1) % answers_.size();
+      if (answer.Pop(response)) return true;
+    }
+    return false;
+  }
+
+  size_t bytes() const {
+    size_t sum = 0;
+    for (const PendingEvents& answer : answers_) sum += answer.bytes();
+    return sum;
+  }
+  void Clear() {
+    for (PendingEvents& answer : answers_) answer.Clear();
+  }
+
+ private:
+  std::vector<PendingEvents> answers_;
+  size_t turn_ = 0;
 };
 
 }  // namespace clamor

@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -43,11 +42,8 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
       : model_(std::move(generation.model)),
         max_pending_bytes_(max_pending_bytes),
         record_(record),
+        pending_(AnswersOf(generation.request)),
         call_(std::move(generation.lease), std::move(generation.request), generation.deadline, this) {
-    {
-      absl::MutexLock lock(&mu_);
-      pending_.resize(call_.size());
-    }
     call_.Start();
   }
 
@@ -56,18 +52,16 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
     started.set_model(model_);
     absl::MutexLock lock(&mu_);
     if (started.choice() == 0) record_.Admitted();
-    pending_[started.choice()].Add(std::move(started));
+    pending_.Add(std::move(started));
     WriteNext();
   }
 
   void OnDelta(v1::Delta delta) override {
     absl::MutexLock lock(&mu_);
     record_.Tokens(delta.choice(), delta.token_ids_size());
-    pending_[delta.choice()].Add(std::move(delta));
+    pending_.Add(std::move(delta));
     WriteNext();
-    size_t waiting = 0;
-    for (const PendingEvents& pending : pending_) waiting += pending.bytes();
-    if (waiting > max_pending_bytes_) {
+    if (pending_.bytes() > max_pending_bytes_) {
       call_.Cancel(
           Refusal("SLOW_CONSUMER", absl::StrCat("the client let over ", max_pending_bytes_, " bytes wait")));
     }
@@ -75,7 +69,7 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
 
   void OnFinished(v1::Finished finished) override {
     absl::MutexLock lock(&mu_);
-    pending_[finished.choice()].Add(std::move(finished));
+    pending_.Add(std::move(finished));
     WriteNext();
   }
 
@@ -84,7 +78,7 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
       absl::MutexLock lock(&mu_);
       ended_ = true;
       status_ = status;
-      if (absl::IsCancelled(status)) Discard();  // nobody waits for it
+      if (absl::IsCancelled(status)) pending_.Clear();  // nobody waits for it
       record_.End(status_, call_.request().request_id(), call_.request().tenant());
       if (writing_ || WriteNext()) return;
     }
@@ -97,7 +91,7 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
       absl::MutexLock lock(&mu_);
       writing_ = false;
       if (!ok) {
-        Discard();
+        pending_.Clear();
         if (!ended_) call_.Cancel(ClientCancelled());
       }
       if (WriteNext() || !ended_) return;
@@ -113,19 +107,12 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
 
   void OnDone() override { delete this; }
 
-  void Discard() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    for (PendingEvents& pending : pending_) pending.Clear();
-  }
-
   // Starts the next write unless one is under way. True if it did.
   bool WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (writing_) return false;
     response_.Clear();
-    for (size_t tried = 0; tried < pending_.size() && !writing_; ++tried) {
-      writing_ = pending_[turn_].Pop(&response_);
-      turn_ = (turn_ + 1) % pending_.size();
-    }
-    if (!writing_) return false;
+    if (!pending_.Pop(&response_)) return false;
+    writing_ = true;
     this->StartWrite(&response_);
     return true;
   }
@@ -135,9 +122,8 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
 
   absl::Mutex mu_;
   RequestRecord record_ ABSL_GUARDED_BY(mu_);
-  std::vector<PendingEvents> pending_ ABSL_GUARDED_BY(mu_);  // of each answer
-  size_t turn_ ABSL_GUARDED_BY(mu_) = 0;                     // whose events are next
-  Response response_ ABSL_GUARDED_BY(mu_);                   // gRPC's while writing_
+  PendingAnswers pending_ ABSL_GUARDED_BY(mu_);
+  Response response_ ABSL_GUARDED_BY(mu_);  // gRPC's while writing_
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
   bool ended_ ABSL_GUARDED_BY(mu_) = false;  // OnEnded was called; Finish follows the last write
   absl::Status status_ ABSL_GUARDED_BY(mu_);
@@ -155,7 +141,7 @@ class UnaryRelay final : public grpc::ServerUnaryReactor, private GenerationList
         response_(response),
         record_(record),
         call_(std::move(generation.lease), std::move(generation.request), generation.deadline, this) {
-    for (size_t i = 0; i < call_.size(); ++i) response_->add_answers();
+    for (uint32_t i = 0; i < AnswersOf(call_.request()); ++i) response_->add_answers();
     call_.Start();
   }
 

@@ -154,6 +154,17 @@ TEST_P(EveryTokenizer, AdvanceIsTheMask) {
   }
 }
 
+TEST(TokenTrie, SpellsAsciiWithSingleTokensBelowTheLimit) {
+  std::vector<std::string> bytes;
+  for (char c = ' '; c <= '~'; ++c) bytes.emplace_back(1, c);
+  const int32_t all = static_cast<int32_t>(bytes.size());
+  EXPECT_TRUE(TokenTrie(bytes).SpellsAscii(all));
+  EXPECT_TRUE(TokenTrie(bytes).SpellsAscii(all + 1000));
+  EXPECT_FALSE(TokenTrie(bytes).SpellsAscii(all - 1)) << "the model has no row for the last";
+  bytes['{' - ' '] = "{\"";
+  EXPECT_FALSE(TokenTrie(bytes).SpellsAscii(all));
+}
+
 TEST(TokenMask, EndIsAllowedExactlyWhereTheTextIsComplete) {
   const auto tokens =
       std::make_shared<const TokenTrie>(std::vector<std::string>{"", "1", "2", "-", "", "12"});

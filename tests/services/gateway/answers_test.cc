@@ -186,35 +186,5 @@ TEST_F(AnswersTest, ClientWhoLeavesEndsAll) {
   EXPECT_TRUE(Eventually([&] { return cancelled == 5; }));
 }
 
-// An answer that always has more to say does not keep the others from the wire.
-TEST_F(AnswersTest, TakeTurns) {
-  StartWithWorker({.max_pending_bytes = 3 << 20});
-  absl::Notification heard;
-  worker_->SetScript(
-      [&](grpc::ServerContext&, const FakeWorker::Request& request, FakeWorker::Writer& writer) {
-        FakeWorker::WriteStarted(writer, request);
-        const absl::Time end = absl::Now() + absl::Seconds(10);
-        uint64_t i = 0;
-        do {
-          FakeWorker::WriteDelta(writer, i++, 1, std::string(2000, 'x'));
-        } while (request.options().sampling().seed() == 0 && !heard.HasBeenNotified() && absl::Now() < end);
-        FakeWorker::WriteFinished(writer);
-        return grpc::Status::OK;
-      });
-  grpc::ClientContext context;
-  const v1::StreamGenerateRequest request = Several(2, 500, 0);
-  auto reader = stub_->StreamGenerate(&context, request);
-  bool first_ended = false, second_heard = false;
-  for (v1::StreamGenerateResponse response; reader->Read(&response);) {
-    first_ended |= response.has_finished() && response.finished().choice() == 0;
-    if (!response.has_delta() || response.delta().choice() == 0 || second_heard) continue;
-    second_heard = true;
-    EXPECT_FALSE(first_ended);
-    heard.Notify();
-  }
-  EXPECT_TRUE(second_heard);
-  EXPECT_TRUE(reader->Finish().ok());
-}
-
 }  // namespace
 }  // namespace clamor

@@ -80,5 +80,34 @@ TEST(PendingEventsTest, MergingLosesNothing) {
   }
 }
 
+// An answer that always has more to say does not keep the others from the wire.
+TEST(PendingAnswersTest, TakeTurns) {
+  PendingAnswers answers(3);
+  const auto add = [&](uint32_t choice) {
+    v1::Delta delta = MakeDelta(0, {choice}, "x");
+    delta.set_choice(choice);
+    answers.Add(delta);
+  };
+  const auto pop = [&] {
+    v1::StreamGenerateResponse response;
+    return answers.Pop(&response) ? static_cast<int>(response.delta().choice()) : -1;
+  };
+  EXPECT_EQ(pop(), -1);
+  std::vector<int> order;
+  add(1);
+  add(2);
+  for (int i = 0; i < 6; ++i) {
+    add(0);
+    order.push_back(pop());
+  }
+  EXPECT_EQ(order, (std::vector<int>{0, 1, 2, 0, 0, 0}));
+  EXPECT_EQ(pop(), -1);
+  add(2);
+  EXPECT_GT(answers.bytes(), 0u);
+  answers.Clear();
+  EXPECT_EQ(answers.bytes(), 0u);
+  EXPECT_EQ(pop(), -1);
+}
+
 }  // namespace
 }  // namespace clamor
