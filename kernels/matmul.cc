@@ -3,49 +3,49 @@
 #include <algorithm>
 
 #include "kernels/cpu/ops.h"
-#include "kernels/cpu/scratch.h"
-#include "kernels/pack_sixteens.h"
 
 namespace clamor::kernels {
 namespace {
 
 // Rows per pass over the weights: enough to hide reading them, few enough to bound the packed copy of x.
 constexpr int64_t kMaxRows = 480;
+// Up to as many, one panel at a time is faster, and bf16 need not be widened in memory first.
+constexpr int64_t kNarrowRows = 96;
 
-// Copies x to the layout of MatMulJob::x, the elements [16 begin, 16 end) of k.
-void PackX(const float* x, size_t x_stride, int64_t k, const RowBlocks& blocks, int64_t begin, int64_t end,
-           float* packed) {
-  for (int64_t b = 0; b < blocks.count; ++b) {
-    const int64_t row = blocks.begin(b);
-    PackSixteens(x + row * x_stride, x_stride, blocks.size(b), k, begin, end,
-                 packed + row * SixteensFor(k) * 16);
-  }
+// `count` rows of packed x, from the one at `first` on.
+void Multiply(const float* first, int64_t x_rows, int64_t count, const PackedMatrix& w, const float* bias,
+              float* y, size_t y_stride, ThreadPool& pool) {
+  const bool wide = count > kNarrowRows;
+  const int limit = wide ? kWideTileRows.Active() : kMaxTileRows.Active();
+  const MatMulJob job = {.x = first,
+                         .x_rows = x_rows,
+                         .blocks = RowBlocks(count, limit),
+                         .w = {w.data(), w.n(), w.k(), w.stored()},
+                         .bias = bias,
+                         .y = y,
+                         .y_stride = y_stride,
+                         .wide = wide};
+  const auto multiply = kMatMulPanels.Active();
+  pool.ParallelFor(SixteensFor(w.n()), 1, [&](size_t begin, size_t end) { multiply(job, begin, end); });
 }
 
 }  // namespace
 
+void MatMul(const PackedRows& x, const PackedMatrix& w, const float* bias, float* y, size_t y_stride,
+            ThreadPool& pool) {
+  for (int64_t row = 0; row < x.rows(); row += kMaxRows) {
+    Multiply(x.data() + row * 16, x.rows(), std::min(kMaxRows, x.rows() - row), w, bias, y + row * y_stride,
+             y_stride, pool);
+  }
+}
+
 void MatMul(const float* x, size_t x_stride, int64_t rows, const PackedMatrix& w, const float* bias, float* y,
             size_t y_stride, ThreadPool& pool) {
-  thread_local Scratch scratch;
-  const int64_t k = w.k();
-  const int64_t panels = SixteensFor(w.n());
+  if (rows == 1) return Multiply(x, 1, 1, w, bias, y, y_stride, pool);  // a row alone is packed as it is
+  thread_local PackedRows packed;
   for (int64_t row = 0; row < rows; row += kMaxRows) {
-    const int64_t count = std::min(kMaxRows, rows - row);
-    MatMulJob job = {.x = x + row * x_stride,
-                     .blocks = RowBlocks(count, kMaxTileRows.Active()),
-                     .w = {w.data(), w.n(), k, w.stored()},
-                     .bias = bias,
-                     .y = y + row * y_stride,
-                     .y_stride = y_stride};
-    if (count > 1) {
-      float* packed = scratch.Get(count * SixteensFor(k) * 16);
-      pool.ParallelFor(SixteensFor(k), 4, [&](size_t begin, size_t end) {
-        PackX(job.x, x_stride, k, job.blocks, begin, end, packed);
-      });
-      job.x = packed;
-    }
-    const auto multiply = kMatMulPanels.Active();
-    pool.ParallelFor(panels, 1, [&](size_t begin, size_t end) { multiply(job, begin, end); });
+    packed.Pack(x + row * x_stride, x_stride, std::min(kMaxRows, rows - row), w.k(), pool);
+    MatMul(packed, w, bias, y + row * y_stride, y_stride, pool);
   }
 }
 

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "kernels/packed_rows.h"
 #include "kernels/thread_pool.h"
 
 namespace clamor::kernels {
@@ -66,5 +67,8 @@ class PackedMatrix {
 // bias: [n] or null. Any number of rows, 0 included. x and y must not overlap.
 void MatMul(const float* x, size_t x_stride, int64_t rows, const PackedMatrix& w, const float* bias, float* y,
             size_t y_stride, ThreadPool& pool);
+// The same of rows already packed: x.k() == w.k().
+void MatMul(const PackedRows& x, const PackedMatrix& w, const float* bias, float* y, size_t y_stride,
+            ThreadPool& pool);
 
 }  // namespace clamor::kernels

@@ -8,19 +8,15 @@
 // Tested by tests/kernels/matmul_backward_test.cc.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-
+#include "kernels/packed_rows.h"
 #include "kernels/thread_pool.h"
 
 namespace clamor::kernels {
 
-// dw[n, k] += sum over rows r of dy[r, n] * x[r, k]. dy: [rows, n], x: [rows, k], row strides in floats; dw:
-// dense.
-void AddWeightGradient(const float* dy, size_t dy_stride, const float* x, size_t x_stride, int64_t rows,
-                       int64_t n, int64_t k, float* dw, ThreadPool& pool);
+// dw[n, k] += sum over rows r of dy[r, n] * x[r, k]. n = dy.k(), k = x.k(), as many rows in both; dw: dense.
+void AddWeightGradient(const PackedRows& dy, const PackedRows& x, float* dw, ThreadPool& pool);
 
 // db[n] += sum over rows r of dy[r, n].
-void AddBiasGradient(const float* dy, size_t dy_stride, int64_t rows, int64_t n, float* db, ThreadPool& pool);
+void AddBiasGradient(const PackedRows& dy, float* db, ThreadPool& pool);
 
 }  // namespace clamor::kernels

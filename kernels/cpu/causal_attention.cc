@@ -33,7 +33,6 @@ HWY_INLINE void Multiply(const float* x, int rows, const float* w, int64_t w_str
                                            .k = k,
                                            .y = y + c,
                                            .y_stride = y_stride,
-                                           .bias = nullptr,
                                            .accumulate = accumulate,
                                            .prefetch = w + c,
                                            .prefetch_step = w_stride * 4});

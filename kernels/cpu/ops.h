@@ -20,8 +20,9 @@ struct PerTarget {
   T Active() const { return by_target[static_cast<int>(ActiveCpuTarget())]; }
 };
 
-// The most rows of x that the product's inner loop keeps in registers.
-extern const PerTarget<int> kMaxTileRows;
+// The most rows of x that the product's inner loop keeps in registers: against one panel of weights, and
+// against several.
+extern const PerTarget<int> kMaxTileRows, kWideTileRows;
 
 // `rows` rows split into the fewest near-equal blocks of at most `limit`.
 struct RowBlocks {
@@ -42,18 +43,26 @@ struct Panels {
 };
 
 struct MatMulJob {
-  // Per row block as PackSixteens leaves it, or by columns: [k][rows of the block].
-  const float* x;
-  RowBlocks blocks;
+  const float* x;    // as PackedRows has it, from the first row on
+  int64_t x_rows;    // of all of x
+  RowBlocks blocks;  // of at most kMaxTileRows, or if wide, kWideTileRows
   Panels w;
   const float* bias;  // [n] or null
   float* y;           // [rows, n]
   size_t y_stride;
-  bool x_by_columns = false;  // for fp32 weights
-  bool accumulate = false;    // each chain starts from y instead of 0
+  bool wide;  // several panels at a time, held as bf16 widened once for all row blocks
 };
 // Computes the output columns of panels [begin, end).
 extern const PerTarget<void (*)(const MatMulJob& job, int64_t begin, int64_t end)> kMatMulPanels;
+
+struct WeightGradientJob {
+  const float *dy, *x;  // as PackedRows has them: n and k columns
+  int64_t rows, n, k;
+  float* dw;  // [n, k]
+};
+// Adds to the columns of chunks [begin, end) of x.
+extern const PerTarget<void (*)(const WeightGradientJob& job, int64_t begin, int64_t end)>
+    kWeightGradientPanels;
 
 // Some rows with equal `pages`, and some query heads of one key head: row_count * head_count <= kMaxTileRows.
 struct AttentionTask {

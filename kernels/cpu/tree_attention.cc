@@ -135,8 +135,6 @@ class Attention {
                                                        .k = head_dim_,
                                                        .y = scores,
                                                        .y_stride = kPageSize,
-                                                       .bias = nullptr,
-                                                       .accumulate = false,
                                                        .prefetch = next_keys,
                                                        .prefetch_step = 64});
   }
@@ -205,7 +203,6 @@ class Attention {
                                                        .k = count,
                                                        .y = sums + d,
                                                        .y_stride = static_cast<size_t>(padded_dim_),
-                                                       .bias = nullptr,
                                                        .accumulate = true,
                                                        .prefetch = next_values + d,
                                                        .prefetch_step = stride * 4});

@@ -13,6 +13,7 @@ namespace {
 
 using kernels::DType;
 using kernels::PackedMatrix;
+using kernels::PackedRows;
 
 void PackBoth(const float* weight, PackedMatrix& packed, PackedMatrix& transposed,
               kernels::ThreadPool& pool) {
@@ -73,37 +74,35 @@ void Linear::Pack(kernels::ThreadPool& pool) {
   }
 }
 
-void Linear::Forward(const float* x, int64_t rows, float* y, kernels::ThreadPool& pool) {
-  kernels::MatMul(x, k_, rows, forward(), frozen_ != nullptr ? frozen_bias_ : bias_.value, y, n_, pool);
+void Linear::Forward(const PackedRows& x, float* y, kernels::ThreadPool& pool) {
+  kernels::MatMul(x, forward(), frozen_ != nullptr ? frozen_bias_ : bias_.value, y, n_, pool);
   if (adapter_.rank == 0) return;
-  float* inner = Room(inner_, rows * adapter_.rank);
-  const auto added = std::make_unique_for_overwrite<float[]>(rows * n_);
-  kernels::MatMul(x, k_, rows, a_, nullptr, inner, adapter_.rank, pool);
-  kernels::Scale(inner, adapter_.scale, rows * adapter_.rank, pool);
-  kernels::MatMul(inner, adapter_.rank, rows, b_, nullptr, added.get(), n_, pool);
-  kernels::Add(y, added.get(), rows * n_, y, pool);
+  const auto added = std::make_unique_for_overwrite<float[]>(x.rows() * n_);
+  kernels::MatMul(Inner(x, a_, pool), b_, nullptr, added.get(), n_, pool);
+  kernels::Add(y, added.get(), x.rows() * n_, y, pool);
 }
 
-void Linear::Backward(const float* x, const float* dy, int64_t rows, float* dx, kernels::ThreadPool& pool) {
-  if (dx != nullptr) kernels::MatMul(dy, n_, rows, transposed_, nullptr, dx, k_, pool);
-  if (weight_.gradient != nullptr) {
-    kernels::AddWeightGradient(dy, n_, x, k_, rows, n_, k_, weight_.gradient, pool);
-  }
-  if (bias_.gradient != nullptr) kernels::AddBiasGradient(dy, n_, rows, n_, bias_.gradient, pool);
+void Linear::Backward(const PackedRows& x, const PackedRows& dy, float* dx, kernels::ThreadPool& pool) {
+  if (dx != nullptr) kernels::MatMul(dy, transposed_, nullptr, dx, k_, pool);
+  if (weight_.gradient != nullptr) kernels::AddWeightGradient(dy, x, weight_.gradient, pool);
+  if (bias_.gradient != nullptr) kernels::AddBiasGradient(dy, bias_.gradient, pool);
   if (adapter_.rank == 0) return;
-  const int64_t rank = adapter_.rank;
-  float* inner = Room(inner_, rows * rank);
-  float* d_inner = Room(d_inner_, rows * rank);
-  kernels::MatMul(x, k_, rows, a_, nullptr, inner, rank, pool);
-  kernels::Scale(inner, adapter_.scale, rows * rank, pool);
-  kernels::AddWeightGradient(dy, n_, inner, rank, rows, n_, rank, adapter_.b.gradient, pool);
-  kernels::MatMul(dy, n_, rows, b_transposed_, nullptr, d_inner, rank, pool);
-  kernels::Scale(d_inner, adapter_.scale, rows * rank, pool);
-  kernels::AddWeightGradient(d_inner, rank, x, k_, rows, rank, k_, adapter_.a.gradient, pool);
+  kernels::AddWeightGradient(dy, Inner(x, a_, pool), adapter_.b.gradient, pool);
+  const PackedRows& d_inner = Inner(dy, b_transposed_, pool);
+  kernels::AddWeightGradient(d_inner, x, adapter_.a.gradient, pool);
   if (dx == nullptr) return;
-  const auto added = std::make_unique_for_overwrite<float[]>(rows * k_);
-  kernels::MatMul(d_inner, rank, rows, a_transposed_, nullptr, added.get(), k_, pool);
-  kernels::Add(dx, added.get(), rows * k_, dx, pool);
+  const auto added = std::make_unique_for_overwrite<float[]>(x.rows() * k_);
+  kernels::MatMul(d_inner, a_transposed_, nullptr, added.get(), k_, pool);
+  kernels::Add(dx, added.get(), x.rows() * k_, dx, pool);
+}
+
+const PackedRows& Linear::Inner(const PackedRows& x, const PackedMatrix& w, kernels::ThreadPool& pool) {
+  const int64_t rank = adapter_.rank;
+  float* inner = Room(inner_, x.rows() * rank);
+  kernels::MatMul(x, w, nullptr, inner, rank, pool);
+  kernels::Scale(inner, adapter_.scale, x.rows() * rank, pool);
+  packed_inner_.Pack(inner, rank, x.rows(), rank, pool);
+  return packed_inner_;
 }
 
 }  // namespace clamor

@@ -43,12 +43,17 @@ class Linear {
   void Pack(kernels::ThreadPool& pool);
 
   // x: [rows, k], y: [rows, n], overwritten.
-  void Forward(const float* x, int64_t rows, float* y, kernels::ThreadPool& pool);
-  // dy: [rows, n]. Adds to the gradients of what is trained. dx: [rows, k], overwritten, or null.
-  void Backward(const float* x, const float* dy, int64_t rows, float* dx, kernels::ThreadPool& pool);
+  void Forward(const kernels::PackedRows& x, float* y, kernels::ThreadPool& pool);
+  // x: that of Forward; dy: [rows, n]. Adds to the gradients of what is trained. dx: [rows, k], overwritten,
+  // or null.
+  void Backward(const kernels::PackedRows& x, const kernels::PackedRows& dy, float* dx,
+                kernels::ThreadPool& pool);
 
  private:
   const kernels::PackedMatrix& forward() const { return frozen_ != nullptr ? *frozen_ : packed_; }
+  // scale * x * w^T, [rows, rank], until the next call.
+  const kernels::PackedRows& Inner(const kernels::PackedRows& x, const kernels::PackedMatrix& w,
+                                   kernels::ThreadPool& pool);
 
   int64_t n_ = 0, k_ = 0;
   Trained weight_, bias_;
@@ -58,7 +63,8 @@ class Linear {
   kernels::PackedMatrix transposed_;  // [k, n]
   LowRank adapter_;
   kernels::PackedMatrix a_, a_transposed_, b_, b_transposed_;
-  std::vector<float> inner_, d_inner_;  // [rows, rank]
+  std::vector<float> inner_;  // [rows, rank]
+  kernels::PackedRows packed_inner_;
 };
 
 }  // namespace clamor

@@ -45,9 +45,11 @@ int64_t TrainingPass::Bytes(const ModelConfig& c, int64_t rows, int64_t max_leng
   const int64_t kept = qkv + c.q_size() + 3 * c.hidden_size + 3 * c.intermediate_size +
                        (c.qk_norm ? c.q_size() + c.kv_size() : 0);
   const int64_t inputs = int64_t{c.layers + 1} * c.hidden_size;
-  const int64_t scratch = 6 * int64_t{c.hidden_size} + 2 * int64_t{c.intermediate_size} + qkv + c.q_size();
+  const int64_t packed = std::max<int64_t>(qkv, 2 * int64_t{c.intermediate_size});
+  const int64_t scratch =
+      7 * int64_t{c.hidden_size} + 2 * int64_t{c.intermediate_size} + qkv + c.q_size() + packed;
   const int64_t per_row = inputs + kept * (recompute ? 1 : c.layers) + scratch;
-  const int64_t logits = std::min(rows, LogitRows(c)) * c.vocab_size;
+  const int64_t logits = 2 * std::min(rows, LogitRows(c)) * c.vocab_size;  // and packed
   return 4 * (rows * per_row + logits + max_length * c.head_dim);
 }
 
@@ -105,17 +107,16 @@ void TrainingPass::ForwardLayer(TrainableModel& model, size_t i, const TrainingB
   Layer& kept = LayerOf(i);
   const float* input = InputOf(i, rows);
   float* output = InputOf(i + 1, rows);
-  float* attention_input = Room(kept.attention_input, rows * hidden);
-  float* mlp_input = Room(kept.mlp_input, rows * hidden);
+  float* normed = Room(normed_, rows * hidden);
+  float* wide = Room(wide_, rows * std::max(inner, q));
   float* projected = Room(projected_, rows * hidden);
   float* qkv = Room(kept.qkv, rows * qkv_size);
-  float* attention = Room(kept.attention, rows * q);
   float* middle = Room(kept.middle, rows * hidden);
   float* gate_up = Room(kept.gate_up, rows * 2 * inner);
-  float* gated = Room(kept.gated, rows * inner);
 
-  kernels::RmsNorm(input, rows, hidden, w.attention_norm.value, c.rms_norm_eps, attention_input, pool);
-  w.qkv.Forward(attention_input, rows, qkv, pool);
+  kernels::RmsNorm(input, rows, hidden, w.attention_norm.value, c.rms_norm_eps, normed, pool);
+  kept.attention_input.Pack(normed, hidden, rows, hidden, pool);
+  w.qkv.Forward(kept.attention_input, qkv, pool);
   if (c.qk_norm) {
     float* raw = Room(kept.raw_qk, rows * (q + kv));
     for (int64_t r = 0; r < rows; ++r) std::copy_n(qkv + r * qkv_size, q + kv, raw + r * (q + kv));
@@ -124,14 +125,17 @@ void TrainingPass::ForwardLayer(TrainableModel& model, size_t i, const TrainingB
                           pool);
   }
   kernels::Rope(qkv, rows, qkv_size, c.heads + c.kv_heads, positions_.data(), rope_, pool);
-  kernels::CausalAttention(qkv, batch.starts, AttentionShape(c, i), attention, pool);
-  w.output.Forward(attention, rows, projected, pool);
+  kernels::CausalAttention(qkv, batch.starts, AttentionShape(c, i), wide, pool);
+  kept.attention.Pack(wide, q, rows, q, pool);
+  w.output.Forward(kept.attention, projected, pool);
   kernels::Add(input, projected, rows * hidden, middle, pool);
 
-  kernels::RmsNorm(middle, rows, hidden, w.mlp_norm.value, c.rms_norm_eps, mlp_input, pool);
-  w.gate_up.Forward(mlp_input, rows, gate_up, pool);
-  kernels::SiluGate(gate_up, rows, inner, gated, pool);
-  w.down.Forward(gated, rows, projected, pool);
+  kernels::RmsNorm(middle, rows, hidden, w.mlp_norm.value, c.rms_norm_eps, normed, pool);
+  kept.mlp_input.Pack(normed, hidden, rows, hidden, pool);
+  w.gate_up.Forward(kept.mlp_input, gate_up, pool);
+  kernels::SiluGate(gate_up, rows, inner, wide, pool);
+  kept.gated.Pack(wide, inner, rows, inner, pool);
+  w.down.Forward(kept.gated, projected, pool);
   kernels::Add(middle, projected, rows * hidden, output, pool);
 }
 
@@ -146,20 +150,25 @@ void TrainingPass::BackwardLayer(TrainableModel& model, size_t i, const Training
   Layer& kept = LayerOf(i);
   const float* input = InputOf(i, rows);
   float* d_normed = Room(d_normed_, rows * hidden);
-  float* d_wide = Room(d_wide_, rows * std::max(inner, q));
+  float* d_wide = Room(wide_, rows * std::max(inner, q));
   float* d_gate_up = kept.gate_up.data();  // replaced by its gradient
   float* d_qkv = Room(d_qkv_, rows * qkv_size);
 
+  const auto packed = [&](const float* dy, int64_t columns) -> const kernels::PackedRows& {
+    packed_d_.Pack(dy, columns, rows, columns, pool);
+    return packed_d_;
+  };
+
   // Gated feed-forward.
-  w.down.Backward(kept.gated.data(), d, rows, d_wide, pool);
+  w.down.Backward(kept.gated, packed(d, hidden), d_wide, pool);
   kernels::SiluGateBackward(d_gate_up, d_wide, rows, inner, pool);
-  w.gate_up.Backward(kept.mlp_input.data(), d_gate_up, rows, d_normed, pool);
+  w.gate_up.Backward(kept.mlp_input, packed(d_gate_up, 2 * inner), d_normed, pool);
   kernels::RmsNormBackward(kept.middle.data(), hidden, rows, 1, hidden, w.mlp_norm.value, c.rms_norm_eps,
                            d_normed, hidden, w.mlp_norm.gradient, pool);
   kernels::Add(d, d_normed, rows * hidden, d, pool);
 
   // Attention.
-  w.output.Backward(kept.attention.data(), d, rows, d_wide, pool);
+  w.output.Backward(kept.attention, packed(d, hidden), d_wide, pool);
   kernels::CausalAttentionBackward(kept.qkv.data(), d_wide, batch.starts, AttentionShape(c, i), d_qkv, pool);
   kernels::RopeBackward(d_qkv, rows, qkv_size, c.heads + c.kv_heads, positions_.data(), rope_, pool);
   if (c.qk_norm) {
@@ -168,7 +177,7 @@ void TrainingPass::BackwardLayer(TrainableModel& model, size_t i, const Training
     kernels::RmsNormBackward(kept.raw_qk.data() + q, q + kv, rows, c.kv_heads, c.head_dim, w.k_norm.value,
                              c.rms_norm_eps, d_qkv + q, qkv_size, w.k_norm.gradient, pool);
   }
-  w.qkv.Backward(kept.attention_input.data(), d_qkv, rows, d_normed, pool);
+  w.qkv.Backward(kept.attention_input, packed(d_qkv, qkv_size), d_normed, pool);
   kernels::RmsNormBackward(input, hidden, rows, 1, hidden, w.attention_norm.value, c.rms_norm_eps, d_normed,
                            hidden, w.attention_norm.gradient, pool);
   kernels::Add(d, d_normed, rows * hidden, d, pool);
@@ -203,10 +212,12 @@ void TrainingPass::Head(TrainableModel& model, const TrainingBatch& batch, float
   for (int64_t first = 0; first < count; first += step) {
     const int64_t size = std::min(step, count - first);
     float* logits = Room(logits_, size * vocab);
-    const float* x = normed_.data() + first * hidden;
-    model.head.Forward(x, size, logits, pool);
+    packed_normed_.Pack(normed_.data() + first * hidden, hidden, size, hidden, pool);
+    model.head.Forward(packed_normed_, logits, pool);
     kernels::CrossEntropy(logits, size, vocab, targets.data() + first, scale, losses + first, pool);
-    if (d != nullptr) model.head.Backward(x, logits, size, d_selected + first * hidden, pool);
+    if (d == nullptr) continue;
+    packed_d_.Pack(logits, vocab, size, vocab, pool);
+    model.head.Backward(packed_normed_, packed_d_, d_selected + first * hidden, pool);
   }
   if (d != nullptr) {
     kernels::RmsNormBackward(selected_.data(), hidden, count, 1, hidden, model.final_norm.value,
@@ -227,7 +238,9 @@ std::vector<int32_t> TrainingPass::Guess(TrainableModel& model, const TrainingBa
   for (int64_t first = 0; first < count; first += step) {
     const int64_t size = std::min(step, count - first);
     float* logits = Room(logits_, size * vocab);
-    model.head.Forward(normed_.data() + first * config_.hidden_size, size, logits, pool);
+    packed_normed_.Pack(normed_.data() + first * config_.hidden_size, config_.hidden_size, size,
+                        config_.hidden_size, pool);
+    model.head.Forward(packed_normed_, logits, pool);
     kernels::TopK(logits, vocab, size, vocab, 1, ids.data() + first, values.data() + first, nullptr, pool);
   }
   return ids;

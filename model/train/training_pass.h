@@ -12,6 +12,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/packed_rows.h"
 #include "kernels/rope.h"
 #include "kernels/thread_pool.h"
 #include "model/train/trainable_model.h"
@@ -64,13 +65,13 @@ class TrainingPass {
  private:
   // What the backward pass of a layer needs of its forward pass.
   struct Layer {
-    std::vector<float> attention_input, mlp_input;  // [rows, hidden] normed
-    std::vector<float> raw_qk;     // [rows, q_size + kv_size] before q/k norm; unused without
-    std::vector<float> qkv;        // [rows, q_size + 2 * kv_size] rotated
-    std::vector<float> attention;  // [rows, q_size]
-    std::vector<float> middle;     // [rows, hidden] after attention
-    std::vector<float> gate_up;    // [rows, 2 * intermediate]
-    std::vector<float> gated;      // [rows, intermediate]
+    kernels::PackedRows attention_input, mlp_input;  // [rows, hidden] normed
+    std::vector<float> raw_qk;      // [rows, q_size + kv_size] before q/k norm; unused without
+    std::vector<float> qkv;         // [rows, q_size + 2 * kv_size] rotated
+    kernels::PackedRows attention;  // [rows, q_size]
+    std::vector<float> middle;      // [rows, hidden] after attention
+    std::vector<float> gate_up;     // [rows, 2 * intermediate]
+    kernels::PackedRows gated;      // [rows, intermediate]
   };
   Layer& LayerOf(size_t i) { return kept_[recompute_ ? 0 : i]; }
   float* InputOf(size_t i, int64_t rows);  // [rows, hidden], of layer i; the last one is the output
@@ -93,7 +94,8 @@ class TrainingPass {
   std::vector<int32_t> positions_;
   std::vector<std::vector<float>> inputs_;  // [layers + 1] of [rows, hidden]
   std::vector<Layer> kept_;                 // [layers], or one
-  std::vector<float> normed_, projected_, d_, d_normed_, d_wide_, d_qkv_, selected_, logits_, losses_;
+  std::vector<float> normed_, wide_, projected_, d_, d_normed_, d_qkv_, selected_, logits_, losses_;
+  kernels::PackedRows packed_normed_, packed_d_;
   std::vector<int64_t> selected_rows_;
   // Of the embedding's look-up, until Finish.
   std::vector<int32_t> looked_up_;

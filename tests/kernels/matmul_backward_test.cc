@@ -10,7 +10,15 @@
 namespace clamor::kernels {
 namespace {
 
-class MatMulBackwardTest : public OnTarget {};
+class MatMulBackwardTest : public OnTarget {
+ protected:
+  static PackedRows Pack(const float* x, int64_t rows, int64_t k, size_t stride = 0) {
+    ThreadPool pool(2);
+    PackedRows packed;
+    packed.Pack(x, stride > 0 ? stride : k, rows, k, pool);
+    return packed;
+  }
+};
 
 // One chain over rows for each weight.
 std::vector<float> WeightGradient(const std::vector<float>& dy, const std::vector<float>& x, int64_t rows,
@@ -27,14 +35,21 @@ TEST_P(MatMulBackwardTest, WeightGradientIsOneChainOverRows) {
   struct Case {
     int64_t rows, n, k;
   };
-  for (const auto& [rows, n, k] :
-       {Case{0, 3, 5}, {1, 1, 1}, {2, 17, 33}, {50, 24, 16}, {7, 481, 15}, {513, 30, 40}, {1100, 25, 17}}) {
+  for (const auto& [rows, n, k] : {Case{0, 3, 5},
+                                   {1, 1, 1},
+                                   {2, 17, 33},
+                                   {50, 24, 16},
+                                   {7, 481, 15},
+                                   {513, 30, 40},
+                                   {1100, 25, 17},
+                                   {3, 9, 64},
+                                   {5, 33, 500}}) {
     const std::vector<float> dy = Floats(rows * n), x = Floats(rows * k), before = Floats(n * k);
     const std::vector<float> expected = WeightGradient(dy, x, rows, n, k, before);
     for (int threads : {1, 2, 3}) {
       ThreadPool pool(threads);
       std::vector<float> dw = before;
-      AddWeightGradient(dy.data(), n, x.data(), k, rows, n, k, dw.data(), pool);
+      AddWeightGradient(Pack(dy.data(), rows, n), Pack(x.data(), rows, k), dw.data(), pool);
       EXPECT_TRUE(SameBits(expected, dw)) << rows << " " << n << " " << k;
     }
   }
@@ -45,12 +60,13 @@ TEST_P(MatMulBackwardTest, ABatchMayBeCutAnywhere) {
   constexpr int64_t kRows = 600, kN = 30, kK = 20;
   const std::vector<float> dy = Floats(kRows * kN), x = Floats(kRows * kK);
   std::vector<float> whole(kN * kK), cut(kN * kK), whole_bias(kN), cut_bias(kN);
-  AddWeightGradient(dy.data(), kN, x.data(), kK, kRows, kN, kK, whole.data(), pool);
-  AddBiasGradient(dy.data(), kN, kRows, kN, whole_bias.data(), pool);
+  AddWeightGradient(Pack(dy.data(), kRows, kN), Pack(x.data(), kRows, kK), whole.data(), pool);
+  AddBiasGradient(Pack(dy.data(), kRows, kN), whole_bias.data(), pool);
   for (int64_t row = 0; row < kRows;) {
     const int64_t count = std::min<int64_t>(kRows - row, 1 + Below(90));
-    AddWeightGradient(&dy[row * kN], kN, &x[row * kK], kK, count, kN, kK, cut.data(), pool);
-    AddBiasGradient(&dy[row * kN], kN, count, kN, cut_bias.data(), pool);
+    const PackedRows some_dy = Pack(&dy[row * kN], count, kN);
+    AddWeightGradient(some_dy, Pack(&x[row * kK], count, kK), cut.data(), pool);
+    AddBiasGradient(some_dy, cut_bias.data(), pool);
     row += count;
   }
   EXPECT_TRUE(SameBits(whole, cut));
@@ -67,8 +83,8 @@ TEST_P(MatMulBackwardTest, StridesAreSkipped) {
     dense_x.insert(dense_x.end(), &x[r * 20], &x[r * 20] + kK);
     for (int64_t j = 0; j < kN; ++j) expected_db[j] += dy[r * 8 + j];
   }
-  AddWeightGradient(dy.data(), 8, x.data(), 20, kRows, kN, kK, dw.data(), pool);
-  AddBiasGradient(dy.data(), 8, kRows, kN, db.data(), pool);
+  AddWeightGradient(Pack(dy.data(), kRows, kN, 8), Pack(x.data(), kRows, kK, 20), dw.data(), pool);
+  AddBiasGradient(Pack(dy.data(), kRows, kN, 8), db.data(), pool);
   EXPECT_TRUE(SameBits(WeightGradient(dense_dy, dense_x, kRows, kN, kK, std::vector<float>(kN * kK)), dw));
   EXPECT_TRUE(SameBits(expected_db, db));
 }
@@ -116,7 +132,7 @@ TEST_P(MatMulBackwardTest, AgreesWithCentralDifferences) {
     return sum;
   };
   std::vector<float> dw(kN * kK), dx(kRows * kK);
-  AddWeightGradient(seen.data(), kN, x.data(), kK, kRows, kN, kK, dw.data(), pool);
+  AddWeightGradient(Pack(seen.data(), kRows, kN), Pack(x.data(), kRows, kK), dw.data(), pool);
   EXPECT_TRUE(
       Near(CentralDifferences([&](const auto& weights) { return f(Doubles(x), weights); }, Doubles(w)),
            dw.data()));

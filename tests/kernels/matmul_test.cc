@@ -54,16 +54,16 @@ class MatMulTest : public OnTarget {
 TEST_P(MatMulTest, EveryRowCount) {
   for (DType stored : {DType::kF32, DType::kBF16}) {
     const Weights w = Make(37, 19, stored);
-    for (int64_t rows = 0; rows <= 70; rows += kStride) Check(w, rows, rows % 2 == 0, 1 + rows % 3);
+    for (int64_t rows = 0; rows <= 130; rows += kStride) Check(w, rows, rows % 2 == 0, 1 + rows % 3);
   }
 }
 
 TEST_P(MatMulTest, OddShapes) {
   for (DType stored : {DType::kF32, DType::kBF16}) {
-    for (int64_t n : {1, 15, 16, 17, 33, 48}) {
+    for (int64_t n : {1, 15, 16, 17, 33, 48, 64, 90}) {
       for (int64_t k : {1, 2, 3, 16, 31, 64}) {
         const Weights w = Make(n, k, stored);
-        for (int64_t rows : {1, 2, 5, 26}) Check(w, rows, n % 2 == 0, 2);
+        for (int64_t rows : {1, 2, 5, 26, 97}) Check(w, rows, n % 2 == 0, 2);
       }
     }
   }
@@ -73,7 +73,7 @@ TEST_P(MatMulTest, OddShapes) {
 TEST_P(MatMulTest, LongK) {
   for (DType stored : {DType::kF32, DType::kBF16}) {
     const Weights w = Make(35, 1283, stored);
-    for (int64_t rows : {1, 4, 30, 64}) Check(w, rows, true, 2);
+    for (int64_t rows : {1, 4, 30, 64, 100}) Check(w, rows, true, 2);
   }
 }
 

@@ -1,12 +1,14 @@
-#include "kernels/pack_sixteens.h"
+#include "kernels/packed_rows.h"
 
 #include <algorithm>
 #include <cstring>
 
 namespace clamor::kernels {
+namespace {
 
-void PackSixteens(const float* x, size_t x_stride, int64_t rows, int64_t k, int64_t begin, int64_t end,
-                  float* packed) {
+// The chunks [begin, end).
+void PackChunks(const float* x, size_t x_stride, int64_t rows, int64_t k, int64_t begin, int64_t end,
+                float* packed) {
   float* to = packed + begin * rows * 16;
   for (int64_t c = begin; c < end; ++c) {
     const float* from = x + c * 16;
@@ -20,6 +22,16 @@ void PackSixteens(const float* x, size_t x_stride, int64_t rows, int64_t k, int6
       std::fill(std::copy_n(from, count, to), to + 16, 0.0f);
     }
   }
+}
+
+}  // namespace
+
+void PackedRows::Pack(const float* x, size_t x_stride, int64_t rows, int64_t k, ThreadPool& pool) {
+  rows_ = rows;
+  k_ = k;
+  data_ = memory_.Get(SixteensFor(k) * rows * 16);
+  pool.ParallelFor(SixteensFor(k), 4,
+                   [&](size_t begin, size_t end) { PackChunks(x, x_stride, rows, k, begin, end, data_); });
 }
 
 }  // namespace clamor::kernels
