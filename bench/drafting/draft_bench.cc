@@ -75,7 +75,7 @@ std::map<std::string, Maker> Makers() {
 
 class CountingSink final : public TokenSink {
  public:
-  void OnDelta(Delta delta) override {
+  void OnDelta(const Delta& delta) override {
     ids.insert(ids.end(), delta.token_ids.begin(), delta.token_ids.end());
   }
   void OnFinished(const Finished& last) override { stats = last.stats, finished = true; }

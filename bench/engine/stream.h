@@ -12,7 +12,7 @@ namespace clamor {
 
 class Stream final : public TokenSink {
  public:
-  void OnDelta(Delta delta) override {
+  void OnDelta(const Delta& delta) override {
     const absl::Time now = absl::Now();
     if (tokens_ > 0) gaps_.push_back(absl::ToDoubleSeconds(now - last_));
     last_ = now;

@@ -316,13 +316,13 @@ void MergedDrafter::LearnCalibration(const DraftTree& tree, const Accepted& acce
 void MergedDrafter::KeepTrail(const DraftTree& tree, const NodeLogits& logits, int32_t last_accepted,
                               int32_t next) {
   const int32_t nodes = static_cast<int32_t>(tree.nodes.size());
-  std::vector<bool> below(nodes, false);
-  below[last_accepted] = true;
+  below_.assign(nodes, false);
+  below_[last_accepted] = true;
   int32_t end = last_accepted;
   for (int32_t i = last_accepted + 1; i < nodes; ++i) {
     const DraftNode& node = tree.nodes[i];
-    below[i] = below[node.parent];
-    if (!below[i]) continue;
+    below_[i] = below_[node.parent];
+    if (!below_[i]) continue;
     const DraftNode& best = tree.nodes[end];
     if (node.depth > best.depth || (node.depth == best.depth && node.survival > best.survival)) end = i;
   }

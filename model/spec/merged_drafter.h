@@ -140,6 +140,7 @@ class MergedDrafter : public Drafter {
 
   int32_t trail_rows_ = 0;
   std::array<TrailRow, kTrailRows> trail_;
+  std::vector<bool> below_;  // of KeepTrail: the nodes under the last accepted one
 
   // Rejected continuations, a ring of short n-grams; each starts with the token that was right.
   struct Recycled {

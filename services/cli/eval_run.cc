@@ -23,7 +23,7 @@ class AnswerSink final : public TokenSink {
  public:
   explicit AnswerSink(ModeAnswer& answer) : answer_(answer) {}
 
-  void OnDelta(Delta delta) override {
+  void OnDelta(const Delta& delta) override {
     if (answer_.ids.empty()) answer_.first_tokens = static_cast<int64_t>(delta.token_ids.size());
     answer_.ids.insert(answer_.ids.end(), delta.token_ids.begin(), delta.token_ids.end());
   }

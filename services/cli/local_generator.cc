@@ -21,7 +21,7 @@ class Collector final : public TokenSink {
   Collector(Answer& answer, absl::FunctionRef<void(const Delta&)> on_delta)
       : answer_(answer), on_delta_(on_delta) {}
 
-  void OnDelta(Delta delta) override {
+  void OnDelta(const Delta& delta) override {
     answer_.Add(delta);
     on_delta_(delta);
   }

@@ -20,7 +20,7 @@ constexpr size_t kShownSamples = 3;
 // Keeps the ids and the count of forwards of one answer.
 class AnswerSink final : public TokenSink {
  public:
-  void OnDelta(Delta delta) override {
+  void OnDelta(const Delta& delta) override {
     ids.insert(ids.end(), delta.token_ids.begin(), delta.token_ids.end());
   }
   void OnFinished(const Finished& finished) override { forwards = finished.stats.forwards; }

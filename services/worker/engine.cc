@@ -258,7 +258,8 @@ void Engine::Rep::CommitSequence(const StepShare& share, int64_t first_row, Step
   const Accepted& accepted = s.accepted;
   const int64_t root = static_cast<int64_t>(s.tokens.size()) - 1;
 
-  Delta delta{.first_token_index = s.answer_tokens()};
+  delta.Clear();
+  delta.first_token_index = s.answer_tokens();
   for (const int32_t node : accepted.path) {
     delta.token_ids.push_back(s.tree.nodes[node].token);
     delta.sources.push_back(s.tree.nodes[node].source);
@@ -272,7 +273,7 @@ void Engine::Rep::CommitSequence(const StepShare& share, int64_t first_row, Step
   while (!end && kept < delta.token_ids.size()) end = Append(s, delta.token_ids[kept++], delta.text);
   delta.token_ids.resize(kept);
   delta.sources.resize(kept);
-  if (s.request.top_logprobs) AddLogprobs(s, first_row, delta);
+  if (s.request.top_logprobs) AddLogprobs(s, first_row);
 
   ++s.stats.forwards;
   s.stats.draft_nodes += s.tree.drafted();
@@ -303,12 +304,12 @@ void Engine::Rep::CommitSequence(const StepShare& share, int64_t first_row, Step
       s.drafter->Extend(delta.token_ids);
     }
     AskStore(s);
-    s.sink->OnDelta(std::move(delta));
+    s.sink->OnDelta(delta);
     return;
   }
   s.text.Finish(delta.text);
   if (!s.text.matched_stop().empty()) end = FinishReason::kStop;  // maybe only by what was held back
-  s.sink->OnDelta(std::move(delta));
+  s.sink->OnDelta(delta);
   Finish(s, *end);
   running[share.sequence].reset();
 }
@@ -329,7 +330,7 @@ void Engine::Rep::ShowLogits(const Sequence& s, int64_t root, int64_t first_row,
   }
 }
 
-void Engine::Rep::AddLogprobs(const Sequence& s, int64_t first_row, Delta& delta) {
+void Engine::Rep::AddLogprobs(const Sequence& s, int64_t first_row) {
   const int32_t vocab = model->config().vocab_size;
   const int32_t count = std::min(*s.request.top_logprobs, vocab);
   std::array<int32_t, Request::kMaxTopLogprobs> ids;

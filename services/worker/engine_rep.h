@@ -68,6 +68,7 @@ struct Engine::Rep {
   std::vector<float> top_values, log_sum_exp;
   std::vector<int32_t> path;  // guesses down to the node that is verified
   std::vector<float> edited;  // its logits, where they are not used as they are
+  Delta delta;                // what one sequence emits
 
   // Made when a grammar first needs it.
   absl::once_flag trie_made;
@@ -106,7 +107,7 @@ struct Engine::Rep {
   int64_t RowOf(const Sequence& s, int64_t first_row, size_t i) const;
   int32_t Target(Sequence& s, int32_t node, int64_t row);
   void ShowLogits(const Sequence& s, int64_t root, int64_t first_row, size_t tokens) const;
-  void AddLogprobs(const Sequence& s, int64_t first_row, Delta& delta);
+  void AddLogprobs(const Sequence& s, int64_t first_row);
   void CommitSequence(const StepShare& share, int64_t first_row, StepReport& report);
   void AskStore(Sequence& s);
   void AwaitStore();

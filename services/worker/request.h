@@ -94,6 +94,15 @@ struct Delta {
   std::vector<Source>
       sources;  // [token_ids] who drafted each; kNone for a token that came from the model's own step
   std::vector<TokenLogprobs> logprobs;  // [token_ids] if the request asks for them, else empty
+
+  // Keeps the memory.
+  void Clear() {
+    first_token_index = 0;
+    token_ids.clear();
+    text.clear();
+    sources.clear();
+    logprobs.clear();
+  }
 };
 
 struct Usage {
@@ -127,7 +136,7 @@ class TokenSink {
   virtual ~TokenSink() = default;
   // Admitted: left the queue. `cached_tokens` of the prompt were found in the cache.
   virtual void OnStarted(int32_t cached_tokens) { (void)cached_tokens; }
-  virtual void OnDelta(Delta delta) = 0;
+  virtual void OnDelta(const Delta& delta) = 0;  // borrowed for the call
   virtual void OnFinished(const Finished& finished) = 0;
 };
 

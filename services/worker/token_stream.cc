@@ -89,7 +89,7 @@ void TokenStream::OnStarted(int32_t cached_tokens) {
   Pump();
 }
 
-void TokenStream::OnDelta(Delta delta) {
+void TokenStream::OnDelta(const Delta& delta) {
   if (ending_) ids_.insert(ids_.end(), delta.token_ids.begin(), delta.token_ids.end());
   bool slow = false;
   {

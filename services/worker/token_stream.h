@@ -51,7 +51,7 @@ class TokenStream final : public grpc::ServerWriteReactor<v1::WorkerServiceStrea
   void OnRefused(const absl::Status& status);
 
   void OnStarted(int32_t cached_tokens) override;
-  void OnDelta(Delta delta) override;
+  void OnDelta(const Delta& delta) override;
   void OnFinished(const Finished& finished) override;
 
   void OnWriteDone(bool ok) override;

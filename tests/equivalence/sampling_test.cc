@@ -52,9 +52,9 @@ struct Answer {
 class LogprobSink : public RecordingSink {
  public:
   using RecordingSink::RecordingSink;
-  void OnDelta(Delta delta) override {
+  void OnDelta(const Delta& delta) override {
     logprobs.insert(logprobs.end(), delta.logprobs.begin(), delta.logprobs.end());
-    RecordingSink::OnDelta(std::move(delta));
+    RecordingSink::OnDelta(delta);
   }
   std::vector<TokenLogprobs> logprobs;
 };

@@ -96,7 +96,7 @@ class RecordingSink : public TokenSink {
     cached_tokens = cached;
     started = true;
   }
-  void OnDelta(Delta delta) override {
+  void OnDelta(const Delta& delta) override {
     EXPECT_TRUE(started && !finished.has_value());
     EXPECT_EQ(delta.first_token_index, first_index_ + static_cast<int64_t>(ids.size()));
     EXPECT_FALSE(delta.token_ids.empty());
