@@ -6,6 +6,7 @@
 //                 [--limit 10,20] [--max-tokens 128] [--nodes 8,16,64] [--drafters merged,recycling,lookup]
 //                 [--output FILE.json] [--traces FILE.jsonl]
 // Answers are greedy, each drafter starts cold, every drafter's ids are checked to be those of the first.
+// drafting_us is the median time of a step for choosing a tree and learning from what became of it.
 // "warmed" is merged with a store that holds the answers to all other prompts. --traces writes the answers
 // down for trace_bench.
 #include <algorithm>
@@ -91,6 +92,27 @@ struct Count {
 };
 using Counts = std::map<std::string, Count>;  // by category
 
+// What drafting takes of each step that decodes.
+class DraftingTimes final : public StepObserver {
+ public:
+  void OnStep(const StepReport& report) override {
+    if (report.forwards == 0) return;
+    micros_.push_back(1e6 * (report.seconds[StepReport::kDraft] + report.seconds[StepReport::kCommit]));
+  }
+  void OnAccepted(int32_t) override {}
+  // Of the steps since the last call.
+  double TakeMedian() {
+    const auto middle = micros_.begin() + static_cast<std::ptrdiff_t>(micros_.size() / 2);
+    std::nth_element(micros_.begin(), middle, micros_.end());
+    const double median = micros_.empty() ? 0 : *middle;
+    micros_.clear();
+    return median;
+  }
+
+ private:
+  std::vector<double> micros_;
+};
+
 struct Flags {
   ModelOptions model;
   std::vector<std::string> suites, data, drafters;
@@ -129,9 +151,10 @@ class Answerer {
         .threads = model.threads, .kv_tokens = room, .max_sequences = 1, .default_nodes = 0};
     options.drafter_factory = [make = make.get()](const Request&) { return (*make)(); };
     auto store = std::make_unique<MaybeStore>();
+    auto times = std::make_unique<DraftingTimes>();
     CLAMOR_ASSIGN_OR_RETURN(auto engine, Engine::Create(model.transformer.get(), model.tokenizer.get(),
-                                                        store.get(), nullptr, options));
-    return Answerer(std::move(engine), std::move(make), std::move(store), max_tokens);
+                                                        store.get(), times.get(), options));
+    return Answerer(std::move(engine), std::move(make), std::move(store), std::move(times), max_tokens);
   }
 
   // `store` may be null.
@@ -147,6 +170,8 @@ class Answerer {
     }
     return sink;
   }
+
+  DraftingTimes& times() { return *times_; }
 
  private:
   // A store for some of the answers.
@@ -165,15 +190,17 @@ class Answerer {
   };
 
   Answerer(std::unique_ptr<Engine> engine, std::unique_ptr<Make> make, std::unique_ptr<MaybeStore> store,
-           int32_t max_tokens)
+           std::unique_ptr<DraftingTimes> times, int32_t max_tokens)
       : make_(std::move(make)),
         store_(std::move(store)),
+        times_(std::move(times)),
         engine_(std::move(engine)),
         max_tokens_(max_tokens) {}
 
   // Where the engine finds them.
   std::unique_ptr<Make> make_;
   std::unique_ptr<MaybeStore> store_;
+  std::unique_ptr<DraftingTimes> times_;
   std::unique_ptr<Engine> engine_;
   int32_t max_tokens_;
 };
@@ -254,6 +281,7 @@ absl::Status Run(const Flags& flags) {
       std::fprintf(stderr, "\n");
       nlohmann::ordered_json row = {{"drafter", name}, {"nodes", nodes}};
       for (const auto& [category, count] : counts) row[category] = count.tokens_per_forward();
+      row["drafting_us"] = answerer.times().TakeMedian();
       row["tokens"] = counts["all"].tokens;
       PrintRow(row, report.empty());
       report.push_back(row);

@@ -1,4 +1,5 @@
-// `clamor eval`: the prompts of a suite answered by plain decoding and by drafting, side by side.
+// `clamor eval`: the prompts of a suite answered by plain decoding and by drafting, side by side; or, for the
+// suite perplexity, documents read with weights held in two ways.
 #include <algorithm>
 #include <cstdio>
 #include <limits>
@@ -14,6 +15,7 @@
 #include "model/atomic_file.h"
 #include "services/cli/command.h"
 #include "services/cli/eval_mode.h"
+#include "services/cli/eval_perplexity.h"
 #include "services/cli/eval_report.h"
 #include "services/cli/eval_run.h"
 #include "services/cli/eval_suite.h"
@@ -32,6 +34,8 @@ struct Flags {
   Request options{.max_tokens = 128};
   std::string retrieval;
   bool fresh = false;
+  std::string against = "stored";
+  int32_t document_tokens = 512;
   std::string output = "table", file;
 };
 
@@ -79,7 +83,22 @@ absl::Status Write(const std::string& text, const std::string& file) {
   return absl::OkStatus();
 }
 
+absl::Status EvalPerplexity(const Flags& flags) {
+  if (flags.output == "html") {
+    return UsageError("--output: html is not for --suite perplexity, which prints a table or json");
+  }
+  CLAMOR_ASSIGN_OR_RETURN(const PerplexityReport report,
+                          MeasurePerplexity({.model = flags.model,
+                                             .against = flags.against,
+                                             .data = flags.data,
+                                             .chat = flags.chat,
+                                             .limit = flags.limit,
+                                             .document_tokens = flags.document_tokens}));
+  return Write(flags.output == "json" ? PerplexityJson(report) : RenderPerplexity(report), flags.file);
+}
+
 absl::Status Eval(const Flags& flags) {
+  if (SuiteNamed(flags.suite) == Suite::kPerplexity) return EvalPerplexity(flags);
   if (absl::Status valid = flags.options.sampling.Validate(); !valid.ok()) return UsageError(valid.message());
   EvalTask task{.options = flags.options, .retrieval = flags.retrieval, .fresh = flags.fresh};
   CLAMOR_ASSIGN_OR_RETURN(task.modes, ParseModes(flags.modes, flags.nodes));
@@ -126,9 +145,10 @@ void AddPromptFlags(CLI::App& verb, Flags& flags) {
       ->required()
       ->check(CLI::IsMember(SuiteNames()))
       ->group("Prompts");
-  verb.add_option(
-          "--data", flags.data,
-          "The suite's file as published; for prompts: JSONL with prompt or messages, or a prompt a line")
+  verb.add_option("--data", flags.data,
+                  "The suite's file as published; for prompts: JSONL with prompt or messages, or a prompt a "
+                  "line; for "
+                  "perplexity: JSONL with text, prompt or messages")
       ->required()
       ->group("Prompts");
   verb.add_option("--limit", flags.limit, "Prompts of each category; 0: all")
@@ -173,6 +193,13 @@ void AddEval(CLI::App& app, Run& run) {
   verb->add_option("--retrieval", flags->retrieval, "HOST:PORT of a store to take drafts from")
       ->excludes(fresh)  // a prompt's own tenant has nothing in the store
       ->group("Speculation");
+  verb->add_option("--against", flags->against, "Weights to compare --weights with")
+      ->capture_default_str()
+      ->group("Perplexity");
+  verb->add_option("--document-tokens", flags->document_tokens, "Tokens of a document at most")
+      ->check(CLI::Range(2, std::numeric_limits<int32_t>::max() / 2))
+      ->capture_default_str()
+      ->group("Perplexity");
   verb->add_option("--output", flags->output, "table, json or html")
       ->check(CLI::IsMember({"table", "json", "html"}))
       ->capture_default_str()

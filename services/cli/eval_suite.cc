@@ -118,6 +118,9 @@ absl::StatusOr<SuitePrompt> FromLine(Suite suite, const std::string& text, int64
       return FromField(object, line, "prompt", "task_id", "humaneval");
     case Suite::kGsm8k:
       return FromField(object, line, "question", "id", "gsm8k");
+    case Suite::kPerplexity:
+      if (object.contains("prompt") || object.contains("messages")) return FromOwn(object, line);
+      return FromField(object, line, "text", "id", "documents");
     case Suite::kPrompts:
       return FromOwn(object, line);
   }
@@ -127,7 +130,8 @@ absl::StatusOr<SuitePrompt> FromLine(Suite suite, const std::string& text, int64
 }  // namespace
 
 const std::vector<std::string>& SuiteNames() {
-  static const auto& names = *new std::vector<std::string>{"spec_bench", "humaneval", "gsm8k", "prompts"};
+  static const auto& names =
+      *new std::vector<std::string>{"spec_bench", "humaneval", "gsm8k", "perplexity", "prompts"};
   return names;
 }
 

@@ -13,13 +13,15 @@
 namespace clamor::cli {
 
 enum class Suite {
-  kSpecBench,  // question.jsonl: the first of `turns`; categories are the six families of Spec-Bench
-  kHumanEval,  // HumanEval.jsonl: `prompt`, the beginning of a function
-  kGsm8k,      // test.jsonl: `question`
-  kPrompts,    // *.jsonl, *.json: `prompt` or `messages`, optionally `category`; else each line is a prompt
+  kSpecBench,   // question.jsonl: the first of `turns`; categories are the six families of Spec-Bench
+  kHumanEval,   // HumanEval.jsonl: `prompt`, the beginning of a function
+  kGsm8k,       // test.jsonl: `question`
+  kPerplexity,  // *.jsonl, *.json: `text`, `prompt` or `messages`: whole documents, nothing is answered
+  kPrompts,     // *.jsonl, *.json: `prompt` or `messages`, optionally `category`; else each line is a prompt
 };
 
-// "spec_bench", "humaneval", "gsm8k", "prompts": values of --suite, in the order of the enumeration.
+// "spec_bench", "humaneval", "gsm8k", "perplexity", "prompts": values of --suite, in the order of the
+// enumeration.
 const std::vector<std::string>& SuiteNames();
 // REQUIRES: `name` is one of SuiteNames().
 Suite SuiteNamed(const std::string& name);

@@ -1,5 +1,6 @@
 """`clamor eval` as a user meets it: figures that add up, answers that are the same, Ctrl-C, bad data, wrong flags."""
 import json
+import math
 import os
 import pathlib
 import pty
@@ -232,6 +233,37 @@ class Outputs(EvalTest):
         self.assertEqual(report["prompts"]["answered"], len(report["answers"]))
         self.assertGreaterEqual(len(report["answers"]), 1)
 
+    def test_perplexity(self):
+        texts = [json.loads(line)["question"] for line in GSM8K.read_text().splitlines()[:3]]
+        documents = self.write("documents.jsonl", *({"id": f"d{i}", "text": text} for i, text in enumerate(texts)))
+        tiny = ROOT / "tests/testdata/tiny-llama"
+        report = self.json("--suite", "perplexity", "--data", documents, "--against", "fp32", "--weights", "bf16", model=tiny)
+        self.assertEqual(report["documents"], 3)
+        self.assertEqual([report["against"]["weights"], report["judged"]["weights"]], ["fp32", "bf16"])
+        for side in (report["against"], report["judged"]):  # against what `clamor score` says of each text
+            loss = tokens = 0
+            for text in texts:
+                done = subprocess.run([CLAMOR, "score", "--model", str(tiny), "--threads", "1", "--weights", side["weights"],
+                                       "--prompt", text], capture_output=True, text=True, timeout=120)
+                values = json.loads(done.stdout)["logprobs"][1:]
+                loss -= sum(values)
+                tokens += len(values)
+            self.assertEqual(report["tokens"], tokens)
+            self.assertAlmostEqual(side["perplexity"], math.exp(loss / tokens), places=6)
+        self.assertNotEqual(report["ratio"], 1)
+        self.assertAlmostEqual(report["ratio"], report["judged"]["perplexity"] / report["against"]["perplexity"])
+        self.assertTrue(0.9 < report["agreement"] <= 1)
+        self.assertIn(report["worst_document"], ["d0", "d1", "d2"])
+        self.assertGreater(abs(math.log(report["worst_ratio"])), 0)
+
+        same = self.json("--suite", "perplexity", "--data", documents, "--against", "fp32", "--weights", "fp32", "--limit", "2",
+                         "--document-tokens", "9", model=tiny)
+        self.assertEqual([same["documents"], same["tokens"], same["ratio"], same["agreement"]], [2, 16, 1, 1])
+        self.assertIn("perplexity", self.ok("--suite", "perplexity", "--data", documents, model=tiny).stdout)
+        self.fails(2, "--output", "--suite", "perplexity", "--data", documents, "--output", "html")
+        self.fails(1, "bad.jsonl:1: .*'text'", "--suite", "perplexity", "--data", self.write("bad.jsonl", {"txt": "a"}))
+        self.fails(1, "no document has two tokens", "--suite", "perplexity", "--data", self.write("one.jsonl", {"text": "a"}))
+
 
 class Refusals(EvalTest):
     def test_wrong_usage(self):
@@ -260,7 +292,6 @@ class Refusals(EvalTest):
         self.fails(1, r"bytes\.txt:2: .*UTF-8", "--suite", "prompts", "--data", data, "--no-chat")
         self.fails(1, "/nowhere/x.html", "--suite", "gsm8k", "--data", GSM8K, "--limit", 1, "--max-tokens", 1, "--modes",
                    "plain", "--file", "/nowhere/x.html")
-
 
 if __name__ == "__main__":
     unittest.main()
