@@ -1,5 +1,5 @@
 // Speed of the suffix store: appending, lookups at rest and during appends, start-up. `store_bench [TOKENS]
-// [FOLDER]`.
+// [FOLDER] [OUTPUT.json]`.
 //
 // The text is synthetic: phrases of 3 to 12 tokens drawn by Zipf's law from 200 thousand, over a vocabulary
 // of 32 thousand. Queries are new text of the same kind.
@@ -19,6 +19,7 @@
 #include <thread>
 #include <vector>
 
+#include "nlohmann/json.hpp"
 #include "retrieval/suffix_store.h"
 
 namespace clamor::retrieval {
@@ -66,8 +67,8 @@ double ThreadMicros() {
 }
 
 // By the clock, and by the processor time of the thread: on a machine with other work the first says little.
-void PrintLookups(const char* when, const SuffixStore& store, const Namespace& ns, TextSource& source,
-                  int queries) {
+nlohmann::ordered_json TimeLookups(const char* when, const SuffixStore& store, const Namespace& ns,
+                                   TextSource& source, int queries) {
   std::vector<double> wall, processor;
   double matched = 0, nodes = 0;
   for (int i = 0; i < queries; ++i) {
@@ -88,6 +89,14 @@ void PrintLookups(const char* when, const SuffixStore& store, const Namespace& n
       "nodes\n",
       when, wall[p50], wall[p99], processor[p50], processor[p99], processor.back(), matched / queries,
       nodes / queries);
+  return {{"lookups", when},
+          {"p50_us", wall[p50]},
+          {"p99_us", wall[p99]},
+          {"processor_p50_us", processor[p50]},
+          {"processor_p99_us", processor[p99]},
+          {"processor_max_us", processor.back()},
+          {"match_tokens", matched / queries},
+          {"nodes", nodes / queries}};
 }
 
 double ResidentMebibytes() {
@@ -97,7 +106,7 @@ double ResidentMebibytes() {
   return resident * 4096 / (1 << 20);
 }
 
-int Run(size_t tokens, const std::string& folder) {
+int Run(size_t tokens, const std::string& folder, const char* output) {
   const Namespace ns{"bench", "f0"};
   const StoreOptions options{.path = folder};
   auto opened = SuffixStore::Open(options);
@@ -133,19 +142,19 @@ int Run(size_t tokens, const std::string& folder) {
   std::printf("append in batches of %zu x %zu: %.0f tokens/s, slowest batch %.0f ms\n", kBatch,
               kDocumentTokens, static_cast<double>(stats.tokens) / busy, slowest * 1e3);
   TextSource queries(3);
-  PrintLookups("after appends", *store, ns, queries, 20000);
+  nlohmann::ordered_json lookups = {TimeLookups("after appends", *store, ns, queries, 20000)};
 
   std::atomic<bool> stop{false};
   std::thread writer([&] {
     while (!stop) append_batch();
   });
-  PrintLookups("during appends", *store, ns, queries, 20000);
+  lookups.push_back(TimeLookups("during appends", *store, ns, queries, 20000));
   stop = true;
   writer.join();
 
   auto start = Clock::now();
   store.reset();
-  std::printf("close %.2f s\n", SecondsSince(start));
+  const double close_seconds = SecondsSince(start);
   start = Clock::now();
   opened = SuffixStore::Open(options);
   if (!opened.ok()) {
@@ -153,14 +162,26 @@ int Run(size_t tokens, const std::string& folder) {
     return 1;
   }
   store = *std::move(opened);
-  std::printf("open %.2f s\n", SecondsSince(start));
-  PrintLookups("after open", *store, ns, queries, 20000);
+  const double open_seconds = SecondsSince(start);
+  std::printf("close %.2f s, open %.2f s\n", close_seconds, open_seconds);
+  lookups.push_back(TimeLookups("after open", *store, ns, queries, 20000));
   const Stats last = store->GetStats();
   std::printf("%.1f M tokens, %llu segments, %.1f bytes/token on disk, %.0f MiB resident\n",
               static_cast<double>(last.tokens) / 1e6, static_cast<unsigned long long>(last.segments),
               static_cast<double>(last.bytes_on_disk) / static_cast<double>(last.tokens),
               ResidentMebibytes());
-  return 0;
+  if (output == nullptr) return 0;
+  const nlohmann::ordered_json report = {
+      {"tokens", last.tokens},
+      {"segments", last.segments},
+      {"appended_tokens_per_second", static_cast<double>(stats.tokens) / busy},
+      {"slowest_batch_seconds", slowest},
+      {"close_seconds", close_seconds},
+      {"open_seconds", open_seconds},
+      {"bytes_per_token", static_cast<double>(last.bytes_on_disk) / static_cast<double>(last.tokens)},
+      {"resident_mib", ResidentMebibytes()},
+      {"lookups", lookups}};
+  return std::ofstream(output) << report.dump(1) << "\n" ? 0 : 1;
 }
 
 }  // namespace
@@ -172,7 +193,7 @@ int main(int argc, char** argv) {
       argc > 2 ? argv[2] : (std::filesystem::temp_directory_path() / "store-bench-XXXXXX").string();
   const bool temporary = argc <= 2;
   if (temporary && mkdtemp(folder.data()) == nullptr) return 1;
-  const int result = clamor::retrieval::Run(tokens, folder);
+  const int result = clamor::retrieval::Run(tokens, folder, argc > 3 ? argv[3] : nullptr);
   if (temporary) std::filesystem::remove_all(folder);
   return result;
 }
