@@ -13,7 +13,7 @@ constexpr float kProbabilityMeans[] = {0.95f, 0.8f, 0.6f, 0.4f, 0.22f, 0.1f, 0.0
 int RankBucket(int rank) { return rank < 3 ? rank : rank < 5 ? 3 : 4; }
 
 int LengthBucket(int length) {
-  constexpr int kBounds[] = {2, 3, 4, 5, 7, 10, 16};
+  constexpr int kBounds[] = {2, 3, 4, 5, 7, 10, 16, 32, 64};
   return static_cast<int>(std::upper_bound(std::begin(kBounds), std::end(kBounds), length) -
                           std::begin(kBounds));
 }
@@ -75,6 +75,14 @@ Calibration::Key Calibration::Agreement(int sources, float best) {
          ProbabilityBucket(best);
 }
 
+Source Calibration::SourceOf(Key key) {
+  if (key < kContextBegin) return Source::kJacobi;
+  if (key < kStoreBegin) return Source::kContext;
+  if (key < kAdjacencyBegin) return Source::kStore;
+  if (key < kRecycledBegin) return Source::kAdjacency;
+  return key < kAgreementBegin ? Source::kRecycled : Source::kNone;
+}
+
 Calibration::Calibration() { SetPriors(); }
 
 // Starting points only; a few dozen trials of a key outweigh them.
@@ -91,12 +99,15 @@ void Calibration::SetPriors() {
       }
     }
   }
-  constexpr float kLengthFactor[kLengthBuckets] = {0.25f, 0.45f, 0.6f, 0.7f, 0.8f, 0.85f, 0.9f, 0.95f};
+  constexpr float kLengthFactor[kLengthBuckets] = {0.25f, 0.45f, 0.6f,  0.7f,  0.8f,
+                                                   0.85f, 0.9f,  0.95f, 0.97f, 0.98f};
   constexpr float kRatioMean[kRatioBuckets] = {0.98f, 0.75f, 0.7f, 0.5f, 0.3f, 0.15f, 0.06f, 0.02f};
   for (const int begin : {kContextBegin, kStoreBegin}) {
     for (int i = 0; i < kLengthBuckets * kRatioBuckets * kDepthBuckets; ++i) {
+      const int length = i / (kRatioBuckets * kDepthBuckets), ratio = i / kDepthBuckets % kRatioBuckets;
+      // What came once behind a long match comes again.
       beta_[begin + i].prior =
-          kLengthFactor[i / (kRatioBuckets * kDepthBuckets)] * kRatioMean[i / kDepthBuckets % kRatioBuckets];
+          kLengthFactor[length] * (ratio == 1 && length >= 4 ? 0.98f : kRatioMean[ratio]);
     }
   }
   for (int rank = 0; rank < kAdjacencyRanks; ++rank) {

@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <span>
 
+#include "model/spec/source.h"
+
 namespace clamor {
 
 class Calibration {
@@ -30,6 +32,9 @@ class Calibration {
   // `sources` >= 2 proposals of one token, `best` the mean of the best of them.
   static Key Agreement(int sources, float best);
 
+  // Of one proposal; kNone of an agreement.
+  static Source SourceOf(Key key);
+
   Calibration();
 
   // The estimated probability that a proposal with this evidence is right.
@@ -48,7 +53,7 @@ class Calibration {
   static constexpr float kPriorTrials = 6;
   static constexpr float kDecay = 0.99965f;  // half-life of 2000 trials
 
-  static constexpr int kProbabilityBuckets = 8, kLengthBuckets = 8, kRatioBuckets = 8, kDepthBuckets = 3;
+  static constexpr int kProbabilityBuckets = 8, kLengthBuckets = 10, kRatioBuckets = 8, kDepthBuckets = 3;
   static constexpr int kJacobiRows = 8, kJacobiRanks = 5, kAdjacencyRanks = 8, kAgreeing = 4;
   static constexpr int kJacobiBegin = 0;
   static constexpr int kContextBegin = kJacobiBegin + kJacobiRows * 2 * kJacobiRanks * kProbabilityBuckets;

@@ -170,7 +170,7 @@ void MergedDrafter::Expand(const DraftTree& tree, int32_t node) {
 void MergedDrafter::Propose(int32_t token, Source source, Calibration::Key key, int32_t store,
                             bool on_trail) {
   if ((sources_ >> static_cast<int>(source) & 1) == 0) return;
-  const float mean = calibration_.Mean(key);
+  const float mean = trust_.Adjust(source, calibration_.Mean(key));
   for (Proposal& p : proposals_) {
     if (p.token != token) continue;
     if (p.sources == kMostSources) return;  // a store that names one child twice
@@ -296,7 +296,9 @@ void MergedDrafter::Observe(const DraftTree& tree, const NodeLogits& logits, con
   KeepTrail(tree, logits, accepted.path.empty() ? 0 : accepted.path.back(), accepted.next);
 }
 
-// Trials are the children of the root and of accepted nodes.
+// Trials are the children of the root and of accepted nodes. Trust is learned of what repeats text alone: the
+// other sources are right along with it where a text is copied, and would be taken for good guessers beside
+// it.
 void MergedDrafter::LearnCalibration(const DraftTree& tree, const Accepted& accepted) {
   size_t depth = 0;
   int32_t visited = 0;
@@ -304,7 +306,13 @@ void MergedDrafter::LearnCalibration(const DraftTree& tree, const Accepted& acce
     const int32_t hit = depth < accepted.path.size() ? accepted.path[depth] : -1;
     for (int32_t i = visited + 1; i < static_cast<int32_t>(tree.nodes.size()); ++i) {
       if (tree.nodes[i].parent != visited) continue;
-      for (int k = 0; k < evidence_[i].size; ++k) calibration_.Learn(evidence_[i].keys[k], i == hit);
+      for (int k = 0; k < evidence_[i].size; ++k) {
+        const Calibration::Key key = evidence_[i].keys[k];
+        const Source source = Calibration::SourceOf(key);
+        const bool repeats = source == Source::kContext || source == Source::kStore;
+        if (repeats) trust_.Learn(source, calibration_.Mean(key), i == hit);
+        calibration_.Learn(key, i == hit);
+      }
     }
     if (hit < 0) return;
     visited = hit;

@@ -17,6 +17,7 @@
 #include "model/spec/context_automaton.h"
 #include "model/spec/drafter.h"
 #include "model/spec/sampler.h"
+#include "model/spec/source_trust.h"
 
 namespace clamor {
 
@@ -129,6 +130,7 @@ class MergedDrafter : public Drafter {
 
   DraftKnowledge* knowledge_;
   Calibration& calibration_;
+  SourceTrust trust_;  // in this text
   int32_t vocab_size_;
   Sources sources_;
   float temperature_;

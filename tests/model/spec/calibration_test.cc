@@ -17,7 +17,7 @@ namespace {
 using Key = Calibration::Key;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-constexpr int kInts[] = {-1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 16, 32, 1000, INT_MAX};
+constexpr int kInts[] = {-1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 16, 32, 64, 1000, INT_MAX};
 constexpr uint32_t kCounts[] = {0, 1, 2, 3, 9, 10, 30, 100, UINT32_MAX};
 constexpr float kLogs[] = {0,  -0.05f, -0.2f, -0.5f,      -1,        -1.5f, -2,
                            -3, -5,     -100,  -kInfinity, kInfinity, kNaN,  1};
@@ -60,6 +60,15 @@ TEST(Calibration, KindsOfEvidenceHaveRangesOfTheirOwn) {
   EXPECT_EQ(all.size(), sum) << "two kinds share a key";
   EXPECT_EQ(*all.begin(), 0);
   EXPECT_EQ(*all.rbegin() + 1u, all.size());
+}
+
+TEST(Calibration, AKeyNamesItsSource) {
+  constexpr Source kOfKind[] = {Source::kJacobi,  Source::kAdjacency, Source::kNone,
+                                Source::kContext, Source::kStore,     Source::kRecycled};
+  const auto kinds = KeysByKind();
+  for (size_t i = 0; i < kinds.size(); ++i) {
+    for (const Key key : kinds[i]) EXPECT_EQ(Calibration::SourceOf(key), kOfKind[i]) << key;
+  }
 }
 
 TEST(Calibration, PriorsAreProbabilitiesAndOrdered) {
