@@ -1,8 +1,8 @@
 // Causal attention within whole texts, forward and backward: what training needs, where all keys of a text
 // are at hand and nothing is cached.
 //
-// Numerics: forward as kernels/tree_attention.h says, but that the masked keys of a block of sixteen come in
-// with weight 0, which may turn a -0 into 0. Backward, with P the normalized weights (weight / sum), dP =
+// Numerics: forward as kernels/tree_attention.h says of one chunk, however long the text, but that the masked
+// keys of a block of sixteen come in with weight 0, which may turn a -0 into 0. Backward, with P the normalized weights (weight / sum), dP =
 // d_out * v and D = sum over keys of P * dP in 16 partial sums by position mod 16: dS = (P * (dP - D)) *
 // scale; dq is one fma chain over keys; dk and dv are one chain over (query head, query) each. A text's
 // result does not depend on the other texts, threads or the CPU target.

@@ -1,11 +1,14 @@
 // Causal attention over a paged key/value cache, for rows that may be prompt tokens, the next token, or nodes
 // of a draft tree: all three are a row that sees a prefix of its sequence and then a list of further slots.
 //
-// Numerics (kernels/README.md): in logical order of keys, score = (one fma chain over head_dim) * scale;
-// exact maximum; own exp; the sum of weights in 16 partial sums by logical position mod 16, folded as in
-// RmsNorm; each output element one fma chain over keys; divided by the sum at the end. A key that is masked
-// (window) is skipped, never added as zero. So a row's result does not depend on where its keys lie, what
-// else is in the batch, threads or CPU target.
+// Numerics (kernels/README.md): keys go by chunks of kKeyChunk logical positions, so that any number of
+// threads can share a long context. In a chunk, in logical order: score = (one fma chain over head_dim) *
+// scale; exact maximum; own exp of score - maximum as weight; the sum of weights in 16 partial sums by
+// logical position mod 16; each output element one fma chain over keys. Chunks are folded in order: for the
+// greater maximum m of both, all sums become fma(b, exp(b's maximum - m), a * exp(a's maximum - m)). In the
+// end the partial sums are folded as in RmsNorm, and divide. A key that is masked (window) is skipped, never
+// added as zero. So a row's result does not depend on where its keys lie, what else is in the batch, threads
+// or CPU target.
 //
 // Tested by tests/kernels/tree_attention_test.cc.
 #pragma once
@@ -19,6 +22,7 @@
 namespace clamor::kernels {
 
 inline constexpr int kPageSize = 16;  // tokens; also the width by which sums over keys are split
+inline constexpr int kKeyChunk = 512;
 
 // One layer's cache. A slot is page * kPageSize + offset.
 // keys:   [pages][kv_heads][head_dim][kPageSize], so that vectors run across keys;

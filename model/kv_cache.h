@@ -49,7 +49,9 @@ class KvLease {
 
 class KvCache {
  public:
-  // Memory is reserved, not touched: pages cost nothing until they are written. REQUIRES: pages > 0.
+  // Memory is reserved, not touched: pages cost nothing until they are written, and then come, where the
+  // system grants it, in huge pages (2 MiB for the keys and for the values of each layer at least). REQUIRES:
+  // pages > 0.
   KvCache(const ModelConfig& config, int64_t pages);
   ~KvCache();
   KvCache(const KvCache&) = delete;

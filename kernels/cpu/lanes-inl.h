@@ -37,6 +37,24 @@ HWY_INLINE V Fma(V a, V b, V c) {
 #endif
 }
 
+// a where it is greater or less, else b, be it because one is NaN: what x86's instructions do.
+template <class V>
+HWY_INLINE V Greater(V a, V b) {
+#if HWY_TARGET == HWY_SCALAR
+  return V(a.raw > b.raw ? a.raw : b.raw);
+#else
+  return hn::Max(a, b);
+#endif
+}
+template <class V>
+HWY_INLINE V Less(V a, V b) {
+#if HWY_TARGET == HWY_SCALAR
+  return V(a.raw < b.raw ? a.raw : b.raw);
+#else
+  return hn::Min(a, b);
+#endif
+}
+
 struct F16 {
   FloatVec part[kParts];
 };
@@ -106,7 +124,7 @@ HWY_INLINE F16 operator/(const F16& a, const F16& b) {
 // b where it is greater, else a: a NaN in b never wins.
 HWY_INLINE F16 MaxOf(const F16& a, const F16& b) {
   F16 v;
-  CLAMOR_EACH_PART v.part[i] = hn::IfThenElse(hn::Gt(b.part[i], a.part[i]), b.part[i], a.part[i]);
+  CLAMOR_EACH_PART v.part[i] = Greater(b.part[i], a.part[i]);
   return v;
 }
 
@@ -140,9 +158,8 @@ HWY_INLINE float FoldMax(const F16& v) {
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Exp(D d, V x) {
   const hn::RebindToSigned<D> di;
-  // Comparisons that are false for NaN keep it; e^-105 rounds to 0 and e^89 to infinity.
-  x = hn::IfThenElse(hn::Lt(x, hn::Set(d, -105.0f)), hn::Set(d, -105.0f), x);
-  x = hn::IfThenElse(hn::Gt(x, hn::Set(d, 89.0f)), hn::Set(d, 89.0f), x);
+  // NaN stays; e^-105 rounds to 0 and e^89 to infinity.
+  x = Less(hn::Set(d, 89.0f), Greater(hn::Set(d, -105.0f), x));
   // Adding 1.5 * 2^23 rounds to an integer, which then sits in the low bits.
   const V magic = hn::Set(d, 12582912.0f);
   const V shifted = Fma(x, hn::Set(d, 1.44269504f), magic);

@@ -64,23 +64,44 @@ struct WeightGradientJob {
 extern const PerTarget<void (*)(const WeightGradientJob& job, int64_t begin, int64_t end)>
     kWeightGradientPanels;
 
-// Some rows with equal `pages`, and some query heads of one key head: row_count * head_count <= kMaxTileRows.
+// Some rows with equal `pages`, and one key head with all query heads that read it.
 struct AttentionTask {
   int row, row_count;
-  int head, head_count;
   int kv_head;
 };
 struct AttentionJob {
   const float* q;
   size_t q_stride;
   std::span<const AttentionRow> rows;
+  int heads_per_key;  // query heads that read one key head
   float scale;
   int32_t window;
   const KvLayer& layer;
   float* out;
   size_t out_stride;
+
+  // The logical positions that a row sees: [begin, end).
+  struct Positions {
+    int begin, end;
+  };
+  Positions Sees(int row) const {
+    const int end = rows[row].prefix + rows[row].extra_count;
+    return {.begin = window > 0 && end > window ? end - window : 0, .end = end};
+  }
 };
-extern const PerTarget<void (*)(const AttentionJob& job, const AttentionTask& task)> kAttend;
+
+// What a chunk of keys leaves of one query: [head_dim, padded to sixteens] sums of weight * value, [16] sums
+// of weights, the maximum with 15 floats of padding.
+inline size_t AttentionPartSize(int head_dim) { return (head_dim + 15) / 16 * 16 + 32; }
+
+// Computes the parts of all queries of the task, row by row, from the positions of one chunk.
+extern const PerTarget<void (*)(const AttentionJob& job, const AttentionTask& task, int chunk, float* parts)>
+    kAttendChunk;
+// Folds those parts into `folded`, likewise. To be called for each chunk in order; a row's last one writes
+// its output.
+extern const PerTarget<void (*)(const AttentionJob& job, const AttentionTask& task, int chunk,
+                                const float* parts, float* folded)>
+    kFoldChunk;
 
 // A text and one of its key heads.
 struct CausalTask {

@@ -17,85 +17,79 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/tree_attention.cc"
 #include "hwy/foreach_target.h"
-#include "kernels/cpu/tile-inl.h"
+#include "kernels/cpu/attention_tiles-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace clamor::kernels::HWY_NAMESPACE {
 
+inline constexpr float kNever = -std::numeric_limits<float>::infinity();
+
 HWY_INLINE int BlockOf(int position) { return position / kPageSize; }
 HWY_INLINE int BlocksFor(int positions) { return (positions + kPageSize - 1) / kPageSize; }
 
-// The logical positions that a row sees: [begin, end). Blocks below paged_blocks are used in place.
-struct Visible {
-  int begin, end, paged_blocks;
-};
+// The positions of a chunk that a row sees: [begin, end), none if begin >= end.
+HWY_INLINE AttentionJob::Positions SeesOfChunk(const AttentionJob& job, int row, int chunk) {
+  const auto [begin, end] = job.Sees(row);
+  return {std::max(begin, chunk * kKeyChunk), std::min(end, (chunk + 1) * kKeyChunk)};
+}
 
-// One task at work. Queries are numbered row by row: query = row * heads + head, both relative to the task.
-class Attention {
+// One task over one chunk. Queries are numbered row by row: query = row * heads + head, both relative to the
+// task.
+class ChunkAttention {
  public:
-  Attention(const AttentionJob& job, const AttentionTask& task, Scratch& scratch)
+  ChunkAttention(const AttentionJob& job, const AttentionTask& task, int chunk, float* parts)
       : job_(job),
         task_(task),
+        chunk_(chunk),
         rows_(task.row_count),
-        heads_(task.head_count),
+        heads_(job.heads_per_key),
         queries_(rows_ * heads_),
         head_dim_(job.layer.head_dim),
         padded_dim_(BlocksFor(head_dim_) * 16),
-        first_block_(std::numeric_limits<int>::max()),
-        shared_end_(std::numeric_limits<int>::max()) {
-    int last_block = 0;
+        query_blocks_(queries_, kAttentionRows),
+        parts_(parts),
+        part_size_(AttentionPartSize(head_dim_)) {
     for (int r = 0; r < rows_; ++r) {
       const Visible v = Sees(r);
-      first_block_ = std::min(first_block_, BlockOf(v.begin));
-      last_block = std::max(last_block, BlocksFor(v.end));
-      paged_end_ = std::max(paged_end_, v.paged_blocks);
       shared_begin_ = std::max(shared_begin_, BlocksFor(v.begin));
-      shared_end_ = std::min(shared_end_, BlockOf(Row(r).prefix));
+      shared_end_ = std::min(shared_end_, std::min(BlockOf(v.end), v.paged_end));
+      if (v.begin >= v.end) continue;
+      seen_ = true;
+      paged_begin_ = std::min(paged_begin_, BlockOf(v.begin));
+      paged_end_ = std::max(paged_end_, v.paged_end);
     }
-    if (shared_begin_ >= shared_end_) shared_begin_ = shared_end_ = first_block_;
-
-    const int q_size = queries_ * head_dim_;
-    const int key_size = head_dim_ * kPageSize;
-    const int value_size = kPageSize * padded_dim_;
-    const int sum_size = queries_ * padded_dim_;
-    const size_t tile_size = size_t{1} * (last_block - first_block_) * queries_ * kPageSize;
-    float* p = scratch.Get(tile_size + 2 * q_size + key_size + value_size + sum_size + queries_);
-    tiles_ = std::exchange(p, p + tile_size);
-    key_tile_ = std::exchange(p, p + key_size);
-    value_tile_ = std::exchange(p, p + value_size);
-    sums_ = std::exchange(p, p + sum_size);
-    all_q_ = std::exchange(p, p + q_size);
-    row_q_ = std::exchange(p, p + q_size);
-    totals_ = p;
+    if (shared_begin_ >= shared_end_) shared_begin_ = shared_end_ = 0;
   }
 
   void Run() {
+    if (!seen_) return;
+    GetMemory();
     PackQueries();
     ScorePages();
     for (int r = 0; r < rows_; ++r) {
       ScoreExtras(r);
-      for (int h = 0; h < heads_; ++h) Softmax(r, h);
+      Softmax(r);
     }
     // In key order for each row: what not all see of the front, what all see, the rest.
-    std::fill_n(sums_, queries_ * padded_dim_, 0.0f);
-    for (int r = 0; r < rows_; ++r) AddOwnValues(r, BlockOf(Sees(r).begin), shared_begin_);
+    for (int query = 0; query < queries_; ++query) std::fill_n(Part(query), padded_dim_, 0.0f);
+    for (int r = 0; r < rows_; ++r) AddOwnValues(r, 0, shared_begin_);
     AddSharedValues();
-    for (int r = 0; r < rows_; ++r) {
-      const Visible v = Sees(r);
-      AddOwnValues(r, std::max(shared_end_, BlockOf(v.begin)), BlocksFor(v.end));
-    }
-    Finish();
+    for (int r = 0; r < rows_; ++r) AddOwnValues(r, shared_end_, std::numeric_limits<int>::max());
   }
 
  private:
+  // Blocks below paged_end are used in place.
+  struct Visible {
+    int begin, end, paged_end;
+  };
+
   const AttentionRow& Row(int r) const { return job_.rows[task_.row + r]; }
 
   Visible Sees(int r) const {
     const AttentionRow& row = Row(r);
-    const int end = row.prefix + row.extra_count;
-    return {.begin = job_.window > 0 ? std::max(0, end - job_.window) : 0,
-            .end = end,
-            .paged_blocks = row.extra_count > 0 ? BlockOf(row.prefix) : BlocksFor(row.prefix)};
+    const auto [begin, end] = SeesOfChunk(job_, task_.row + r, chunk_);
+    const int paged_end = row.extra_count > 0 ? BlockOf(row.prefix) : BlocksFor(row.prefix);
+    return {.begin = begin, .end = end, .paged_end = std::min(paged_end, BlocksFor(end))};
   }
 
   int32_t SlotOf(const AttentionRow& row, int position) const {
@@ -110,163 +104,273 @@ class Attention {
     return job_.layer.values + Offset(slot / kPageSize) + slot % kPageSize * head_dim_;
   }
 
+  // Of a query: [padded_dim] sums of weight * value, [16] sums of weights, the maximum.
+  float* Part(int query) const { return parts_ + query * part_size_; }
   // [queries][16], of the queries from row r on.
   float* Tile16(int block, int r) const {
-    return tiles_ + (size_t{1} * (block - first_block_) * queries_ + r * heads_) * kPageSize;
+    const int b = block - chunk_ * (kKeyChunk / kPageSize);
+    return tiles_ + (size_t{1} * b * queries_ + r * heads_) * kPageSize;
   }
 
-  void PackQueries() {
-    for (int r = 0; r < rows_; ++r) {
-      for (int h = 0; h < heads_; ++h) {
-        const float* q = job_.q + (task_.row + r) * job_.q_stride + size_t{1} * (task_.head + h) * head_dim_;
-        for (int d = 0; d < head_dim_; ++d) {
-          all_q_[d * queries_ + r * heads_ + h] = q[d];
-          row_q_[(r * head_dim_ + d) * heads_ + h] = q[d];
-        }
-      }
+  void GetMemory() {
+    thread_local Scratch scratch;
+    const size_t tiles_size = size_t{kKeyChunk} * queries_;
+    const size_t q_size = size_t{1} * queries_ * head_dim_;
+    const size_t key_size = size_t{1} * head_dim_ * kPageSize;
+    const size_t value_size = size_t{1} * kPagesAhead * kPageSize * padded_dim_;
+    float* p = scratch.Get(tiles_size + key_size + value_size + q_size + heads_ * head_dim_);
+    tiles_ = std::exchange(p, p + tiles_size);
+    key_tile_ = std::exchange(p, p + key_size);
+    value_tile_ = std::exchange(p, p + value_size);
+    all_q_ = std::exchange(p, p + q_size);
+    row_q_ = p;
+  }
+
+  const float* Query(int query) const {
+    return job_.q + (task_.row + query / heads_) * job_.q_stride +
+           (size_t{1} * task_.kv_head * heads_ + query % heads_) * head_dim_;
+  }
+  void Pack(int first, int queries, float* packed) const {
+    for (int i = 0; i < queries; ++i) {
+      const float* q = Query(first + i);
+      for (int d = 0; d < head_dim_; ++d) packed[d * queries + i] = q[d];
+    }
+  }
+  void PackQueries() const {
+    for (int64_t i = 0; i < query_blocks_.count; ++i) {
+      Pack(query_blocks_.begin(i), query_blocks_.size(i), all_q_ + query_blocks_.begin(i) * head_dim_);
     }
   }
 
-  // The scores of sixteen keys for some queries. q: [head_dim][queries].
-  void Score(const float* keys, const float* q, int queries, float* scores, const float* next_keys) const {
-    kTiles<WeightsF32, XLayout::kPacked>[queries - 1]({.x = q,
-                                                       .w = keys,
-                                                       .w_stride = kPageSize,
-                                                       .k = head_dim_,
-                                                       .y = scores,
-                                                       .y_stride = kPageSize,
-                                                       .prefetch = next_keys,
-                                                       .prefetch_step = 64});
+  static Soon SoonOf(const float* tile) { return {reinterpret_cast<const char*>(tile), 64}; }
+  // The pages used in place, first their keys, then their values: as they are read.
+  const float* Coming(int i) const {
+    const int pages = paged_end_ - paged_begin_;
+    i = std::min(i, 2 * pages - 1);
+    const int32_t page = Row(0).pages[paged_begin_ + i % pages];
+    return i < pages ? Keys(page) : Values(page * kPageSize);
   }
 
   // Every block that any row uses in place, for all rows: what a row does not see of them is overwritten or
   // ignored.
   void ScorePages() const {
     const int32_t* pages = Row(0).pages;
-    for (int b = first_block_; b < paged_end_; ++b) {
-      Score(Keys(pages[b]), all_q_, queries_, Tile16(b, 0), Keys(pages[b + 1 < paged_end_ ? b + 1 : b]));
+    for (int b = paged_begin_, count; b < paged_end_; b += count) {
+      count = std::min(kAttentionPanels, paged_end_ - b);
+      KeyTile tile = {.head_dim = head_dim_, .scores_step = size_t{1} * queries_ * kPageSize};
+      for (int p = 0; p < count; ++p) {
+        tile.keys[p] = Keys(pages[b + p]);
+        tile.soon[p] = SoonOf(Coming(b + p + kPagesAhead - paged_begin_));
+      }
+      for (int64_t i = 0; i < query_blocks_.count; ++i) {
+        const int64_t first = query_blocks_.begin(i);
+        tile.queries = all_q_ + first * head_dim_;
+        tile.scores = Tile16(b, 0) + first * kPageSize;
+        kKeyTiles[count - 1][query_blocks_.size(i) - 1](tile);
+        tile.soon.fill({reinterpret_cast<const char*>(all_q_), 0});  // once is enough
+      }
     }
   }
 
   void ScoreExtras(int r) const {
     const AttentionRow& row = Row(r);
     const Visible v = Sees(r);
-    for (int b = std::max(v.paged_blocks, BlockOf(v.begin)); b < BlocksFor(v.end); ++b) {
+    const int begin = std::max(v.paged_end, BlockOf(v.begin)), end = BlocksFor(v.end);
+    const RowBlocks blocks(heads_, kAttentionRows);
+    for (int64_t i = 0; begin < end && i < blocks.count; ++i) {
+      Pack(r * heads_ + blocks.begin(i), blocks.size(i), row_q_ + blocks.begin(i) * head_dim_);
+    }
+    for (int b = begin; b < end; ++b) {
       const int last = std::min((b + 1) * kPageSize, v.end);
       for (int p = std::max(b * kPageSize, v.begin); p < last; ++p) {
         const int32_t slot = SlotOf(row, p);
         const float* key = Keys(slot / kPageSize) + slot % kPageSize;
         for (int d = 0; d < head_dim_; ++d) key_tile_[d * kPageSize + p % kPageSize] = key[d * kPageSize];
       }
-      Score(key_tile_, row_q_ + r * head_dim_ * heads_, heads_, Tile16(b, r), key_tile_);
-    }
-  }
-
-  // Turns the scores of one query into weights, and keeps their sum.
-  void Softmax(int r, int h) const {
-    const Visible v = Sees(r);
-    const int begin = BlockOf(v.begin), end = BlocksFor(v.end);
-    const size_t step = size_t{1} * queries_ * kPageSize;
-    float* const first = Tile16(begin, r) + h * kPageSize;
-    float* const last = first + (end - begin - 1) * step;
-    // What is not seen gets weight 0, which changes neither maximum nor sum, and never meets a value.
-    std::fill(first, first + v.begin % kPageSize, -std::numeric_limits<float>::infinity());
-    std::fill(last + (v.end - 1) % kPageSize + 1, last + kPageSize, -std::numeric_limits<float>::infinity());
-    const F16 scale = Set16(job_.scale);
-    F16 best = Set16(-std::numeric_limits<float>::infinity());
-    for (float* tile = first; tile <= last; tile += step) best = MaxOf(best, Load16(tile) * scale);
-    const F16 maximum = Set16(FoldMax(best));
-    F16 total = Set16(0.0f);
-    for (float* tile = first; tile <= last; tile += step) {
-      const F16 weights = Exp16(Load16(tile) * scale - maximum);
-      total = total + weights;
-      Store16(weights, tile);
-    }
-    totals_[r * heads_ + h] = FoldSum(total);
-  }
-
-  // Adds weights * values of `count` keys to the sums of some queries. weights: [queries][16].
-  void AddValues(const float* values, int64_t stride, int count, const float* weights, int queries,
-                 float* sums, const float* next_values) const {
-    if (stride % 16 != 0) {
-      // head_dim is 8 more than a multiple of 16: the last tile would run into the next key's value.
-      for (int i = 0; i < count; ++i) {
-        std::memcpy(value_tile_ + i * padded_dim_, values + i * stride, stride * sizeof(float));
+      for (int64_t i = 0; i < blocks.count; ++i) {
+        const int64_t first = blocks.begin(i);
+        kKeyTiles[0][blocks.size(i) - 1]({.queries = row_q_ + first * head_dim_,
+                                          .head_dim = head_dim_,
+                                          .keys = {key_tile_},
+                                          .soon = {SoonOf(key_tile_)},
+                                          .scores = Tile16(b, r) + first * kPageSize});
       }
-      values = value_tile_;
-      stride = padded_dim_;
-    }
-    for (int d = 0; d < padded_dim_; d += 16) {
-      kTiles<WeightsF32, XLayout::kRows>[queries - 1]({.x = weights,
-                                                       .w = values + d,
-                                                       .w_stride = stride,
-                                                       .k = count,
-                                                       .y = sums + d,
-                                                       .y_stride = static_cast<size_t>(padded_dim_),
-                                                       .accumulate = true,
-                                                       .prefetch = next_values + d,
-                                                       .prefetch_step = stride * 4});
     }
   }
 
-  void AddOwnValues(int r, int begin_block, int end_block) const {
+  // Turns the scores of one row into weights; keeps their maxima and sums.
+  void Softmax(int r) const {
+    const Visible v = Sees(r);
+    if (v.begin >= v.end) return;
+    const int begin = BlockOf(v.begin), end = BlocksFor(v.end);
+    // What is not seen gets weight 0, which changes neither maximum nor sum, and never meets a value.
+    for (int h = 0; h < heads_; ++h) {
+      std::fill_n(Tile16(begin, r) + h * kPageSize, v.begin % kPageSize, kNever);
+      float* last = Tile16(end - 1, r) + h * kPageSize;
+      std::fill(last + (v.end - 1) % kPageSize + 1, last + kPageSize, kNever);
+    }
+    const F16 scale = Set16(job_.scale);
+    float* const sums = Part(r * heads_) + padded_dim_;
+    float* const maxima = sums + 16;
+    for (int h = 0; h < heads_; ++h) {
+      Store16(Set16(kNever), maxima + h * part_size_);
+      Store16(Set16(0.0f), sums + h * part_size_);
+    }
+    // The heads of a block are independent, so no result is waited for.
+    for (int b = begin; b < end; ++b) {
+      const float* scores = Tile16(b, r);
+      for (int h = 0; h < heads_; ++h) {
+        float* best = maxima + h * part_size_;
+        Store16(MaxOf(Load16(best), Load16(scores + h * kPageSize) * scale), best);
+      }
+    }
+    for (int h = 0; h < heads_; ++h) {
+      float* best = maxima + h * part_size_;
+      Store16(Set16(FoldMax(Load16(best))), best);
+    }
+    for (int b = begin; b < end; ++b) {
+      float* scores = Tile16(b, r);
+      for (int h = 0; h < heads_; ++h) {
+        const F16 weights = Exp16(Load16(scores + h * kPageSize) * scale - Load16(maxima + h * part_size_));
+        Store16(Load16(sums + h * part_size_) + weights, sums + h * part_size_);
+        Store16(weights, scores + h * kPageSize);
+      }
+    }
+  }
+
+  // Adds weights * values of a few pages to the sums of some queries, for all elements.
+  void AddValues(ValueTile tile, int first_query, int queries) const {
+    const RowBlocks blocks(queries, kAttentionRows);
+    const float* weights = tile.weights;
+    for (int d = 0, panels; d < padded_dim_; d += panels * 16) {
+      panels = std::min(kAttentionPanels, (padded_dim_ - d) / 16);
+      for (int64_t i = 0; i < blocks.count; ++i) {
+        const int64_t first = blocks.begin(i);
+        tile.weights = weights + first * kPageSize;
+        tile.sums = Part(first_query + first) + d;
+        kValueTiles[panels - 1][blocks.size(i) - 1](tile);
+      }
+      for (int p = 0; p < tile.pages; ++p) {
+        tile.values[p] += panels * 16;
+        tile.soon[p].at += panels * tile.soon_panel_step;
+      }
+    }
+  }
+
+  // head_dim may be 8 more than a multiple of 16: the last sixteen would run into the next key's value.
+  const float* Padded(const float* values, int count, float* padded) const {
+    if (head_dim_ == padded_dim_) return values;
+    for (int i = 0; i < count; ++i) {
+      std::memcpy(padded + i * padded_dim_, values + i * head_dim_, head_dim_ * sizeof(float));
+    }
+    return padded;
+  }
+
+  void AddSharedValues() const {
+    const int32_t* pages = Row(0).pages;
+    for (int b = shared_begin_, count; b < shared_end_; b += count) {
+      count = std::min(kPagesAhead, shared_end_ - b);
+      ValueTile tile = {.weights = Tile16(b, 0),
+                        .weights_step = size_t{1} * queries_ * kPageSize,
+                        .pages = count,
+                        .keys = kPageSize,
+                        .values_step = size_t{1} * padded_dim_,
+                        .soon_panel_step = 64,
+                        .sums_step = part_size_};
+      for (int i = 0; i < count; ++i) {
+        tile.values[i] =
+            Padded(Values(pages[b + i] * kPageSize), kPageSize, value_tile_ + i * kPageSize * padded_dim_);
+        const float* coming = Coming(paged_end_ - 2 * paged_begin_ + b + i + kPagesAhead);
+        tile.soon[i] = {reinterpret_cast<const char*>(coming), head_dim_ * 4};
+      }
+      AddValues(tile, 0, queries_);
+    }
+  }
+
+  // Of the blocks in [first_block, last_block) that row r sees.
+  void AddOwnValues(int r, int first_block, int last_block) const {
     const AttentionRow& row = Row(r);
     const Visible v = Sees(r);
-    for (int b = begin_block; b < end_block; ++b) {
+    const int end_block = std::min(last_block, BlocksFor(v.end));
+    for (int b = std::max(first_block, BlockOf(v.begin)); b < end_block; ++b) {
       const int begin = std::max(b * kPageSize, v.begin), end = std::min((b + 1) * kPageSize, v.end);
       const float* values = value_tile_;
-      int64_t stride = padded_dim_;
-      if (b < v.paged_blocks) {
-        values = Values(SlotOf(row, begin));
-        stride = head_dim_;
+      if (b < v.paged_end) {
+        values = Padded(Values(SlotOf(row, begin)), end - begin, value_tile_);
       } else {
         for (int p = begin; p < end; ++p) {
           std::memcpy(value_tile_ + (p - begin) * padded_dim_, Values(SlotOf(row, p)),
                       head_dim_ * sizeof(float));
         }
       }
-      AddValues(values, stride, end - begin, Tile16(b, r) + begin % kPageSize, heads_,
-                sums_ + r * heads_ * padded_dim_, values);
-    }
-  }
-
-  void AddSharedValues() const {
-    const int32_t* pages = Row(0).pages;
-    for (int b = shared_begin_; b < shared_end_; ++b) {
-      const int32_t next = pages[b + 1 < shared_end_ ? b + 1 : b];
-      AddValues(Values(pages[b] * kPageSize), head_dim_, kPageSize, Tile16(b, 0), queries_, sums_,
-                Values(next * kPageSize));
-    }
-  }
-
-  void Finish() const {
-    for (int query = 0; query < queries_; ++query) {
-      const float* sums = sums_ + query * padded_dim_;
-      float* out = job_.out + (task_.row + query / heads_) * job_.out_stride +
-                   size_t{1} * (task_.head + query % heads_) * head_dim_;
-      for (int d = 0; d < head_dim_; ++d) out[d] = sums[d] / totals_[query];
+      AddValues({.weights = Tile16(b, r) + begin % kPageSize,
+                 .pages = 1,
+                 .keys = end - begin,
+                 .values = {values},
+                 .values_step = size_t{1} * padded_dim_,
+                 .soon = {SoonOf(values)},
+                 .soon_panel_step = 64,
+                 .sums_step = part_size_},
+                r * heads_, heads_);
     }
   }
 
   const AttentionJob& job_;
   const AttentionTask& task_;
-  const int rows_, heads_, queries_, head_dim_, padded_dim_;
-  int first_block_;       // the first that any row sees
-  int paged_end_ = 0;     // the end of those that any row uses in place
-  int shared_begin_ = 0;  // with shared_end_: the whole pages that every row sees; equal if there are none
-  int shared_end_;
-  float* tiles_;       // [blocks][queries][16]: scores, then weights
+  const int chunk_, rows_, heads_, queries_, head_dim_, padded_dim_;
+  const RowBlocks query_blocks_;  // of one tile
+  float* const parts_;
+  const size_t part_size_;
+  bool seen_ = false;                                  // by any row
+  int paged_begin_ = std::numeric_limits<int>::max();  // to paged_end_: the blocks that any row uses in place
+  int paged_end_ = 0;
+  int shared_begin_ = 0;  // to shared_end_: the whole pages that every row sees; equal if there are none
+  int shared_end_ = std::numeric_limits<int>::max();
+  float* tiles_;       // [blocks of the chunk][queries][16]: scores, then weights
   float* key_tile_;    // [head_dim][16]
-  float* value_tile_;  // [16][padded_dim]
-  float* sums_;        // [queries][padded_dim], of weight * value
-  float* all_q_;       // [head_dim][queries]
-  float* row_q_;       // [rows][head_dim][heads]
-  float* totals_;      // [queries], of weights
+  float* value_tile_;  // [kPagesAhead][16][padded_dim]
+  float* all_q_;       // [query_blocks_][head_dim][queries of the block]
+  float* row_q_;       // [head_dim][heads]
 };
 
-void Attend(const AttentionJob& job, const AttentionTask& task) {
-  thread_local Scratch scratch;
-  Attention(job, task, scratch).Run();
+void AttendChunk(const AttentionJob& job, const AttentionTask& task, int chunk, float* parts) {
+  ChunkAttention(job, task, chunk, parts).Run();
+}
+
+void Divide(const float* part, int head_dim, int padded_dim, float* out) {
+  const float total = FoldSum(Load16(part + padded_dim));
+  for (int d = 0; d < head_dim; ++d) out[d] = part[d] / total;
+}
+
+// to = to * exp(to's maximum - the greater maximum) + part * exp(part's maximum - the greater one).
+void FoldPart(const float* part, int padded_dim, float* to) {
+  const F16 a = Load16(to + padded_dim + 16), b = Load16(part + padded_dim + 16);
+  const F16 maximum = MaxOf(a, b);
+  const F16 keep = Exp16(a - maximum), add = Exp16(b - maximum);
+  for (int d = 0; d < padded_dim + 16; d += 16) {
+    Store16(Fma(Load16(part + d), add, Load16(to + d) * keep), to + d);
+  }
+  Store16(maximum, to + padded_dim + 16);
+}
+
+void FoldChunk(const AttentionJob& job, const AttentionTask& task, int chunk, const float* parts,
+               float* folded) {
+  const int head_dim = job.layer.head_dim, padded_dim = BlocksFor(head_dim) * 16;
+  const size_t size = AttentionPartSize(head_dim);
+  for (int r = task.row; r < task.row + task.row_count; ++r) {
+    const auto [begin, end] = SeesOfChunk(job, r, chunk);
+    const auto all = job.Sees(r);
+    float* out = job.out + r * job.out_stride + size_t{1} * task.kv_head * job.heads_per_key * head_dim;
+    for (int h = 0; h < job.heads_per_key; ++h, parts += size, folded += size, out += head_dim) {
+      if (begin >= end) continue;
+      if (begin == all.begin) {
+        std::copy_n(parts, size, folded);
+      } else {
+        FoldPart(parts, padded_dim, folded);
+      }
+      if (end == all.end) Divide(folded, head_dim, padded_dim, out);
+    }
+  }
 }
 
 }  // namespace clamor::kernels::HWY_NAMESPACE
@@ -275,7 +379,10 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace clamor::kernels {
 
-constinit const decltype(kAttend) kAttend = {{N_SCALAR::Attend, N_AVX2::Attend, N_AVX3::Attend}};
+constinit const decltype(kAttendChunk) kAttendChunk = {
+    {N_SCALAR::AttendChunk, N_AVX2::AttendChunk, N_AVX3::AttendChunk}};
+constinit const decltype(kFoldChunk) kFoldChunk = {
+    {N_SCALAR::FoldChunk, N_AVX2::FoldChunk, N_AVX3::FoldChunk}};
 
 }  // namespace clamor::kernels
 #endif

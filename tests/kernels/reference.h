@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <span>
 #include <vector>
 
 #include "kernels/elementwise.h"
@@ -78,32 +79,65 @@ inline std::vector<Key> VisibleKeys(const AttentionRow& row, int32_t window) {
   return keys;
 }
 
-// One query head of one row; out: [head_dim].
-inline void Attention(const float* q, const AttentionRow& row, int kv_head, float scale, int32_t window,
-                      const KvLayer& layer, float* out) {
-  const std::vector<Key> keys = VisibleKeys(row, window);
-  const int dim = layer.head_dim;
-  std::vector<float> scores;
+// What one chunk of keys leaves of a query: exp(score - maximum) as weights.
+struct AttentionPart {
   float maximum = -kInfinity;
+  float totals[16] = {};    // of weights, by logical position mod 16
+  std::vector<float> sums;  // of weight * value
+};
+
+inline AttentionPart AttendToKeys(const float* q, std::span<const Key> keys, int kv_head, float scale,
+                                  const KvLayer& layer) {
+  const int dim = layer.head_dim;
+  AttentionPart part;
+  part.sums.assign(dim, 0.0f);
+  std::vector<float> scores;
   for (const Key& key : keys) {
     const float* tile =
         layer.keys + (int64_t{key.slot / kPageSize} * layer.kv_heads + kv_head) * dim * kPageSize;
     float score = 0.0f;
     for (int d = 0; d < dim; ++d) score = std::fma(q[d], tile[d * kPageSize + key.slot % kPageSize], score);
     scores.push_back(score * scale);
-    maximum = std::max(maximum, scores.back());
+    part.maximum = std::max(part.maximum, scores.back());
   }
-  PartialSums total;
-  std::vector<float> sums(dim, 0.0f);
   for (size_t i = 0; i < keys.size(); ++i) {
-    const float weight = Exp(scores[i] - maximum);
-    total.Add(keys[i].position, weight);
+    const float weight = Exp(scores[i] - part.maximum);
+    part.totals[keys[i].position % 16] += weight;
     const int32_t slot = keys[i].slot;
     const float* tile =
         layer.values + (int64_t{slot / kPageSize} * layer.kv_heads + kv_head) * dim * kPageSize;
-    for (int d = 0; d < dim; ++d) sums[d] = std::fma(weight, tile[slot % kPageSize * dim + d], sums[d]);
+    for (int d = 0; d < dim; ++d) {
+      part.sums[d] = std::fma(weight, tile[slot % kPageSize * dim + d], part.sums[d]);
+    }
   }
-  for (int d = 0; d < dim; ++d) out[d] = sums[d] / total.Fold();
+  return part;
+}
+
+// Both parts as if their maximum were the greater one.
+inline AttentionPart Fold(const AttentionPart& a, const AttentionPart& b) {
+  AttentionPart both = a;
+  both.maximum = std::max(a.maximum, b.maximum);
+  const float of_a = Exp(a.maximum - both.maximum), of_b = Exp(b.maximum - both.maximum);
+  for (int i = 0; i < 16; ++i) both.totals[i] = std::fma(b.totals[i], of_b, a.totals[i] * of_a);
+  for (size_t d = 0; d < a.sums.size(); ++d) both.sums[d] = std::fma(b.sums[d], of_b, a.sums[d] * of_a);
+  return both;
+}
+
+// One query head of one row; out: [head_dim].
+inline void Attention(const float* q, const AttentionRow& row, int kv_head, float scale, int32_t window,
+                      const KvLayer& layer, float* out) {
+  const std::vector<Key> keys = VisibleKeys(row, window);
+  AttentionPart all;
+  for (size_t begin = 0, end; begin < keys.size(); begin = end) {
+    const int64_t chunk = keys[begin].position / kKeyChunk;
+    for (end = begin; end < keys.size() && keys[end].position / kKeyChunk == chunk;) ++end;
+    const AttentionPart part =
+        AttendToKeys(q, std::span(keys).subspan(begin, end - begin), kv_head, scale, layer);
+    all = begin == 0 ? part : Fold(all, part);
+  }
+  PartialSums total;
+  for (int i = 0; i < 16; ++i) total.Add(i, all.totals[i]);
+  for (int d = 0; d < layer.head_dim; ++d) out[d] = all.sums[d] / total.Fold();
 }
 
 inline void TopK(const float* logits, int64_t n, int k, int32_t* ids, float* values, float* log_sum_exp) {

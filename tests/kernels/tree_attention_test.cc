@@ -85,7 +85,7 @@ class TreeAttentionTest : public OnTarget {
 
   // Node i is token prefix + i of the content; the nodes lie in shuffled slots.
   Tree PlantTree(const Content& content, int prefix, int nodes, Shape s, Cache& cache) {
-    Tree tree = {.pages = cache.Take(8), .paths = {}, .extras = {}, .rows = {}};
+    Tree tree = {.pages = cache.Take((prefix + 31) / kPageSize), .paths = {}, .extras = {}, .rows = {}};
     std::vector<int32_t> slots = SlotsOf(cache.Take(3), 3 * kPageSize);
     std::shuffle(slots.begin(), slots.end(), random_);
     slots.resize(nodes);
@@ -181,6 +181,40 @@ TEST_P(TreeAttentionTest, PromptsMatchTheTwin) {
   }
 }
 
+// Around the ends of chunks, where sums are folded: trees that begin before and end behind one, windows that
+// begin in another.
+TEST_P(TreeAttentionTest, ChunksMatchTheTwin) {
+  for (const Shape& s : {Shape{2, 2, 12}, Shape{1, 7, 16}}) {
+    for (int prefix : {kKeyChunk - 17, kKeyChunk - 5, kKeyChunk, 2 * kKeyChunk - 1, 3 * kKeyChunk + 40}) {
+      Cache cache(s, prefix / kPageSize + 6, random_);
+      const Tree tree = PlantTree(Make(prefix + 20, s), prefix, 20, s, cache);
+      for (int32_t window : {0, 30, kKeyChunk, 2 * kKeyChunk - 10})
+        CheckAgainstTwin(tree.rows, s, window, cache, pool_);
+    }
+  }
+}
+
+// Few rows with many keys are cut into chunks for the threads, many rows are not.
+TEST_P(TreeAttentionTest, ChunksOnAnyNumberOfThreads) {
+  const Shape s = {1, 3, 8};
+  const int tokens = 2 * kKeyChunk + 100;
+  Cache cache(s, 2 * (tokens / kPageSize + 1), random_);
+  std::vector<AttentionRow> rows;
+  std::vector<int32_t> pages[2];
+  for (std::vector<int32_t>& p : pages) {
+    p = cache.Take(tokens / kPageSize + 1);
+    Store(Make(tokens, s), 0, SlotsOf(p, tokens), s, cache);
+    for (int prefix = tokens; prefix > kKeyChunk - 10; prefix -= 40)
+      rows.push_back({p.data(), prefix, nullptr, 0});
+  }
+  for (int threads : {1, 2, 5}) {
+    ThreadPool pool(threads);
+    CheckAgainstTwin({rows.front()}, s, 0, cache, pool);
+    CheckAgainstTwin({rows.front(), rows.back()}, s, 700, cache, pool);
+    if (threads <= 2) CheckAgainstTwin(rows, s, 0, cache, pool);
+  }
+}
+
 TEST_P(TreeAttentionTest, ManySequencesOnAnyNumberOfThreads) {
   const Shape s = {2, 7, 16};
   Cache cache(s, 200, random_);
@@ -204,9 +238,9 @@ TEST_P(TreeAttentionTest, ATreeNodeEqualsItsChain) {
   for (int trial = 0; trial < 60; trial += kStride) {
     const Shape s = kShapes[trial % std::size(kShapes)];
     const int32_t window = kWindows[Below(std::size(kWindows))];
-    const int prefix = Below(120), nodes = 1 + Below(30);
+    const int prefix = Below(120) + (trial % 6 == 0 ? kKeyChunk - 60 : 0), nodes = 1 + Below(30);
     const Content content = Make(prefix + nodes, s);
-    Cache cache(s, 40, random_);
+    Cache cache(s, 100, random_);
     const Tree tree = PlantTree(content, prefix, nodes, s, cache);
     const size_t width = size_t{1} * s.heads() * s.head_dim;
     const std::vector<float> q = Floats(nodes * width, -4.0f, 4.0f);
@@ -216,7 +250,7 @@ TEST_P(TreeAttentionTest, ATreeNodeEqualsItsChain) {
     const int node = Below(nodes);
     const std::vector<int>& path = tree.paths[node];
     const int length = prefix + static_cast<int>(path.size());
-    const std::vector<int32_t> pages = cache.Take(10);
+    const std::vector<int32_t> pages = cache.Take(length / kPageSize + 1);
     const std::vector<int32_t> slots = SlotsOf(pages, length);
     Store(content, 0, {slots.begin(), slots.begin() + prefix}, s, cache);
     for (size_t i = 0; i < path.size(); ++i) Store(content, prefix + path[i], {slots[prefix + i]}, s, cache);
