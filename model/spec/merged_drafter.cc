@@ -10,8 +10,8 @@
 namespace clamor {
 namespace {
 
-constexpr float kMaxSiblingSum =
-    0.998f;  // something is left for a token that nobody proposed; little, for copied text runs deep
+// Something is left for a token that nobody proposed; little, for copied text runs deep.
+constexpr float kMaxSiblingSum = 0.998f;
 constexpr float kLeastSurvival = 1e-5f;
 constexpr int kMostSources = 5;
 
