@@ -28,24 +28,23 @@ std::vector<float> RandomFloats(size_t n) {
 }
 
 // n x k weights, enough copies to exceed any cache.
-const std::vector<PackedMatrix>& RotatedWeights(int64_t n, int64_t k, DType stored) {
+const std::vector<PackedMatrix>& RotatedWeights(int64_t n, int64_t k, Storage stored) {
   constexpr size_t kBytes = size_t{768} << 20;
   static std::vector<PackedMatrix> copies;  // of the shape asked for last: the machine need not hold them all
   if (copies.empty() || copies[0].n() != n || copies[0].k() != k || copies[0].stored() != stored) {
     copies.clear();
     ThreadPool pool(2);
     const std::vector<float> values = RandomFloats(n * k);
-    const size_t count = std::max<size_t>(2, kBytes / (n * k * DTypeSize(stored)));
-    for (size_t i = 0; i < count; ++i) {
+    do {
       copies.emplace_back(n, k, stored);
       copies.back().PackRows(0, n, values.data(), DType::kF32, pool);
-    }
+    } while (copies.size() < 2 || copies.size() * copies[0].bytes() < kBytes);
   }
   return copies;
 }
 
 // GB/s of weights read, GFLOP/s of useful work.
-void BM_MatMul(benchmark::State& state, DType stored, int64_t n, int64_t k) {
+void BM_MatMul(benchmark::State& state, Storage stored, int64_t n, int64_t k) {
   const int64_t rows = state.range(0);
   ThreadPool pool(static_cast<int>(state.range(1)));
   const std::vector<PackedMatrix>& weights = RotatedWeights(n, k, stored);
@@ -146,8 +145,8 @@ void Register() {
     int64_t n, k;
   };
   for (const Shape& s : {Shape{"up", 4864, 896}, Shape{"down", 896, 4864}, Shape{"head", 151936, 896}}) {
-    for (DType stored : {DType::kBF16, DType::kF32}) {
-      const std::string name = std::string("MatMul/") + (stored == DType::kBF16 ? "bf16/" : "fp32/") + s.name;
+    for (Storage stored : {Storage::kF32, Storage::kBF16, Storage::kF16, Storage::kI8, Storage::kI4}) {
+      const std::string name = "MatMul/" + std::string(StorageName(stored)) + "/" + s.name;
       benchmark::RegisterBenchmark(name.c_str(), BM_MatMul, stored, s.n, s.k)
           ->ArgNames({"rows", "threads"})
           ->ArgsProduct({{1, 4, 8, 16, 64, 512}, {1, 2}})

@@ -17,6 +17,14 @@ std::atomic<CpuTarget>& Active() {
   return active;
 }
 
+std::atomic<bool> vnni_allowed = true;
+
+bool HasVnni(CpuTarget target) {
+  static const bool of_avx2 = __builtin_cpu_supports("avxvnni");
+  static const bool of_avx512 = __builtin_cpu_supports("avx512vnni");
+  return target == CpuTarget::kAvx512 ? of_avx512 : target == CpuTarget::kAvx2 && of_avx2;
+}
+
 bool IsSupported(CpuTarget target) {
   for (CpuTarget supported : SupportedCpuTargets()) {
     if (supported == target) return true;
@@ -62,6 +70,10 @@ absl::Status SetCpuTarget(CpuTarget target) {
   Active().store(target, std::memory_order_relaxed);
   return absl::OkStatus();
 }
+
+bool UsesVnni() { return vnni_allowed.load(std::memory_order_relaxed) && HasVnni(ActiveCpuTarget()); }
+
+void AllowVnni(bool allowed) { vnni_allowed.store(allowed, std::memory_order_relaxed); }
 
 absl::Status SetCpuTargetFromEnvironment() {
   const char* value = std::getenv("CLAMOR_CPU_TARGET");

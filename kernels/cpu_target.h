@@ -23,6 +23,11 @@ CpuTarget ActiveCpuTarget();
 // Not while a kernel runs. FAILED_PRECONDITION if this machine lacks the target.
 absl::Status SetCpuTarget(CpuTarget target);
 
+// Whether products of int8 and int4 weights use the integer dot products that some machines have on top of
+// the target in use: AVX-512 VNNI, AVX-VNNI. They do where there are any, until AllowVnni(false).
+bool UsesVnni();
+void AllowVnni(bool allowed);  // not while a kernel runs
+
 // Applies the environment variable CLAMOR_CPU_TARGET (`scalar`, `avx2` or `avx512`), if set and not empty.
 // Every binary calls this first. INVALID_ARGUMENT names an unknown value, FAILED_PRECONDITION one that this
 // machine lacks; both list the values that would work.

@@ -1,6 +1,6 @@
 // The 16-bit formats in which weights are stored, to and from fp32. The conversions to fp32 are exact.
 //
-// Tested by tests/kernels/matmul_test.cc, through PackedMatrix, and by
+// Tested by tests/kernels/packed_matrix_test.cc, through PackedMatrix, and by
 // tests/model/checkpoint/safetensors_writer_test.cc.
 #pragma once
 
@@ -18,6 +18,20 @@ inline uint16_t ToBF16(float v) {
   // Rounding could carry a NaN into infinity.
   if (std::isnan(v)) return static_cast<uint16_t>(bits >> 16 | 0x40);
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// To the nearest, ties to even; from 65520 on that is infinity.
+inline uint16_t ToF16(float v) {
+  const uint32_t sign = std::bit_cast<uint32_t>(v) >> 16 & 0x8000;
+  const uint32_t magnitude = std::bit_cast<uint32_t>(v) & 0x7fffffff;
+  if (magnitude > 0x7f800000) return static_cast<uint16_t>(sign | 0x7e00);
+  if (magnitude >= 0x477ff000) return static_cast<uint16_t>(sign | 0x7c00);
+  if (magnitude < 0x38800000) {  // below 2^-14: a subnormal, in steps of 2^-24, as floats from 1/2 to 1 have
+    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
+    return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(0.5f)));
+  }
+  const uint32_t rebased = magnitude - (uint32_t{112} << 23);
+  return static_cast<uint16_t>(sign | (rebased + 0xfff + (rebased >> 13 & 1)) >> 13);
 }
 
 inline float FromF16(uint16_t v) {

@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <type_traits>
 
+#include "kernels/cpu/ops.h"
 #include "kernels/float_formats.h"
 #include "kernels/matmul.h"
+#include "kernels/quantized.h"
 
 namespace clamor::kernels {
 namespace {
@@ -33,82 +36,150 @@ void* MapPages(size_t bytes) {
 
 // Element i of an array that may lie at any address.
 template <typename T>
-T Element(const void* array, size_t i) {
+T Load(const void* array, size_t i) {
   T value;
   std::memcpy(&value, static_cast<const char*>(array) + i * sizeof(T), sizeof(T));
   return value;
 }
 
-struct ReadF32 {
-  float operator()(const void* array, size_t i) const { return Element<float>(array, i); }
+// The formats without groups, in sources and in panels: conversion from and to fp32, and where the element
+// (column, k) of a panel lies, counted in elements.
+struct FP32 {
+  using Element = float;
+  static float Widen(float v) { return v; }
+  static float Narrow(float v) { return v; }
+  static size_t Offset(int64_t column, int64_t k) { return k * kPanel + column; }
 };
-struct ReadBF16 {
-  float operator()(const void* array, size_t i) const { return FromBF16(Element<uint16_t>(array, i)); }
+struct BF16 {
+  using Element = uint16_t;
+  static float Widen(uint16_t v) { return FromBF16(v); }
+  static uint16_t Narrow(float v) { return ToBF16(v); }
+  static size_t Offset(int64_t column, int64_t k) { return (k / 2 * kPanel + column) * 2 + k % 2; }
 };
-struct ReadF16 {
-  float operator()(const void* array, size_t i) const { return FromF16(Element<uint16_t>(array, i)); }
+struct FP16 {
+  using Element = uint16_t;
+  static float Widen(uint16_t v) { return FromF16(v); }
+  static uint16_t Narrow(float v) { return ToF16(v); }
+  static size_t Offset(int64_t column, int64_t k) { return k * kPanel + column; }
 };
 
-// Where element (column, k) of a panel lies, counted in elements.
-size_t OffsetF32(int64_t column, int64_t k) { return static_cast<size_t>(k * kPanel + column); }
-size_t OffsetBF16(int64_t column, int64_t k) {
-  return static_cast<size_t>((k / 2 * kPanel + column) * 2 + k % 2);
+template <class From>
+float Widened(const void* array, size_t i) {
+  return From::Widen(Load<typename From::Element>(array, i));
+}
+
+template <class From, class To>
+typename To::Element Converted(const void* array, size_t i) {
+  if constexpr (std::is_same_v<From, To>) return Load<typename To::Element>(array, i);
+  return To::Narrow(Widened<From>(array, i));
 }
 
 // Fills `columns` columns of a panel, from column `first` on, with as many rows of the source. K outside: the
 // panel is written once, front to back, from sixteen streams that the hardware prefetches.
-template <typename Read>
-void PackPanel(const void* source, int64_t first, int64_t columns, int64_t k, DType stored, void* panel,
-               Read read) {
+template <class From, class To>
+void PackPanel(const void* source, int64_t first, int64_t columns, int64_t k, void* panel) {
+  auto* to = static_cast<typename To::Element*>(panel);
   for (int64_t i = 0; i < k; ++i) {
+    for (int64_t c = 0; c < columns; ++c)
+      to[To::Offset(first + c, i)] = Converted<From, To>(source, c * k + i);
+  }
+}
+
+// The same, quantised group by group. Only bytes of those columns are written.
+template <class From>
+void QuantizePanel(const void* source, int64_t first, int64_t columns, int64_t k, Storage stored,
+                   void* panel) {
+  const auto quantize = kQuantizeWeights.Active();
+  char* to = static_cast<char*>(panel);
+  for (int64_t group = 0; group < GroupsFor(k); ++group) {
+    alignas(64) float values[kGroup * kPanel] = {};
+    const int64_t k_begin = group * kGroup, count = std::min(kGroup, k - k_begin);
     for (int64_t c = 0; c < columns; ++c) {
-      const float value = read(source, c * k + i);
-      if (stored == DType::kBF16) {
-        static_cast<uint16_t*>(panel)[OffsetBF16(first + c, i)] = ToBF16(value);
-      } else {
-        static_cast<float*>(panel)[OffsetF32(first + c, i)] = value;
+      for (int64_t i = 0; i < count; ++i) {
+        values[i * kPanel + first + c] = Widened<From>(source, c * k + k_begin + i);
       }
+    }
+    ColumnGroup quantized;
+    quantize(values, stored, quantized);
+    std::memcpy(to + ScalesOffset(stored, group) + first * 2, quantized.scales + first, columns * 2);
+    char* lines = to + LinesOffset(stored, group);
+    for (size_t byte = first * 4; byte < BytesOfGroup(stored); byte += 64) {
+      std::memcpy(lines + byte, quantized.lines + byte, columns * 4);
     }
   }
 }
 
 // Writes k = first_k .. first_k + count of a panel from its `columns` columns of a [count, n] source.
-template <typename Read>
+template <class From, class To>
 void PackPanelTransposed(const void* source, int64_t n, int64_t column, int64_t columns, int64_t first_k,
-                         int64_t count, DType stored, void* panel, Read read) {
+                         int64_t count, void* panel) {
+  auto* to = static_cast<typename To::Element*>(panel);
   for (int64_t i = 0; i < count; ++i) {
     for (int64_t c = 0; c < columns; ++c) {
-      const float value = read(source, i * n + column + c);
-      if (stored == DType::kBF16) {
-        static_cast<uint16_t*>(panel)[OffsetBF16(c, first_k + i)] = ToBF16(value);
-      } else {
-        static_cast<float*>(panel)[OffsetF32(c, first_k + i)] = value;
-      }
+      to[To::Offset(c, first_k + i)] = Converted<From, To>(source, i * n + column + c);
     }
   }
 }
 
-// Calls fn with the reader for elements of `type`.
+// Calls fn with the format of a source.
 template <typename Fn>
-void WithReader(DType type, Fn fn) {
+void WithFormat(DType type, Fn fn) {
   switch (type) {
     case DType::kF32:
-      return fn(ReadF32());
+      return fn(FP32());
     case DType::kBF16:
-      return fn(ReadBF16());
+      return fn(BF16());
     case DType::kF16:
-      return fn(ReadF16());
+      return fn(FP16());
   }
 }
 
-size_t PanelBytes(int64_t k, DType stored) {
+// Calls fn with the format of a panel that has no groups.
+template <typename Fn>
+void WithFormat(Storage stored, Fn fn) {
+  if (stored == Storage::kBF16) return fn(BF16());
+  if (stored == Storage::kF16) return fn(FP16());
+  return fn(FP32());
+}
+
+float DequantizedAt(const char* panel, Storage stored, int64_t column, int64_t k) {
+  const int64_t group = k / kGroup, i = k % kGroup;
+  const char* lines = panel + LinesOffset(stored, group);
+  const float scale = FromBF16(Load<uint16_t>(panel + ScalesOffset(stored, group), column));
+  int q;
+  if (stored == Storage::kI8) {
+    q = Load<uint8_t>(lines, i / 4 * 64 + column * 4 + i % 4);
+  } else {
+    q = Load<uint8_t>(lines, i / 8 * 64 + column * 4 + i % 4) >> (i % 8 < 4 ? 0 : 4) & 15;
+  }
+  return static_cast<float>(q - ZeroPoint(stored)) * scale;  // exact: 8 bits times 8
+}
+
+size_t PanelBytes(int64_t k, Storage stored) {
+  if (IsQuantized(stored)) return (GroupsFor(k) + 1) / 2 * BytesOfPair(stored);
   return kPanel *
-         (stored == DType::kBF16 ? static_cast<size_t>((k + 1) / 2 * 2) * 2 : static_cast<size_t>(k) * 4);
+         (stored == Storage::kF32 ? static_cast<size_t>(k) * 4 : static_cast<size_t>((k + 1) / 2) * 4);
 }
 
 }  // namespace
 
-PackedMatrix::PackedMatrix(int64_t n, int64_t k, DType stored)
+std::string_view StorageName(Storage stored) {
+  switch (stored) {
+    case Storage::kF32:
+      return "fp32";
+    case Storage::kBF16:
+      return "bf16";
+    case Storage::kF16:
+      return "fp16";
+    case Storage::kI8:
+      return "int8";
+    case Storage::kI4:
+      return "int4";
+  }
+  return "unknown";
+}
+
+PackedMatrix::PackedMatrix(int64_t n, int64_t k, Storage stored)
     : n_(n),
       k_(k),
       bytes_(static_cast<size_t>((n + kPanel - 1) / kPanel) * PanelBytes(k, stored)),
@@ -131,8 +202,15 @@ void PackedMatrix::PackRows(int64_t row, int64_t rows, const void* source, DType
       const void* rows_of_panel = static_cast<const char*>(source) + (from - row) * k_ * DTypeSize(type);
       void* panel = static_cast<char*>(data_.get()) + p * PanelBytes(k_, stored_);
       const int64_t first = from - p * kPanel;
-      WithReader(type,
-                 [&](auto read) { PackPanel(rows_of_panel, first, columns, k_, stored_, panel, read); });
+      WithFormat(type, [&](auto source_format) {
+        using From = decltype(source_format);
+        if (IsQuantized(stored_)) {
+          return QuantizePanel<From>(rows_of_panel, first, columns, k_, stored_, panel);
+        }
+        WithFormat(stored_, [&](auto format) {
+          PackPanel<From, decltype(format)>(rows_of_panel, first, columns, k_, panel);
+        });
+      });
     }
   });
 }
@@ -143,8 +221,11 @@ void PackedMatrix::PackTransposed(int64_t first_k, int64_t count, const void* so
     for (int64_t p = begin; p < static_cast<int64_t>(end); ++p) {
       void* panel = static_cast<char*>(data_.get()) + p * PanelBytes(k_, stored_);
       const int64_t columns = std::min(kPanel, n_ - p * kPanel);
-      WithReader(type, [&](auto read) {
-        PackPanelTransposed(source, n_, p * kPanel, columns, first_k, count, stored_, panel, read);
+      WithFormat(type, [&](auto from) {
+        WithFormat(stored_, [&](auto to) {
+          PackPanelTransposed<decltype(from), decltype(to)>(source, n_, p * kPanel, columns, first_k, count,
+                                                            panel);
+        });
       });
     }
   });
@@ -152,8 +233,13 @@ void PackedMatrix::PackTransposed(int64_t first_k, int64_t count, const void* so
 
 float PackedMatrix::At(int64_t row, int64_t col) const {
   const char* panel = static_cast<const char*>(data_.get()) + row / kPanel * PanelBytes(k_, stored_);
-  if (stored_ == DType::kBF16) return FromBF16(Element<uint16_t>(panel, OffsetBF16(row % kPanel, col)));
-  return Element<float>(panel, OffsetF32(row % kPanel, col));
+  if (IsQuantized(stored_)) return DequantizedAt(panel, stored_, row % kPanel, col);
+  float value = 0;
+  WithFormat(stored_, [&](auto format) {
+    using Format = decltype(format);
+    value = Widened<Format>(panel, Format::Offset(row % kPanel, col));
+  });
+  return value;
 }
 
 void PackedMatrix::UnpackRow(int64_t row, float* out) const {

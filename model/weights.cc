@@ -15,6 +15,7 @@ namespace {
 
 using kernels::DType;
 using kernels::PackedMatrix;
+using kernels::Storage;
 
 // One field of Weights and the tensors that fill it, one below the other.
 struct Field {
@@ -74,12 +75,12 @@ absl::StatusOr<uint64_t> FindFields(const std::string& model_dir, const Safetens
   return bytes;
 }
 
-DType StoredAs(const std::vector<Tensor>& tensors, WeightFormat format) {
-  if (format == WeightFormat::kF32) return DType::kF32;
-  if (format == WeightFormat::kBF16) return DType::kBF16;
+Storage StoredAs(const std::vector<Tensor>& tensors, WeightFormat format) {
+  if (format == WeightFormat::kF32) return Storage::kF32;
+  if (format == WeightFormat::kBF16) return Storage::kBF16;
   const bool all_bf16 =
       std::all_of(tensors.begin(), tensors.end(), [](const Tensor& t) { return t.dtype == DType::kBF16; });
-  return all_bf16 ? DType::kBF16 : DType::kF32;
+  return all_bf16 ? Storage::kBF16 : Storage::kF32;
 }
 
 // Packs the tensors of `field`, giving their pages back one by one.
@@ -89,7 +90,7 @@ void Pack(const Safetensors& files, const Field& field, WeightFormat format, ker
   // A vector is packed as one column of fp32, which leaves all conversions to PackRows.
   PackedMatrix packed = field.matrix != nullptr
                             ? PackedMatrix(rows, field.group[0].shape[1], StoredAs(field.tensors, format))
-                            : PackedMatrix(rows, 1, DType::kF32);
+                            : PackedMatrix(rows, 1, Storage::kF32);
   int64_t row = 0;
   for (const Tensor& tensor : field.tensors) {
     // Old writers did not pad the header, so `data` may stand at any address; PackRows does not mind.

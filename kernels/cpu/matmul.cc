@@ -1,8 +1,8 @@
 #include <algorithm>
-#include <cstring>
 #include <type_traits>
 
 #include "kernels/cpu/ops.h"
+#include "kernels/cpu/run_inside.h"
 #include "kernels/packed_rows.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -12,25 +12,6 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace clamor::kernels::HWY_NAMESPACE {
-
-// Runs a tile of `panels` panels for which y has `columns` columns: fewer than sixteen only of one panel.
-HWY_INLINE void RunInside(TileFn run, Tile tile, int64_t rows, int64_t panels, int64_t columns) {
-  if (columns >= 16 * panels) return run(tile);
-  float y[kTileRows * 16] = {}, bias[16] = {};
-  for (int64_t r = 0; tile.accumulate && r < rows; ++r) {
-    std::memcpy(y + r * 16, tile.y + r * tile.y_stride, columns * sizeof(float));
-  }
-  if (tile.bias != nullptr) {
-    std::memcpy(bias, tile.bias, columns * sizeof(float));
-    tile.bias = bias;
-  }
-  float* const to = tile.y;
-  const size_t to_stride = tile.y_stride;
-  tile.y = y;
-  tile.y_stride = 16;
-  run(tile);
-  for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r * to_stride, y + r * 16, columns * sizeof(float));
-}
 
 // Calls fn(panel, count) for the panels [begin, end) of n columns, as tiles should take them; the last panel
 // stands alone if it is narrower than sixteen.
@@ -80,7 +61,7 @@ HWY_INLINE void PanelsTimesRows(const MatMulJob& job, const PanelBlock& w) {
                        .accumulate = w.k_begin > 0,
                        .prefetch = w.stored + ahead,
                        .prefetch_step = (64 * w.count + blocks - 1) / blocks};
-    RunInside(TileFor<Weights, XLayout::kRows>(w.count, rows), tile, rows, w.count, job.w.n - w.panel * 16);
+    RunInside(TileFor<Weights, XLayout::kRows>(w.count, rows), tile, rows, job.w.n - w.panel * 16);
   }
 }
 
@@ -89,22 +70,23 @@ HWY_INLINE void PanelsTimesRows(const MatMulJob& job, const PanelBlock& w) {
 constexpr int64_t kDepth = 512;
 
 // [count][kDepth][16] fp32.
+template <class Weights>
 void Widen(const PanelBlock& w, float* to) {
   for (int64_t p = 0; p < w.count; ++p) {
     const auto* pairs = reinterpret_cast<const uint32_t*>(w.stored + p * w.stored_step);
     float* out = to + p * kDepth * 16;
     for (int64_t k = w.k_begin; k < w.k_end; k += 2, pairs += 16, out += 32) {
-      Store16(WeightsBF16::Even(pairs), out);
-      Store16(WeightsBF16::Odd(pairs), out + 16);
+      Store16(Weights::Even(pairs), out);
+      Store16(Weights::Odd(pairs), out + 16);
     }
   }
 }
 
 void MatMulPanels(const MatMulJob& job, int64_t begin, int64_t end) {
-  const bool bf16 = job.w.stored == DType::kBF16;
+  const Storage stored_as = job.w.stored;
   const int64_t k = job.w.k;
-  const int64_t bytes_per_k = bf16 ? 32 : 64;
-  const int64_t panel_bytes = (bf16 ? (k + 1) / 2 * 2 : k) * bytes_per_k;
+  const int64_t bytes_per_k = stored_as == Storage::kF32 ? 64 : 32;
+  const int64_t panel_bytes = stored_as == Storage::kF32 ? k * 64 : (k + 1) / 2 * 64;
   const int64_t depth = job.blocks.count == 1 ? k : kDepth;
   alignas(64) static thread_local float widened[kTilePanels * kDepth * 16];
   for (int64_t k_begin = 0; k_begin < k; k_begin += depth) {
@@ -120,9 +102,11 @@ void MatMulPanels(const MatMulJob& job, int64_t begin, int64_t end) {
                       .count = count,
                       .k_begin = k_begin,
                       .k_end = k_end};
-      if (!bf16) return PanelsTimesRows<WeightsF32>(job, w);
-      if (!job.wide) return PanelsTimesRows<WeightsBF16>(job, w);
-      Widen(w, widened);
+      const bool bf16 = stored_as == Storage::kBF16;
+      if (stored_as == Storage::kF32) return PanelsTimesRows<WeightsF32>(job, w);
+      if (!job.wide)
+        return bf16 ? PanelsTimesRows<WeightsBF16>(job, w) : PanelsTimesRows<WeightsFP16>(job, w);
+      bf16 ? Widen<WeightsBF16>(w, widened) : Widen<WeightsFP16>(w, widened);
       w.weights = widened;
       w.panel_step = kDepth * 16;
       PanelsTimesRows<WeightsF32>(job, w);
@@ -149,7 +133,7 @@ HWY_INLINE void AddTile(const WeightGradientJob& job, int64_t row, int64_t rows,
                      .accumulate = true,
                      .prefetch = x + count * job.rows * 16,
                      .prefetch_step = 64};
-  RunInside(TileFor<WeightsF32, XLayout::kColumns>(count, outputs), tile, outputs, count, job.k - panel * 16);
+  RunInside(TileFor<WeightsF32, XLayout::kColumns>(count, outputs), tile, outputs, job.k - panel * 16);
 }
 
 // Sixteen rows of dw at a time against all panels of x: those columns of dy stay in the first-level cache,

@@ -10,6 +10,7 @@
 #include "kernels/causal_attention.h"
 #include "kernels/cpu_target.h"
 #include "kernels/matmul.h"
+#include "kernels/quantized.h"
 #include "kernels/tree_attention.h"
 
 namespace clamor::kernels {
@@ -39,7 +40,7 @@ struct Panels {
   const void* data;
   int64_t n;  // columns
   int64_t k;
-  DType stored;
+  Storage stored;
 };
 
 struct MatMulJob {
@@ -50,10 +51,34 @@ struct MatMulJob {
   const float* bias;  // [n] or null
   float* y;           // [rows, n]
   size_t y_stride;
-  bool wide;  // several panels at a time, held as bf16 widened once for all row blocks
+  bool wide;  // several panels at a time, 16-bit ones widened once for all row blocks
 };
 // Computes the output columns of panels [begin, end).
 extern const PerTarget<void (*)(const MatMulJob& job, int64_t begin, int64_t end)> kMatMulPanels;
+
+// Quantises a group of sixteen columns, values[k * 16 + column], as int8 or int4.
+extern const PerTarget<void (*)(const float* values, Storage stored, ColumnGroup& out)> kQuantizeWeights;
+
+struct QuantizeJob {
+  const float* x;  // [rows, k]
+  size_t x_stride;
+  int64_t rows, k;
+  int zero_point;  // of the weights to come
+  RowGroup* out;   // [GroupsFor(k)][rows]
+};
+// Quantises groups [begin, end) of all rows.
+extern const PerTarget<void (*)(const QuantizeJob& job, int64_t begin, int64_t end)> kQuantizeRows;
+
+struct QuantizedJob {
+  const RowGroup* x;  // [GroupsFor(w.k)][rows]
+  int64_t rows;
+  Panels w;           // int8 or int4
+  const float* bias;  // [n] or null
+  float* y;           // [rows, n]
+  size_t y_stride;
+};
+// Computes the output columns of panels [begin, end).
+void MultiplyQuantizedPanels(const QuantizedJob& job, int64_t begin, int64_t end);
 
 struct WeightGradientJob {
   const float *dy, *x;  // as PackedRows has them: n and k columns

@@ -18,6 +18,7 @@
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/lanes-inl.h"
+#include "kernels/float_formats.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace clamor::kernels::HWY_NAMESPACE {
@@ -41,7 +42,7 @@ inline constexpr int kWideTileRows = kTileRows / kTilePanels;
 struct Tile {
   const float* x;            // as XLayout says
   int64_t x_chunk_step = 0;  // of XLayout::kRows: floats from one chunk of sixteen i to the next
-  const void* w;  // fp32: row i at i * w_stride floats. bf16: [k/2][16][2], an odd last k alone in its pair
+  const void* w;  // fp32: row i at i * w_stride floats. 16 bits: lines of two rows, an odd last one alone
   int64_t w_stride = 16;   // fp32 only
   int64_t panel_step = 0;  // from one panel to the next, in units of 4 bytes
   int64_t k;
@@ -49,7 +50,7 @@ struct Tile {
   size_t y_stride;
   const float* bias = nullptr;  // [columns]
   bool accumulate = false;
-  const void* prefetch;   // what to fetch meanwhile: this address, and for each i (bf16: two) of one panel
+  const void* prefetch;   // what to fetch meanwhile: this address, and for each i (16 bits: two) of one panel
   int64_t prefetch_step;  // one this many bytes further
 };
 using TileFn = void (*)(const Tile& tile);
@@ -106,8 +107,37 @@ struct WeightsF32 {
   }
 };
 
+// Sixteen bits each, two rows of w in 64 bytes: Half::Even(line) widens the one of even i, Half::Odd the
+// other.
+template <class Half>
+struct Weights16 : Half {
+  template <XLayout kLayout, int kRows, int kPanels>
+  static HWY_INLINE void Sum(const Tile& t, F16 (&acc)[kRows][kPanels]) {
+    const uint32_t* pairs = static_cast<const uint32_t*>(t.w);
+    const char* soon = static_cast<const char*>(t.prefetch);
+    constexpr int kStep = kXStep<kLayout, kRows>;
+    F16 panels[kPanels];
+    const auto widen = [&](auto half) HWY_ATTR {
+#pragma GCC unroll 3
+      for (int p = 0; p < kPanels; ++p) panels[p] = half(pairs + p * t.panel_step);
+    };
+    ForEachRun<kLayout>(t, [&](const float* x, int64_t count) HWY_ATTR {
+      for (int64_t i = 0; i + 1 < count; i += 2, x += 2 * kStep, pairs += 16, soon += t.prefetch_step) {
+        hwy::Prefetch(soon);
+        widen(Half::Even);
+        MultiplyAdd<kLayout>(x, panels, acc);
+        widen(Half::Odd);
+        MultiplyAdd<kLayout>(x + kStep, panels, acc);
+      }
+      if (count % 2 == 0) return;
+      widen(Half::Even);  // the last of an odd k
+      MultiplyAdd<kLayout>(x, panels, acc);
+    });
+  }
+};
+
 // Two bf16 of one column share 32 bits: the even k is the low half. Widening is a shift or a mask.
-struct WeightsBF16 {
+struct HalfBF16 {
   static HWY_INLINE F16 Even(const uint32_t* pairs) {
     F16 w;
     const hn::RebindToUnsigned<FloatTag> du;
@@ -127,31 +157,29 @@ struct WeightsBF16 {
     }
     return w;
   }
-
-  template <XLayout kLayout, int kRows, int kPanels>
-  static HWY_INLINE void Sum(const Tile& t, F16 (&acc)[kRows][kPanels]) {
-    const uint32_t* pairs = static_cast<const uint32_t*>(t.w);
-    const char* soon = static_cast<const char*>(t.prefetch);
-    constexpr int kStep = kXStep<kLayout, kRows>;
-    F16 panels[kPanels];
-    const auto widen = [&](auto half) HWY_ATTR {
-#pragma GCC unroll 3
-      for (int p = 0; p < kPanels; ++p) panels[p] = half(pairs + p * t.panel_step);
-    };
-    ForEachRun<kLayout>(t, [&](const float* x, int64_t count) HWY_ATTR {
-      for (int64_t i = 0; i + 1 < count; i += 2, x += 2 * kStep, pairs += 16, soon += t.prefetch_step) {
-        hwy::Prefetch(soon);
-        widen(Even);
-        MultiplyAdd<kLayout>(x, panels, acc);
-        widen(Odd);
-        MultiplyAdd<kLayout>(x + kStep, panels, acc);
-      }
-      if (count % 2 == 0) return;
-      widen(Even);  // the last of an odd k
-      MultiplyAdd<kLayout>(x, panels, acc);
-    });
-  }
 };
+using WeightsBF16 = Weights16<HalfBF16>;
+
+// Sixteen fp16 of even k, then sixteen of odd k.
+struct HalfFP16 {
+  static HWY_INLINE F16 Even(const uint32_t* line) {
+    const uint16_t* halves = reinterpret_cast<const uint16_t*>(line);
+    F16 w;
+#pragma GCC unroll 16
+    for (size_t i = 0; i < kParts; ++i) {
+#if HWY_TARGET == HWY_SCALAR
+      w.part[i] = FloatVec(FromF16(halves[i]));
+#else
+      const hn::Rebind<hwy::float16_t, FloatTag> narrow;
+      const auto bits = hn::LoadU(hn::RebindToUnsigned<decltype(narrow)>(), halves + i * kPartLanes);
+      w.part[i] = hn::PromoteTo(FloatTag(), hn::BitCast(narrow, bits));
+#endif
+    }
+    return w;
+  }
+  static HWY_INLINE F16 Odd(const uint32_t* line) { return Even(line + 8); }
+};
+using WeightsFP16 = Weights16<HalfFP16>;
 
 template <class Weights, XLayout kLayout, int kPanels, int kRows>
 void RunTile(const Tile& t) {

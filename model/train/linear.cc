@@ -14,6 +14,7 @@ namespace {
 using kernels::DType;
 using kernels::PackedMatrix;
 using kernels::PackedRows;
+using kernels::Storage;
 
 void PackBoth(const float* weight, PackedMatrix& packed, PackedMatrix& transposed,
               kernels::ThreadPool& pool) {
@@ -43,8 +44,8 @@ Linear::Linear(int64_t n, int64_t k, Trained weight, Trained bias)
       k_(k),
       weight_(weight),
       bias_(bias),
-      packed_(n, k, DType::kF32),
-      transposed_(k, n, DType::kF32) {}
+      packed_(n, k, Storage::kF32),
+      transposed_(k, n, Storage::kF32) {}
 
 Linear::Linear(const PackedMatrix* weights, const float* bias, LowRank adapter, kernels::ThreadPool& pool)
     : n_(weights->n()),
@@ -54,10 +55,10 @@ Linear::Linear(const PackedMatrix* weights, const float* bias, LowRank adapter, 
       transposed_(Transposed(*weights, pool)),
       adapter_(adapter) {
   if (adapter_.rank == 0) return;
-  a_ = PackedMatrix(adapter_.rank, k_, DType::kF32);
-  a_transposed_ = PackedMatrix(k_, adapter_.rank, DType::kF32);
-  b_ = PackedMatrix(n_, adapter_.rank, DType::kF32);
-  b_transposed_ = PackedMatrix(adapter_.rank, n_, DType::kF32);
+  a_ = PackedMatrix(adapter_.rank, k_, Storage::kF32);
+  a_transposed_ = PackedMatrix(k_, adapter_.rank, Storage::kF32);
+  b_ = PackedMatrix(n_, adapter_.rank, Storage::kF32);
+  b_transposed_ = PackedMatrix(adapter_.rank, n_, Storage::kF32);
 }
 
 int64_t Linear::PackedBytes(int64_t n, int64_t k, DType stored, int64_t rank) {

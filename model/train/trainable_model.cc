@@ -133,7 +133,7 @@ std::vector<float> AdapterUpdate(const TrainableModel& model, LowRankOptions ada
   const Product p = Products(model.config())[product];
   const size_t index = IndexOf(layer, product);
   // (b * a)[n, k] = MatMul of b [n, rank] with a^T packed.
-  kernels::PackedMatrix a(p.k, adapters.rank, kernels::DType::kF32);
+  kernels::PackedMatrix a(p.k, adapters.rank, kernels::Storage::kF32);
   a.PackTransposed(0, adapters.rank, model.table().Slice(model.values(), index).data(), kernels::DType::kF32,
                    pool);
   std::vector<float> update(p.n * p.k);

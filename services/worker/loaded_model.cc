@@ -135,8 +135,7 @@ absl::StatusOr<LoadedModel> LoadModel(const ModelOptions& options, Weights::Prog
   kernels::ThreadPool pool(model.threads);
   CLAMOR_ASSIGN_OR_RETURN(model.transformer,
                           Transformer::Load(options.directory, *format, options.context, pool, progress));
-  const bool bf16 = model.transformer->weights().embedding.stored() == kernels::DType::kBF16;
-  model.stored_as = bf16 ? "bf16" : "fp32";
+  model.stored_as = kernels::StorageName(model.transformer->weights().embedding.stored());
   model.load_seconds = absl::ToDoubleSeconds(absl::Now() - start);
   return model;
 }

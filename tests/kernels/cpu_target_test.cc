@@ -1,6 +1,8 @@
 #include "kernels/cpu_target.h"
 
 #include <cstdlib>
+#include <fstream>
+#include <string>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -53,6 +55,25 @@ TEST_F(CpuTargetTest, AMissingTargetIsAFailedPrecondition) {
     if (std::find(supported.begin(), supported.end(), target) == supported.end()) {
       EXPECT_EQ(SetCpuTarget(target).code(), absl::StatusCode::kFailedPrecondition);
     }
+  }
+}
+
+// As Linux lists what the machine has.
+TEST_F(CpuTargetTest, IntegerDotProductsAreUsedWhereTheMachineHasThem) {
+  std::ifstream file("/proc/cpuinfo");
+  std::string flags;
+  for (std::string line; std::getline(file, line) && flags.empty();) {
+    if (line.starts_with("flags")) flags = line + " ";
+  }
+  for (const CpuTarget target : SupportedCpuTargets()) {
+    ASSERT_TRUE(SetCpuTarget(target).ok());
+    const std::string flag = target == CpuTarget::kAvx512 ? " avx512_vnni " : " avx_vnni ";
+    const bool there = target != CpuTarget::kScalar && flags.find(flag) != std::string::npos;
+    EXPECT_EQ(UsesVnni(), there) << CpuTargetName(target);
+    AllowVnni(false);
+    EXPECT_FALSE(UsesVnni());
+    AllowVnni(true);
+    EXPECT_EQ(UsesVnni(), there);
   }
 }
 

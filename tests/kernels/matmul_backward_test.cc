@@ -94,7 +94,7 @@ TEST_P(MatMulBackwardTest, TransposedWeightsGiveTheGradientOfTheInput) {
   for (const int64_t n : {1, 16, 35}) {
     for (const int64_t k : {1, 17, 64}) {
       const std::vector<float> w = Floats(n * k), dy = Floats(6 * n);
-      for (const DType stored : {DType::kF32, DType::kBF16}) {
+      for (const Storage stored : {Storage::kF32, Storage::kBF16, Storage::kF16}) {
         PackedMatrix rows(n, k, stored), transposed(k, n, stored);
         rows.PackRows(0, n, w.data(), DType::kF32, pool);
         transposed.PackTransposed(0, n / 2, w.data(), DType::kF32, pool);
@@ -136,7 +136,7 @@ TEST_P(MatMulBackwardTest, AgreesWithCentralDifferences) {
   EXPECT_TRUE(
       Near(CentralDifferences([&](const auto& weights) { return f(Doubles(x), weights); }, Doubles(w)),
            dw.data()));
-  PackedMatrix transposed(kK, kN, DType::kF32);
+  PackedMatrix transposed(kK, kN, Storage::kF32);
   transposed.PackTransposed(0, kN, w.data(), DType::kF32, pool);
   MatMul(seen.data(), kN, kRows, transposed, nullptr, dx.data(), kK, pool);
   EXPECT_TRUE(

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/elementwise.h"
+#include "kernels/matmul.h"
 #include "kernels/tree_attention.h"
 
 namespace clamor::kernels::reference {
@@ -42,6 +43,12 @@ inline float RoundToBF16(float v) {
   return std::bit_cast<float>(high << 16);
 }
 
+// |v| < 65520; ties to even.
+inline float RoundToFP16(float v) {
+  const int exponent = v == 0 ? -14 : std::max(-14, std::ilogb(v));
+  return std::copysign(std::ldexp(std::nearbyint(std::ldexp(v, 10 - exponent)), exponent - 10), v);
+}
+
 // w: [n, k]; bias: [n] or empty; result: [rows, n].
 inline std::vector<float> MatMul(const float* x, size_t x_stride, int64_t rows, const std::vector<float>& w,
                                  int64_t n, int64_t k, const std::vector<float>& bias) {
@@ -50,6 +57,106 @@ inline std::vector<float> MatMul(const float* x, size_t x_stride, int64_t rows, 
     for (int64_t c = 0; c < n; ++c) {
       float sum = 0.0f;
       for (int64_t i = 0; i < k; ++i) sum = std::fma(x[r * x_stride + i], w[c * k + i], sum);
+      y[r * n + c] = bias.empty() ? sum : sum + bias[c];
+    }
+  }
+  return y;
+}
+
+// 32 values as q * scale.
+struct Group {
+  int q[32] = {};
+  float scale = 0;
+};
+
+inline int64_t Nearest(float v) { return static_cast<int64_t>(std::nearbyint(v)); }  // ties to even
+
+inline float RoundUpToBF16(float v) {  // v >= 0
+  const uint32_t high = std::bit_cast<uint32_t>(v) >> 16 << 16;
+  return std::bit_cast<float>(std::bit_cast<float>(high) < v ? high + 0x10000 : high);
+}
+
+// The value of largest magnitude, the first of several.
+inline float Extreme(const float (&v)[32]) {
+  return *std::max_element(v, v + 32, [](float a, float b) { return std::fabs(a) < std::fabs(b); });
+}
+
+inline Group QuantizeInt8(const float (&w)[32]) {
+  Group g;
+  const float largest = std::fabs(Extreme(w));
+  if (largest < 0x1p-100f) return g;
+  g.scale = RoundUpToBF16(largest / 127.0f);
+  for (int i = 0; i < 32; ++i) g.q[i] = static_cast<int>(Nearest(w[i] * (1.0f / g.scale)));
+  return g;
+}
+
+// The least error of several scales.
+inline Group QuantizeInt4(const float (&w)[32]) {
+  Group best;
+  const float extreme = Extreme(w);
+  if (std::fabs(extreme) < 0x1p-100f) return best;
+  float least = 0;
+  for (float divisor = 7.0f; divisor <= 9.5f; divisor += 0.25f) {
+    Group g;
+    g.scale = RoundToBF16(extreme / -divisor);
+    float error = 0;
+    for (int i = 0; i < 32; ++i) {
+      g.q[i] = static_cast<int>(std::clamp<int64_t>(Nearest(w[i] * (1.0f / g.scale)), -8, 7));
+      const float miss = w[i] - static_cast<float>(g.q[i]) * g.scale;
+      error = std::fma(miss, miss, error);
+    }
+    if (divisor == 7.0f || error < least) {
+      best = g;
+      least = error;
+    }
+  }
+  return best;
+}
+
+inline Group QuantizeActivations(const float (&x)[32]) {
+  Group g;
+  for (const float v : x) {
+    if (!std::isfinite(v)) g.scale = std::numeric_limits<float>::quiet_NaN();
+  }
+  const float largest = std::fabs(Extreme(x));
+  if (std::isnan(g.scale) || largest < 0x1p-100f) return g;
+  g.scale = largest / 127.0f;
+  for (int i = 0; i < 32; ++i) g.q[i] = static_cast<int>(Nearest(x[i] * (127.0f / largest)));
+  return g;
+}
+
+// The groups of k values, the last one padded with zeros.
+template <class Quantize>
+std::vector<Group> GroupsOf(const float* values, int64_t k, Quantize quantize) {
+  std::vector<Group> groups;
+  for (int64_t first = 0; first < k; first += 32) {
+    float group[32] = {};
+    std::copy_n(values + first, std::min<int64_t>(32, k - first), group);
+    groups.push_back(quantize(group));
+  }
+  return groups;
+}
+
+inline std::vector<Group> WeightGroups(const float* w, int64_t k, Storage stored) {
+  return GroupsOf(w, k, stored == Storage::kI8 ? QuantizeInt8 : QuantizeInt4);
+}
+
+// With weights that are quantised as `stored` from w: [n, k].
+inline std::vector<float> MatMulQuantized(const float* x, size_t x_stride, int64_t rows,
+                                          const std::vector<float>& w, int64_t n, int64_t k, Storage stored,
+                                          const std::vector<float>& bias) {
+  std::vector<std::vector<Group>> columns;
+  for (int64_t c = 0; c < n; ++c) columns.push_back(WeightGroups(w.data() + c * k, k, stored));
+  std::vector<float> y(rows * n);
+  for (int64_t r = 0; r < rows; ++r) {
+    const std::vector<Group> row = GroupsOf(x + r * x_stride, k, QuantizeActivations);
+    for (int64_t c = 0; c < n; ++c) {
+      float sum = 0.0f;
+      for (size_t g = 0; g < row.size(); ++g) {
+        int dot = 0;
+        for (int i = 0; i < 32; ++i) dot += row[g].q[i] * columns[c][g].q[i];
+        sum = std::fma(static_cast<float>(dot), row[g].scale * columns[c][g].scale, sum);
+      }
       y[r * n + c] = bias.empty() ? sum : sum + bias[c];
     }
   }

@@ -14,8 +14,8 @@
 namespace clamor {
 namespace {
 
-using kernels::DType;
 using kernels::PackedMatrix;
+using kernels::Storage;
 using kernels::ThreadPool;
 using test::RawTensor;
 using test::RawTensors;
@@ -58,7 +58,7 @@ class Checker {
     bool all_bf16 = true;
     for (const std::string& name : names) all_bf16 = all_bf16 && raw_.at(name).dtype == "BF16";
     const bool bf16 = format_ == WeightFormat::kBF16 || (format_ == WeightFormat::kStored && all_bf16);
-    EXPECT_EQ(matrix.stored(), bf16 ? DType::kBF16 : DType::kF32) << names[0];
+    EXPECT_EQ(matrix.stored(), bf16 ? Storage::kBF16 : Storage::kF32) << names[0];
     int64_t row = 0;
     for (const std::string& name : names) {
       const RawTensor& raw = raw_.at(name);
