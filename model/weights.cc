@@ -1,6 +1,8 @@
 #include "model/weights.h"
 
 #include <algorithm>
+#include <atomic>
+#include <cstring>
 #include <memory>
 #include <utility>
 
@@ -17,10 +19,15 @@ using kernels::DType;
 using kernels::PackedMatrix;
 using kernels::Storage;
 
+constexpr std::pair<std::string_view, WeightFormat> kFormatNames[] = {
+    {"stored", WeightFormat::kStored}, {"fp32", WeightFormat::kF32}, {"bf16", WeightFormat::kBF16},
+    {"fp16", WeightFormat::kF16},      {"int8", WeightFormat::kI8},  {"int4", WeightFormat::kI4}};
+
 // One field of Weights and the tensors that fill it, one below the other.
 struct Field {
   PackedMatrix* matrix = nullptr;        // either this one,
   std::vector<float>* vector = nullptr;  // or this one
+  bool vocabulary = false;               // the matrix is the embedding or the head
   TensorGroup group;
   std::vector<Tensor> tensors{};  // [group], once found
 };
@@ -30,7 +37,9 @@ struct Field {
 std::vector<Field> Layout(ModelTensors model, Weights& weights) {
   std::vector<Field> fields;
   const auto matrix = [&](PackedMatrix& to, TensorGroup& group) {
-    if (!group.empty()) fields.push_back({.matrix = &to, .group = std::move(group)});
+    const bool vocabulary = &to == &weights.embedding || &to == &weights.head;
+    if (!group.empty())
+      fields.push_back({.matrix = &to, .vocabulary = vocabulary, .group = std::move(group)});
   };
   const auto vector = [&](std::vector<float>& to, TensorGroup& group) {
     if (!group.empty()) fields.push_back({.vector = &to, .group = std::move(group)});
@@ -75,24 +84,84 @@ absl::StatusOr<uint64_t> FindFields(const std::string& model_dir, const Safetens
   return bytes;
 }
 
-Storage StoredAs(const std::vector<Tensor>& tensors, WeightFormat format) {
-  if (format == WeightFormat::kF32) return Storage::kF32;
-  if (format == WeightFormat::kBF16) return Storage::kBF16;
-  const bool all_bf16 =
-      std::all_of(tensors.begin(), tensors.end(), [](const Tensor& t) { return t.dtype == DType::kBF16; });
-  return all_bf16 ? Storage::kBF16 : Storage::kF32;
+Storage AsInFile(const std::vector<Tensor>& tensors) {
+  const DType first = tensors[0].dtype;
+  for (const Tensor& tensor : tensors) {
+    if (tensor.dtype != first) return Storage::kF32;
+  }
+  return first == DType::kBF16 ? Storage::kBF16 : first == DType::kF16 ? Storage::kF16 : Storage::kF32;
+}
+
+Storage StoredAs(const Field& field, WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kStored:
+      return AsInFile(field.tensors);
+    case WeightFormat::kF32:
+      return Storage::kF32;
+    case WeightFormat::kBF16:
+      return Storage::kBF16;
+    case WeightFormat::kF16:
+      return Storage::kF16;
+    case WeightFormat::kI8:
+      return Storage::kI8;
+    case WeightFormat::kI4:
+      return field.vocabulary ? Storage::kI8 : Storage::kI4;
+  }
+  return Storage::kF32;
+}
+
+// The first element whose bits but the sign are at least `limit`; `count` if there is none.
+template <typename Bits>
+int64_t FirstAtLeast(Bits limit, const void* data, int64_t count, kernels::ThreadPool& pool) {
+  constexpr int64_t kBlock = 4096;
+  constexpr Bits kSign = Bits{1} << (8 * sizeof(Bits) - 1);
+  std::atomic<int64_t> first = count;
+  pool.ParallelFor(count, kBlock, [&](size_t begin, size_t end) {
+    Bits block[kBlock];
+    for (int64_t i = begin; i < static_cast<int64_t>(end) && i < first.load(); i += kBlock) {
+      const int64_t size = std::min(kBlock, static_cast<int64_t>(end) - i);
+      std::memcpy(block, static_cast<const char*>(data) + i * sizeof(Bits), size * sizeof(Bits));
+      const auto found = [limit](Bits bits) { return (bits & ~kSign) >= limit; };
+      if (std::none_of(block, block + size, found)) continue;
+      const int64_t index = i + (std::find_if(block, block + size, found) - block);
+      for (int64_t known = first.load(); index < known && !first.compare_exchange_weak(known, index);) {
+      }
+    }
+  });
+  return first.load();
+}
+
+// An error if the tensor has a value that would be lost in `format`.
+absl::Status CheckValues(const Tensor& tensor, WeightFormat format, kernels::ThreadPool& pool) {
+  const bool fp16 = format == WeightFormat::kF16;
+  if (!fp16 && format != WeightFormat::kI8 && format != WeightFormat::kI4) return absl::OkStatus();
+  const int64_t count = static_cast<int64_t>(tensor.bytes / kernels::DTypeSize(tensor.dtype));
+  // As bits: 65520, from where fp16 is infinite, or infinity.
+  const uint32_t limit = fp16 ? 0x477ff000 : 0x7f800000;
+  int64_t found = count;
+  if (tensor.dtype == DType::kF32) found = FirstAtLeast<uint32_t>(limit, tensor.data, count, pool);
+  if (tensor.dtype == DType::kBF16) {
+    found = FirstAtLeast<uint16_t>(static_cast<uint16_t>((limit + 0xffff) >> 16), tensor.data, count, pool);
+  }
+  if (tensor.dtype == DType::kF16) found = FirstAtLeast<uint16_t>(0x7c00, tensor.data, count, pool);
+  if (found == count) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      tensor.file, ": element ", found, " of tensor ", Quote(tensor.name), fp16 ? " is not below 65520" : " is not finite",
+      ", ", WeightFormatName(format), " weights cannot hold it; load it as stored, fp32 or bf16"));
 }
 
 // Packs the tensors of `field`, giving their pages back one by one.
-void Pack(const Safetensors& files, const Field& field, WeightFormat format, kernels::ThreadPool& pool) {
+absl::Status Pack(const Safetensors& files, const Field& field, WeightFormat format,
+                  kernels::ThreadPool& pool) {
   int64_t rows = 0;
   for (const TensorShape& tensor : field.group) rows += tensor.shape[0];
   // A vector is packed as one column of fp32, which leaves all conversions to PackRows.
   PackedMatrix packed = field.matrix != nullptr
-                            ? PackedMatrix(rows, field.group[0].shape[1], StoredAs(field.tensors, format))
+                            ? PackedMatrix(rows, field.group[0].shape[1], StoredAs(field, format))
                             : PackedMatrix(rows, 1, Storage::kF32);
   int64_t row = 0;
   for (const Tensor& tensor : field.tensors) {
+    if (field.matrix != nullptr) CLAMOR_RETURN_IF_ERROR(CheckValues(tensor, format, pool));
     // Old writers did not pad the header, so `data` may stand at any address; PackRows does not mind.
     packed.PackRows(row, tensor.shape[0], tensor.data, tensor.dtype, pool);
     files.Release(tensor);
@@ -104,16 +173,24 @@ void Pack(const Safetensors& files, const Field& field, WeightFormat format, ker
     field.vector->resize(rows);
     for (int64_t i = 0; i < rows; ++i) (*field.vector)[i] = packed.At(i, 0);
   }
+  return absl::OkStatus();
 }
 
 }  // namespace
 
+std::string_view WeightFormatName(WeightFormat format) {
+  for (const auto& [name, value] : kFormatNames) {
+    if (value == format) return name;
+  }
+  return "unknown";
+}
+
 absl::StatusOr<WeightFormat> ParseWeightFormat(std::string_view name) {
-  if (name == "stored") return WeightFormat::kStored;
-  if (name == "fp32") return WeightFormat::kF32;
-  if (name == "bf16") return WeightFormat::kBF16;
-  return absl::InvalidArgumentError(
-      absl::StrCat("weight format is ", Quote(std::string(name)), ", must be stored, fp32 or bf16"));
+  for (const auto& [known, format] : kFormatNames) {
+    if (known == name) return format;
+  }
+  return absl::InvalidArgumentError(absl::StrCat("weight format is ", Quote(std::string(name)),
+                                                 ", must be stored, fp32, bf16, fp16, int8 or int4"));
 }
 
 absl::StatusOr<Weights> Weights::Load(const std::string& model_dir, const ModelConfig& config,
@@ -124,7 +201,7 @@ absl::StatusOr<Weights> Weights::Load(const std::string& model_dir, const ModelC
   CLAMOR_ASSIGN_OR_RETURN(const uint64_t total, FindFields(model_dir, *files, config.tied_head, fields));
   uint64_t done = 0;
   for (const Field& field : fields) {
-    Pack(*files, field, format, pool);
+    CLAMOR_RETURN_IF_ERROR(Pack(*files, field, format, pool));
     for (const Tensor& tensor : field.tensors) done += tensor.bytes;
     progress(done, total);
   }

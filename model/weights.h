@@ -16,11 +16,14 @@
 
 namespace clamor {
 
-// How matrices are held; vectors (norms, biases) are always fp32. kStored: fp32 stays fp32, fp16 becomes fp32
-// (exact), bf16 stays bf16.
-enum class WeightFormat : uint8_t { kStored, kF32, kBF16 };
+// How matrices are held; vectors (norms, biases) are always fp32. kStored: as the file has them; a matrix of
+// several tensors that differ is fp32, which is exact. kI8, kI4: quantised while loading (kernels/quantized.h);
+// with kI4 the embedding and the head are int8, because every answer feels their errors most.
+enum class WeightFormat : uint8_t { kStored, kF32, kBF16, kF16, kI8, kI4 };
 
-absl::StatusOr<WeightFormat> ParseWeightFormat(std::string_view name);  // "stored", "fp32", "bf16"
+// "stored", "fp32", "bf16", "fp16", "int8", "int4".
+absl::StatusOr<WeightFormat> ParseWeightFormat(std::string_view name);
+std::string_view WeightFormatName(WeightFormat format);
 
 struct LayerWeights {
   std::vector<float> attention_norm;  // [hidden]
@@ -49,7 +52,8 @@ struct Weights {
   using Progress = absl::FunctionRef<void(uint64_t done, uint64_t total)>;
 
   // Reads the safetensors of `model_dir`. Peak memory: the packed weights and one tensor. Errors are those of
-  // Safetensors::Open and FindTensors.
+  // Safetensors::Open and FindTensors; and INVALID_ARGUMENT names a tensor with a value that `format` cannot
+  // hold: infinities and NaN in kI8 and kI4, in kF16 whatever would become infinite.
   static absl::StatusOr<Weights> Load(const std::string& model_dir, const ModelConfig& config,
                                       WeightFormat format, kernels::ThreadPool& pool, Progress progress);
 };

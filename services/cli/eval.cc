@@ -59,7 +59,7 @@ EvalReport Describe(const Flags& flags, const LoadedModel& model, const EvalTask
   report.machine = {{"device", "cpu"},
                     {"cpu_target", kernels::CpuTargetName(kernels::ActiveCpuTarget())},
                     {"threads", model.threads},
-                    {"weights", flags.model.weights == "stored" ? model.stored_as : flags.model.weights},
+                    {"weights", model.stored_as},
                     {"requests", 1}};
   return report;
 }

@@ -74,9 +74,10 @@ class TrainingRun {
       CLAMOR_ASSIGN_OR_RETURN(
           const Tensor embedding,
           files->Get("model.embed_tokens.weight", {config().vocab_size, config().hidden_size}));
-      if (embedding.dtype == DType::kBF16) stored_ = DType::kBF16;
+      stored_ = embedding.dtype;
     }
-    written_ = flags_.dtype == "stored" ? stored_ : flags_.dtype == "bf16" ? DType::kBF16 : DType::kF32;
+    const bool bf16 = flags_.dtype == "bf16" || (flags_.dtype == "stored" && stored_ == DType::kBF16);
+    written_ = bf16 ? DType::kBF16 : DType::kF32;
     if (flags_.max_length > config().max_positions) {
       return UsageError(absl::StrCat("--max-length is ", flags_.max_length, ", the model's context only ",
                                      config().max_positions));

@@ -135,7 +135,9 @@ absl::StatusOr<LoadedModel> LoadModel(const ModelOptions& options, Weights::Prog
   kernels::ThreadPool pool(model.threads);
   CLAMOR_ASSIGN_OR_RETURN(model.transformer,
                           Transformer::Load(options.directory, *format, options.context, pool, progress));
-  model.stored_as = kernels::StorageName(model.transformer->weights().embedding.stored());
+  model.stored_as = *format == WeightFormat::kStored
+                        ? kernels::StorageName(model.transformer->weights().embedding.stored())
+                        : WeightFormatName(*format);
   model.load_seconds = absl::ToDoubleSeconds(absl::Now() - start);
   return model;
 }

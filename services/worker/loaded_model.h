@@ -16,7 +16,7 @@ namespace clamor {
 
 struct ModelOptions {
   std::string directory;
-  std::string weights = "stored";  // stored, fp32 or bf16
+  std::string weights = "stored";  // what ParseWeightFormat knows
   std::string device = "auto";     // auto, cpu or cuda
   int threads = 0;                 // 0: one per physical core that this process may use
   int32_t context = 0;             // tokens, 0: what the model allows
@@ -30,7 +30,7 @@ struct LoadedModel {
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // null if the directory has none
   std::unique_ptr<Transformer> transformer;
-  std::string stored_as;  // of the matrices: "fp32" or "bf16"
+  std::string stored_as;  // of the matrices: options.weights; if "stored", what the embedding is held as
   double load_seconds = 0;
 };
 

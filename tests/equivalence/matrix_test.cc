@@ -27,6 +27,14 @@ namespace {
 
 constexpr int32_t kTokens = kSanitized ? 12 : 24;
 
+// Each family, each way to hold weights: stored, they are fp32, bf16 and fp16.
+struct Model {
+  const char* family;
+  WeightFormat format = WeightFormat::kStored;
+};
+constexpr Model kModels[] = {
+    {"llama"}, {"qwen2"}, {"mistral"}, {"qwen3", WeightFormat::kI8}, {"llama", WeightFormat::kI4}};
+
 struct Mode {
   const char* name;
   SpeculationOptions speculation;
@@ -51,13 +59,14 @@ constexpr int32_t kThreads[] = {1, 2};
 // One place in the matrix, as indices into the five lists.
 using Combination = std::array<int, 5>;
 constexpr std::array<int, 5> kSizes = {
-    static_cast<int>(std::size(kFamilies)), static_cast<int>(std::size(kModes)),
+    static_cast<int>(std::size(kModels)), static_cast<int>(std::size(kModes)),
     static_cast<int>(std::size(kBatches)), static_cast<int>(std::size(kChunks)),
     static_cast<int>(std::size(kThreads))};
 
 std::string Name(const Combination& c) {
-  return absl::StrCat(kFamilies[c[0]], ", ", kModes[c[1]].name, ", batch ", kBatches[c[2]], ", chunk ",
-                      kChunks[c[3]], ", ", kThreads[c[4]], " threads");
+  const Model& model = kModels[c[0]];
+  return absl::StrCat(model.family, " ", WeightFormatName(model.format), ", ", kModes[c[1]].name, ", batch ",
+                      kBatches[c[2]], ", chunk ", kChunks[c[3]], ", ", kThreads[c[4]], " threads");
 }
 
 // What plain decoding says.
@@ -117,14 +126,14 @@ std::vector<Request> Requests(const std::string& family) {
   return requests;
 }
 
-std::vector<Expected> PlainAlone(const std::string& family) {
+std::vector<Expected> PlainAlone(const Model& model) {
   std::vector<Expected> answers;
-  for (Request& request : Requests(family)) {
+  for (Request& request : Requests(model.family)) {
     request.speculation.nodes = 0;
     answers.push_back({.request = request});
     LogitsWatch watch(/*keep=*/true);
-    const auto engine = MakeEngine(TinyModel(family), {.prefill_chunk = 1 << 16, .default_nodes = 0}, nullptr,
-                                   nullptr, &watch);
+    const auto engine = MakeEngine(TinyModel(model.family, model.format),
+                                   {.prefill_chunk = 1 << 16, .default_nodes = 0}, nullptr, nullptr, &watch);
     RecordingSink sink;
     watch.Expect(Submit(*engine, std::move(request), sink), &answers.back());
     while (engine->Step()) {
@@ -137,7 +146,7 @@ std::vector<Expected> PlainAlone(const std::string& family) {
 
 // Asks for the first `tokens` of each answer.
 void Check(const Combination& c, std::vector<Expected>& answers, int32_t tokens) {
-  const Transformer& model = TinyModel(kFamilies[c[0]]);
+  const Transformer& model = TinyModel(kModels[c[0]].family, kModels[c[0]].format);
   const int32_t vocab = model.config().vocab_size;
   const Mode& mode = kModes[c[1]];
   EngineOptions options{.threads = kThreads[c[4]],
@@ -215,7 +224,7 @@ std::vector<Combination> EveryPair(std::vector<Combination> all) {
 class Matrix : public testing::TestWithParam<kernels::CpuTarget> {
  protected:
   void SetUp() override {
-    for (const char* family : kFamilies) answers_.push_back(PlainAlone(family));  // on the fastest target
+    for (const Model& model : kModels) answers_.push_back(PlainAlone(model));  // on the fastest target
     ASSERT_TRUE(kernels::SetCpuTarget(GetParam()).ok());
   }
   void TearDown() override { ASSERT_TRUE(kernels::SetCpuTarget(kernels::SupportedCpuTargets().back()).ok()); }

@@ -23,9 +23,10 @@ constexpr float kTolerance = 2e-4f;
 // A model, a cache and the scratch to run single sequences through it.
 class Runner {
  public:
-  explicit Runner(const std::string& family, int threads = 1) : pool_(threads) {
-    auto model = Transformer::Load(std::string(CLAMOR_TESTDATA) + "/tiny-" + family, WeightFormat::kStored, 0,
-                                   pool_, [](uint64_t, uint64_t) {});
+  explicit Runner(const std::string& family, int threads = 1, WeightFormat format = WeightFormat::kStored)
+      : pool_(threads) {
+    auto model = Transformer::Load(std::string(CLAMOR_TESTDATA) + "/tiny-" + family, format, 0, pool_,
+                                   [](uint64_t, uint64_t) {});
     if (!model.ok()) {
       ADD_FAILURE() << model.status();
       std::abort();
@@ -150,6 +151,34 @@ TEST_P(GoldenTest, EveryNodeOfEveryTree) {
       }
     }
   }
+}
+
+// Formats that round the weights move all logits of a text a little; this is the root mean square of how far,
+// in units of that of the logits.
+TEST_P(GoldenTest, EveryFormatStaysNear) {
+  const auto ids = cases_.at(2).at("prompt_ids").get<std::vector<int32_t>>();
+  const auto exact = Runner(GetParam(), 1, WeightFormat::kF32).Logits(ids);
+  const auto distance = [&](WeightFormat format) {
+    const auto rows = Runner(GetParam(), 1, format).Logits(ids);
+    double misses = 0, squares = 0;
+    for (size_t r = 0; r < rows.size(); ++r) {
+      for (size_t i = 0; i < rows[r].size(); ++i) {
+        misses += std::pow(double{rows[r][i]} - exact[r][i], 2);
+        squares += std::pow(double{exact[r][i]}, 2);
+      }
+    }
+    const double distance = std::sqrt(misses / squares);
+    printf("DISTANCE %s %s %g\n", GetParam().c_str(), std::string(WeightFormatName(format)).c_str(), distance);
+    return distance;
+  };
+  EXPECT_EQ(distance(WeightFormat::kStored), 0);
+  EXPECT_LT(distance(WeightFormat::kBF16), 0.01);
+  EXPECT_LT(distance(WeightFormat::kF16), 0.001);
+  const double int8 = distance(WeightFormat::kI8), int4 = distance(WeightFormat::kI4);
+  EXPECT_GT(int8, 0);
+  EXPECT_LT(int8, 0.02);
+  EXPECT_GT(int4, int8);
+  EXPECT_LT(int4, 0.25);
 }
 
 // A node's logits are the bits that its path gives as a plain text, on every target, with any number of

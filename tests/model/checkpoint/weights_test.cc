@@ -2,18 +2,24 @@
 
 #include <bit>
 #include <cmath>
+#include <cstring>
+#include <limits>
 #include <random>
+#include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "model/model_tensors.h"
 #include "tests/model/checkpoint/model_files.h"
 
 namespace clamor {
 namespace {
 
+using kernels::DType;
 using kernels::PackedMatrix;
 using kernels::Storage;
 using kernels::ThreadPool;
@@ -28,6 +34,9 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
+
+constexpr WeightFormat kFormats[] = {WeightFormat::kStored, WeightFormat::kF32, WeightFormat::kBF16,
+                                     WeightFormat::kF16,    WeightFormat::kI8,  WeightFormat::kI4};
 
 absl::StatusOr<Weights> Load(const std::string& dir, const ModelConfig& config, WeightFormat format) {
   ThreadPool pool(2);
@@ -55,17 +64,23 @@ class Checker {
   Checker(const RawTensors& raw, WeightFormat format) : raw_(raw), format_(format) {}
 
   void Matrix(const PackedMatrix& matrix, const std::vector<std::string>& names) {
-    bool all_bf16 = true;
-    for (const std::string& name : names) all_bf16 = all_bf16 && raw_.at(name).dtype == "BF16";
-    const bool bf16 = format_ == WeightFormat::kBF16 || (format_ == WeightFormat::kStored && all_bf16);
-    EXPECT_EQ(matrix.stored(), bf16 ? Storage::kBF16 : Storage::kF32) << names[0];
+    const Storage stored = Expected(names);
+    EXPECT_EQ(matrix.stored(), stored) << names[0];
     int64_t row = 0;
     for (const std::string& name : names) {
       const RawTensor& raw = raw_.at(name);
       ASSERT_EQ(matrix.k(), raw.shape[1]) << name;
+      // What kernels/ makes of the tensor alone, which tests/kernels/ holds to its twin.
+      std::vector<float> values(raw.size());
+      for (int64_t i = 0; i < raw.size(); ++i) values[i] = raw[i];
+      PackedMatrix alone(raw.shape[0], raw.shape[1], stored);
+      ThreadPool pool(1);
+      alone.PackRows(0, raw.shape[0], values.data(), DType::kF32, pool);
       int64_t different = 0;
       for (int64_t i = 0; i < raw.size(); ++i) {
-        const float expected = bf16 ? NearestBF16(raw[i]) : raw[i];
+        const float expected = stored == Storage::kF32    ? raw[i]
+                               : stored == Storage::kBF16 ? NearestBF16(raw[i])
+                                                          : alone.At(i / matrix.k(), i % matrix.k());
         different += matrix.At(row + i / matrix.k(), i % matrix.k()) != expected;
       }
       EXPECT_EQ(different, 0) << name;
@@ -91,6 +106,23 @@ class Checker {
   size_t bytes() const { return bytes_; }
 
  private:
+  // How a matrix of these tensors is to be held.
+  Storage Expected(const std::vector<std::string>& names) const {
+    if (format_ == WeightFormat::kF32) return Storage::kF32;
+    if (format_ == WeightFormat::kBF16) return Storage::kBF16;
+    if (format_ == WeightFormat::kF16) return Storage::kF16;
+    if (format_ == WeightFormat::kI8) return Storage::kI8;
+    if (format_ == WeightFormat::kI4) {
+      const bool vocabulary = names[0] == "model.embed_tokens.weight" || names[0] == "lm_head.weight";
+      return vocabulary ? Storage::kI8 : Storage::kI4;
+    }
+    std::set<std::string> dtypes;
+    for (const std::string& name : names) dtypes.insert(raw_.at(name).dtype);
+    if (dtypes == std::set<std::string>{"BF16"}) return Storage::kBF16;
+    if (dtypes == std::set<std::string>{"F16"}) return Storage::kF16;
+    return Storage::kF32;
+  }
+
   const RawTensors& raw_;
   const WeightFormat format_;
   size_t used_ = 0, bytes_ = 0;
@@ -141,7 +173,7 @@ class WeightsOfModel : public ::testing::TestWithParam<std::tuple<std::string, W
 INSTANTIATE_TEST_SUITE_P(
     All, WeightsOfModel,
     ::testing::Combine(::testing::Values("tiny-llama", "tiny-qwen2", "tiny-qwen3", "tiny-mistral"),
-                       ::testing::Values(WeightFormat::kStored, WeightFormat::kF32, WeightFormat::kBF16)));
+                       ::testing::ValuesIn(kFormats)));
 
 TEST_P(WeightsOfModel, EveryWeightIsTheFiles) {
   const auto [model, format] = GetParam();
@@ -186,7 +218,8 @@ TEST(Weights, MixedDTypesBiasesAndUnalignedData) {
     }
     TempDir dir;
     WriteFile(dir / "model.safetensors", WriteRawTensors(mixed, pad));
-    for (const WeightFormat format : {WeightFormat::kStored, WeightFormat::kF32, WeightFormat::kBF16}) {
+    for (const WeightFormat format : {WeightFormat::kStored, WeightFormat::kF32, WeightFormat::kBF16,
+                                      WeightFormat::kI8, WeightFormat::kI4}) {  // not all fit fp16
       ExpectWeights(dir.path(), config, format);
     }
   }
@@ -291,12 +324,93 @@ TEST(Weights, NoFiles) {
       absl::IsNotFound(Load(dir.path(), ConfigOf(Testdata("tiny-llama")), WeightFormat::kF32).status()));
 }
 
+// Values that a format cannot hold are an error, not garbage.
+TEST_F(WeightErrors, ValuesBeyondTheFormat) {
+  const std::string name = "model.layers.1.mlp.down_proj.weight";
+  const RawTensor plain = tensors_.at(name);
+  ASSERT_EQ(plain.dtype, "F32");
+  const auto error = [&](float value, WeightFormat format) {
+    TempDir dir;
+    std::memcpy(tensors_.at(name).bytes.data() + 4 * 5003, &value, 4);
+    WriteFile(dir / "model.safetensors", WriteRawTensors(tensors_));
+    const absl::Status status = Load(dir.path(), config_, format).status();
+    tensors_.at(name) = plain;
+    return status.ToString();
+  };
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const float value : {infinity, -infinity, std::numeric_limits<float>::quiet_NaN()}) {
+    for (const WeightFormat format : {WeightFormat::kI8, WeightFormat::kI4}) {
+      EXPECT_THAT(error(value, format),
+                  AllOf(HasSubstr("INVALID_ARGUMENT"), HasSubstr("model.safetensors: element 5003 of tensor"),
+                        HasSubstr(name), HasSubstr("is not finite"), HasSubstr(WeightFormatName(format))));
+    }
+    EXPECT_EQ(error(value, WeightFormat::kF32), "OK");
+    EXPECT_EQ(error(value, WeightFormat::kBF16), "OK");
+  }
+  for (const WeightFormat format : {WeightFormat::kI8, WeightFormat::kI4}) {
+    EXPECT_EQ(error(std::numeric_limits<float>::max(), format), "OK");
+  }
+  EXPECT_THAT(error(-65520.0f, WeightFormat::kF16), HasSubstr("is not below 65520, fp16 weights cannot hold it"));
+  EXPECT_THAT(error(infinity, WeightFormat::kF16), HasSubstr("element 5003"));
+  EXPECT_EQ(error(65519.0f, WeightFormat::kF16), "OK");
+  // The same in 16 bits, where the comparison is by other bits; the first of several is named.
+  for (const auto& [dtype, bits, format] :
+       {std::tuple{"BF16", 0x7f80, WeightFormat::kI8}, {"BF16", 0xffff, WeightFormat::kI4},
+        {"BF16", 0x4780, WeightFormat::kF16}, {"F16", 0xfc00, WeightFormat::kI4}, {"F16", 0x7c01, WeightFormat::kF16}}) {
+    tensors_.at(name) = {dtype, plain.shape, std::string(plain.bytes.size() / 2, '\0')};
+    for (const int64_t element : {77, 9000}) std::memcpy(tensors_.at(name).bytes.data() + 2 * element, &bits, 2);
+    TempDir dir;
+    WriteFile(dir / "model.safetensors", WriteRawTensors(tensors_));
+    EXPECT_THAT(Load(dir.path(), config_, format).status().ToString(), HasSubstr("element 77 of tensor")) << bits;
+    EXPECT_TRUE(Load(dir.path(), config_, WeightFormat::kStored).ok());
+  }
+  tensors_.at(name) = {"BF16", plain.shape, std::string(plain.bytes.size() / 2, '\0')};
+  const uint16_t below = 0x477f;
+  std::memcpy(tensors_.at(name).bytes.data(), &below, 2);
+  TempDir dir;
+  WriteFile(dir / "model.safetensors", WriteRawTensors(tensors_));
+  EXPECT_TRUE(Load(dir.path(), config_, WeightFormat::kF16).ok());
+}
+
+// Sizes that groups of 32 do not divide.
+TEST(Weights, OddSizesInEveryFormat) {
+  ModelConfig config = ConfigOf(Testdata("tiny-llama"));
+  config.hidden_size = 20;
+  config.intermediate_size = 48;
+  config.head_dim = 6;
+  RawTensors tensors;
+  std::mt19937 random(3);
+  const ModelTensors wanted = TensorsOf(config);
+  const auto add = [&](const TensorGroup& group) {
+    for (const TensorShape& tensor : group) {
+      RawTensor raw = {"BF16", tensor.shape, {}};
+      int64_t size = 1;
+      for (const int64_t dim : tensor.shape) size *= dim;
+      for (int64_t i = 0; i < size; ++i) {
+        const uint16_t bits = static_cast<uint16_t>(random()) & 0xbbff;
+        raw.bytes.append(reinterpret_cast<const char*>(&bits), 2);
+      }
+      tensors[tensor.name] = std::move(raw);
+    }
+  };
+  for (const LayerTensors& layer : wanted.layers) {
+    for (const TensorGroup* group : {&layer.attention_norm, &layer.qkv, &layer.output, &layer.mlp_norm,
+                                     &layer.gate_up, &layer.down}) {
+      add(*group);
+    }
+  }
+  for (const TensorGroup* group : {&wanted.embedding, &wanted.final_norm, &wanted.head}) add(*group);
+  TempDir dir;
+  WriteFile(dir / "model.safetensors", WriteRawTensors(tensors));
+  for (const WeightFormat format : kFormats) ExpectWeights(dir.path(), config, format);
+}
+
 TEST(ParseWeightFormat, KnowsItsNames) {
+  for (const WeightFormat format : kFormats) EXPECT_EQ(*ParseWeightFormat(WeightFormatName(format)), format);
   EXPECT_EQ(*ParseWeightFormat("stored"), WeightFormat::kStored);
-  EXPECT_EQ(*ParseWeightFormat("fp32"), WeightFormat::kF32);
-  EXPECT_EQ(*ParseWeightFormat("bf16"), WeightFormat::kBF16);
-  EXPECT_EQ(ParseWeightFormat("int8").status().message(),
-            "weight format is \"int8\", must be stored, fp32 or bf16");
+  EXPECT_EQ(*ParseWeightFormat("int4"), WeightFormat::kI4);
+  EXPECT_EQ(ParseWeightFormat("int2").status().message(),
+            "weight format is \"int2\", must be stored, fp32, bf16, fp16, int8 or int4");
 }
 
 }  // namespace

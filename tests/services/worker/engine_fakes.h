@@ -41,12 +41,12 @@ inline std::string TinyDirectory(const std::string& family) {
 }
 
 // Loaded once for the whole process.
-inline const Transformer& ModelAt(const std::string& directory) {
-  static auto& models = *new std::map<std::string, std::unique_ptr<Transformer>>;
-  auto& model = models[directory];
+inline const Transformer& ModelAt(const std::string& directory, WeightFormat format = WeightFormat::kStored) {
+  static auto& models = *new std::map<std::pair<std::string, WeightFormat>, std::unique_ptr<Transformer>>;
+  auto& model = models[{directory, format}];
   if (model == nullptr) {
     kernels::ThreadPool pool(1);
-    auto loaded = Transformer::Load(directory, WeightFormat::kStored, 0, pool, [](uint64_t, uint64_t) {});
+    auto loaded = Transformer::Load(directory, format, 0, pool, [](uint64_t, uint64_t) {});
     if (!loaded.ok()) {
       ADD_FAILURE() << loaded.status();
       std::abort();
@@ -55,7 +55,9 @@ inline const Transformer& ModelAt(const std::string& directory) {
   }
   return *model;
 }
-inline const Transformer& TinyModel(const std::string& family) { return ModelAt(TinyDirectory(family)); }
+inline const Transformer& TinyModel(const std::string& family, WeightFormat format = WeightFormat::kStored) {
+  return ModelAt(TinyDirectory(family), format);
+}
 
 inline const Tokenizer& TokenizerAt(const std::string& directory) {
   static auto& tokenizers = *new std::map<std::string, std::unique_ptr<Tokenizer>>;
