@@ -45,7 +45,8 @@ std::string OneLine(absl::string_view text) {
 CLI::Option* AddModelFlags(CLI::App& verb, ModelOptions& options) {
   CLI::Option* model =
       verb.add_option("--model", options.directory, "Hugging Face model directory")->group("Model");
-  verb.add_option("--weights", options.weights, "How matrices are held: stored, fp32, bf16, fp16, int8 or int4")
+  verb.add_option("--weights", options.weights,
+                  "How matrices are held: stored, fp32, bf16, fp16, int8 or int4")
       ->capture_default_str()
       ->group("Model");
   verb.add_option("--device", options.device, "auto, cpu or cuda")->capture_default_str()->group("Model");

@@ -20,7 +20,8 @@ std::optional<int> ParseWorkerFlags(int argc, char** argv, WorkerFlags& flags) {
       ->group("Model");
   app.add_option("--name", worker.name, "What clients call the model; the directory's name if not given")
       ->group("Model");
-  app.add_option("--weights", worker.model.weights, "How matrices are held: stored, fp32, bf16, fp16, int8 or int4")
+  app.add_option("--weights", worker.model.weights,
+                 "How matrices are held: stored, fp32, bf16, fp16, int8 or int4")
       ->capture_default_str()
       ->group("Model");
   app.add_option("--device", worker.model.device, "auto, cpu or cuda")->capture_default_str()->group("Model");
