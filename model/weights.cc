@@ -145,10 +145,10 @@ absl::Status CheckValues(const Tensor& tensor, WeightFormat format, kernels::Thr
   }
   if (tensor.dtype == DType::kF16) found = FirstAtLeast<uint16_t>(0x7c00, tensor.data, count, pool);
   if (found == count) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(tensor.file, ": element ", found, " of tensor ", Quote(tensor.name),
-                   fp16 ? " is not below 65520" : " is not finite", ", ", WeightFormatName(format),
-                   " weights cannot hold it; load it as stored, fp32 or bf16"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      tensor.file, ": element ", found, " of tensor ", Quote(tensor.name),
+      fp16 ? " is not below 65520" : " is not finite", ", ", std::string(WeightFormatName(format)),
+      " weights cannot hold it; load it as stored, fp32 or bf16"));
 }
 
 // Packs the tensors of `field`, giving their pages back one by one.

@@ -65,8 +65,9 @@ constexpr std::array<int, 5> kSizes = {
 
 std::string Name(const Combination& c) {
   const Model& model = kModels[c[0]];
-  return absl::StrCat(model.family, " ", WeightFormatName(model.format), ", ", kModes[c[1]].name, ", batch ",
-                      kBatches[c[2]], ", chunk ", kChunks[c[3]], ", ", kThreads[c[4]], " threads");
+  return absl::StrCat(model.family, " ", std::string(WeightFormatName(model.format)), ", ", kModes[c[1]].name,
+                      ", batch ", kBatches[c[2]], ", chunk ", kChunks[c[3]], ", ", kThreads[c[4]],
+                      " threads");
 }
 
 // What plain decoding says.
