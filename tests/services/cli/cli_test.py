@@ -81,7 +81,7 @@ class Basics(CliTest):
         self.fails(1, "/nowhere", "generate", "--model", "/nowhere", "--prompt", "x")
         self.fails(1, "/nowhere", "generate", "--model", TINY, "--prompt-file", "/nowhere")
         self.fails(1, "CUDA", "generate", "--model", TINY, "--prompt", "x", "--device", "cuda")
-        self.fails(1, "--weights", "generate", "--model", TINY, "--prompt", "x", "--weights", "int4")
+        self.fails(1, "--weights", "generate", "--model", TINY, "--prompt", "x", "--weights", "int5")
         self.fails(1, r"banned_token_ids\[1\] is 640, must be in \[0, 640\)", "generate", "--model", TINY, "--ids", "1",
                    "--ban", "1,640")
         self.fails(1, "id 999999 ", "generate", "--model", TINY, "--ids", "1,999999")
