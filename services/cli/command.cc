@@ -48,6 +48,9 @@ CLI::Option* AddModelFlags(CLI::App& verb, ModelOptions& options) {
   verb.add_option("--weights", options.weights, "How matrices are held: stored, fp32 or bf16")
       ->capture_default_str()
       ->group("Model");
+  verb.add_option("--kv", options.kv, "How keys and values are held: fp32, bf16 or int8")
+      ->capture_default_str()
+      ->group("Model");
   verb.add_option("--device", options.device, "auto, cpu or cuda")->capture_default_str()->group("Model");
   verb.add_option("--threads", options.threads, "Threads of the forward pass; 0: one per physical core")
       ->check(CLI::Range(0, 1024))

@@ -56,6 +56,7 @@ EvalReport Describe(const Flags& flags, const LoadedModel& model, const EvalTask
                     {"cpu_target", kernels::CpuTargetName(kernels::ActiveCpuTarget())},
                     {"threads", model.threads},
                     {"weights", flags.model.weights == "stored" ? model.stored_as : flags.model.weights},
+                    {"kv", std::string(kernels::KvFormatName(model.kv_format))},
                     {"requests", 1}};
   return report;
 }

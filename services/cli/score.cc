@@ -24,11 +24,12 @@ struct Flags {
 };
 
 // log p(ids[i + 1] | ids[0..i]) for every i but the last.
-std::vector<double> LogProbabilities(const Transformer& model, const std::vector<int32_t>& ids,
+std::vector<double> LogProbabilities(const LoadedModel& loaded, const std::vector<int32_t>& ids,
                                      kernels::ThreadPool& pool) {
+  const Transformer& model = *loaded.transformer;
   const auto count = static_cast<int32_t>(ids.size());
   const int32_t vocab = model.config().vocab_size;
-  KvCache cache(model.config(), KvCache::PagesFor(count));
+  KvCache cache(model.config(), KvCache::PagesFor(count), loaded.kv_format);
   KvLease lease;
   cache.Grow(lease, count);  // the cache was made for it
   Activations scratch;
@@ -67,7 +68,7 @@ absl::Status Score(const Flags& flags) {
                                                    model.transformer->max_positions()));
   }
   kernels::ThreadPool pool(model.threads);
-  const std::vector<double> logprobs = LogProbabilities(*model.transformer, ids, pool);
+  const std::vector<double> logprobs = LogProbabilities(model, ids, pool);
 
   nlohmann::ordered_json values = nlohmann::ordered_json::array({nullptr});
   double sum = 0;
