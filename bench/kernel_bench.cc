@@ -3,8 +3,14 @@
 // each is read once. Time is wall time: the pool's threads are the point. bench/README.md has the command and
 // a table.
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <numeric>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -61,18 +67,46 @@ void BM_MatMul(benchmark::State& state, Storage stored, int64_t n, int64_t k) {
   state.counters["GFLOP/s"] = Counter(2e-9 * calls * rows * n * k, Counter::kIsRate);
 }
 
-// One layer's attention: `rows` nodes of a draft chain of at most 16 below a context, from a cache of several
-// layers' size so that it comes from memory.
-void BM_Attention(benchmark::State& state) {
+constexpr int kHeads = 14, kKvHeads = 2, kHeadDim = 64;
+
+// Tiles of random keys or values, more than any cache holds, in huge pages as model/kv_cache.cc has them. Any
+// number of pages of them can be taken for a layer.
+std::byte* RotatedTiles(KvFormat format, size_t bytes) {
+  static const auto memory = static_cast<std::byte*>([bytes] {
+    void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) std::abort();
+    madvise(p, bytes, MADV_HUGEPAGE);
+    return p;
+  }());
+  static std::optional<KvFormat> holds;
+  if (holds == format) return memory;
+  constexpr int kPages = 512;
+  const KvLayer some = {memory, memory, kKvHeads, kHeadDim, format};
+  std::vector<int32_t> slots(kPages * kPageSize);
+  std::iota(slots.begin(), slots.end(), 0);
+  const std::vector<float> values = RandomFloats(slots.size() * kKvHeads * kHeadDim);
+  ThreadPool pool(2);
+  StoreKv(values.data(), kKvHeads * kHeadDim, values.data(), kKvHeads * kHeadDim,
+          static_cast<int64_t>(slots.size()), slots.data(), some, pool);
+  const size_t filled = some.TileAt(kPages, 0);
+  for (size_t at = filled; at < bytes; at += filled) {
+    std::memcpy(memory + at, memory, std::min(filled, bytes - at));
+  }
+  holds = format;
+  return memory;
+}
+
+// One layer's attention: `rows` nodes of a draft chain of at most 16 below a context whose pages lie in no
+// order. GB/s of keys and values read, if each is read once.
+void BM_Attention(benchmark::State& state, KvFormat format) {
+  constexpr size_t kBytes = size_t{768} << 20;
   const int rows = static_cast<int>(state.range(0)), context = static_cast<int>(state.range(1));
-  constexpr int kHeads = 14, kKvHeads = 2, kHeadDim = 64, kLayers = 24;
   ThreadPool pool(static_cast<int>(state.range(2)));
+  std::byte* const tiles = RotatedTiles(format, kBytes);
   const int pages = (context + rows + kPageSize) / kPageSize;
-  const size_t layer_size = size_t{1} * pages * kPageSize * kKvHeads * kHeadDim;
-  std::vector<float> cache = RandomFloats(2 * layer_size * kLayers + 16);
-  float* base = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(cache.data()) + 63) / 64 * 64);
   std::vector<int32_t> table(pages), extras(rows);
-  for (int i = 0; i < pages; ++i) table[i] = pages - 1 - i;
+  std::iota(table.begin(), table.end(), 0);
+  std::shuffle(table.begin(), table.end(), std::minstd_rand(1));
   for (int i = 0; i < rows; ++i)
     extras[i] = table[(context + i) / kPageSize] * kPageSize + (context + i) % kPageSize;
   std::vector<AttentionRow> attention_rows;
@@ -82,16 +116,20 @@ void BM_Attention(benchmark::State& state) {
   }
   const std::vector<float> q = RandomFloats(size_t{1} * rows * kHeads * kHeadDim);
   std::vector<float> out(q.size());
-  int layer = 0;
+  KvLayer layer = {tiles, tiles, kKvHeads, kHeadDim, format};
+  const size_t half = layer.TileAt(pages, 0);
+  static size_t next = 0;  // goes on where the last repetition ended
   for (auto _ : state) {
-    float* keys = base + 2 * layer_size * layer;
-    TreeAttention(q.data(), kHeads * kHeadDim, attention_rows, kHeads, 0.125f, 0,
-                  {keys, keys + layer_size, kKvHeads, kHeadDim}, out.data(), kHeads * kHeadDim, pool);
-    layer = (layer + 1) % kLayers;
+    next = (next + 1) % (kBytes / (2 * half));
+    layer.keys = tiles + 2 * half * next;
+    layer.values = layer.keys + half;
+    TreeAttention(q.data(), kHeads * kHeadDim, attention_rows, kHeads, 0.125f, 0, layer, out.data(),
+                  kHeads * kHeadDim, pool);
   }
-  state.counters["GFLOP/s"] =
-      benchmark::Counter(4e-9 * rows * context * kHeads * kHeadDim * static_cast<double>(state.iterations()),
-                         benchmark::Counter::kIsRate);
+  using benchmark::Counter;
+  const double calls = static_cast<double>(state.iterations());
+  state.counters["GB/s"] = Counter(1e-9 * calls * 2 * half * context / (pages * kPageSize), Counter::kIsRate);
+  state.counters["GFLOP/s"] = Counter(4e-9 * calls * rows * context * kHeads * kHeadDim, Counter::kIsRate);
 }
 
 void BM_TopK(benchmark::State& state) {
@@ -155,10 +193,13 @@ void Register() {
     }
   }
   const auto us = [](benchmark::internal::Benchmark* b) { b->UseRealTime()->Unit(benchmark::kMicrosecond); };
-  benchmark::RegisterBenchmark("Attention", BM_Attention)
-      ->ArgNames({"rows", "context", "threads"})
-      ->ArgsProduct({{1, 8, 16, 64}, {256, 1024, 2048}, {1, 2}})
-      ->Apply(us);
+  for (KvFormat format : {KvFormat::kF32, KvFormat::kBF16, KvFormat::kInt8}) {
+    benchmark::RegisterBenchmark(("Attention/" + std::string(KvFormatName(format))).c_str(), BM_Attention,
+                                 format)
+        ->ArgNames({"rows", "context", "threads"})
+        ->ArgsProduct({{1, 16, 64}, {128, 1024, 8192}, {1, 2}})
+        ->Apply(us);
+  }
   benchmark::RegisterBenchmark("TopK", BM_TopK)
       ->ArgNames({"rows", "k", "threads"})
       ->ArgsProduct({{1, 64}, {8, 64}, {1, 2}})

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -103,42 +102,7 @@ void AttendByChunks(const AttentionJob& job, std::span<const AttentionTask> task
   }
 }
 
-// Where the elements of (slot, head) start; those of a key are kPageSize apart, those of a value adjacent.
-float* KeyAt(const KvLayer& layer, int32_t slot, int head) {
-  const size_t block = size_t{static_cast<uint32_t>(slot / kPageSize)} * layer.kv_heads + head;
-  return layer.keys + block * layer.head_dim * kPageSize + slot % kPageSize;
-}
-float* ValueAt(const KvLayer& layer, int32_t slot, int head) {
-  const size_t block = size_t{static_cast<uint32_t>(slot / kPageSize)} * layer.kv_heads + head;
-  return layer.values + (block * kPageSize + slot % kPageSize) * layer.head_dim;
-}
-
 }  // namespace
-
-void StoreKv(const float* k, size_t k_stride, const float* v, size_t v_stride, int64_t rows,
-             const int32_t* slots, const KvLayer& layer, ThreadPool& pool) {
-  pool.ParallelFor(rows, 16, [&](size_t begin, size_t end) {
-    for (size_t r = begin; r < end; ++r) {
-      for (int h = 0; h < layer.kv_heads; ++h) {
-        const float* from = k + r * k_stride + size_t{1} * h * layer.head_dim;
-        float* key = KeyAt(layer, slots[r], h);
-        for (int d = 0; d < layer.head_dim; ++d) key[d * kPageSize] = from[d];
-        std::memcpy(ValueAt(layer, slots[r], h), v + r * v_stride + size_t{1} * h * layer.head_dim,
-                    layer.head_dim * sizeof(float));
-      }
-    }
-  });
-}
-
-void MoveKv(const KvLayer& layer, int32_t from, int32_t to) {
-  if (from == to) return;
-  for (int h = 0; h < layer.kv_heads; ++h) {
-    const float* source = KeyAt(layer, from, h);
-    float* key = KeyAt(layer, to, h);
-    for (int d = 0; d < layer.head_dim; ++d) key[d * kPageSize] = source[d * kPageSize];
-    std::memcpy(ValueAt(layer, to, h), ValueAt(layer, from, h), layer.head_dim * sizeof(float));
-  }
-}
 
 void TreeAttention(const float* q, size_t q_stride, std::span<const AttentionRow> rows, int heads,
                    float scale, int32_t window, const KvLayer& layer, float* out, size_t out_stride,

@@ -17,23 +17,12 @@
 #include <cstdint>
 #include <span>
 
+#include "kernels/kv_layer.h"
 #include "kernels/thread_pool.h"
 
 namespace clamor::kernels {
 
-inline constexpr int kPageSize = 16;  // tokens; also the width by which sums over keys are split
 inline constexpr int kKeyChunk = 512;
-
-// One layer's cache. A slot is page * kPageSize + offset.
-// keys:   [pages][kv_heads][head_dim][kPageSize], so that vectors run across keys;
-// values: [pages][kv_heads][kPageSize][head_dim], so that vectors run across head_dim.
-// Borrowed memory; both 64-byte aligned.
-struct KvLayer {
-  float* keys = nullptr;
-  float* values = nullptr;
-  int kv_heads = 0;
-  int head_dim = 0;
-};
 
 // What one row sees: logical positions 0 .. prefix-1 through `pages`, then slots extra[0..extra_count) at
 // logical positions prefix, prefix + 1, ... The row itself is the last of them, so its own position is prefix
@@ -44,13 +33,6 @@ struct AttentionRow {
   const int32_t* extra = nullptr;  // [extra_count] slots
   int32_t extra_count = 0;
 };
-
-// Writes row r of k and v ([rows, kv_heads * head_dim], row strides in floats) to slot slots[r] of the layer.
-void StoreKv(const float* k, size_t k_stride, const float* v, size_t v_stride, int64_t rows,
-             const int32_t* slots, const KvLayer& layer, ThreadPool& pool);
-
-// Copies the key and value of slot `from` to slot `to`, bit for bit.
-void MoveKv(const KvLayer& layer, int32_t from, int32_t to);
 
 // q: [rows, heads * head_dim], row stride q_stride; out: the same shape, row stride out_stride. Query head h
 // reads key head h / (heads / kv_heads). window > 0: only the last `window` keys of each row count (the row

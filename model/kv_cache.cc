@@ -12,14 +12,14 @@ namespace {
 
 // Address space is taken lazily by the kernel, so only its exhaustion can fail; there is nothing to serve
 // with then.
-float* ReserveOrDie(size_t bytes) {
+std::byte* ReserveOrDie(size_t bytes) {
   void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) {
     std::fprintf(stderr, "cannot reserve %zu bytes of address space for the key/value cache\n", bytes);
     std::abort();
   }
   madvise(p, bytes, MADV_HUGEPAGE);  // a hint: failure only costs speed
-  return static_cast<float*>(p);
+  return static_cast<std::byte*>(p);
 }
 
 }  // namespace
@@ -38,23 +38,24 @@ KvLease::~KvLease() {
   if (cache_ != nullptr) cache_->Release(pages_);
 }
 
-size_t KvCache::BytesPerPage(const ModelConfig& config) {
-  return size_t{2} * config.layers * config.kv_size() * kernels::kPageSize * sizeof(float);
+size_t KvCache::BytesPerPage(const ModelConfig& config, kernels::KvFormat format) {
+  return size_t{2} * config.layers * config.kv_heads * kernels::KvTileBytes(format, config.head_dim);
 }
 
-KvCache::KvCache(const ModelConfig& config, int64_t pages)
+KvCache::KvCache(const ModelConfig& config, int64_t pages, kernels::KvFormat format)
     : kv_heads_(config.kv_heads),
       head_dim_(config.head_dim),
       layers_(config.layers),
-      layer_floats_(static_cast<size_t>(pages) * config.kv_size() * kernels::kPageSize),
-      memory_(ReserveOrDie(BytesPerPage(config) * pages)),
+      format_(format),
+      half_layer_bytes_(BytesPerPage(config, format) / 2 / config.layers * pages),
+      memory_(ReserveOrDie(BytesPerPage(config, format) * pages)),
       leases_(pages),
       prefixes_(pages) {
   free_.reserve(pages);
   for (int64_t page = pages - 1; page >= 0; --page) free_.push_back(static_cast<int32_t>(page));
 }
 
-KvCache::~KvCache() { munmap(memory_, size_t{2} * layers_ * layer_floats_ * sizeof(float)); }
+KvCache::~KvCache() { munmap(memory_, size_t{2} * layers_ * half_layer_bytes_); }
 
 KvLease KvCache::Find(std::string_view tenant, std::span<const int32_t> text) {
   KvLease lease;
@@ -113,8 +114,12 @@ void KvCache::Release(std::span<const int32_t> pages) {
 }
 
 kernels::KvLayer KvCache::layer(int i) const {
-  float* keys = memory_ + size_t{2} * i * layer_floats_;
-  return {.keys = keys, .values = keys + layer_floats_, .kv_heads = kv_heads_, .head_dim = head_dim_};
+  std::byte* keys = memory_ + size_t{2} * i * half_layer_bytes_;
+  return {.keys = keys,
+          .values = keys + half_layer_bytes_,
+          .kv_heads = kv_heads_,
+          .head_dim = head_dim_,
+          .format = format_};
 }
 
 void KvCache::Move(int32_t from, int32_t to) {

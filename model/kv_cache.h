@@ -3,18 +3,19 @@
 // A KvLease holds pages and gives them back when it is destroyed; there is no release call to forget. Pages
 // that a text has filled are kept, while there is room, for texts of the same tenant that begin alike: keys
 // and values depend on nothing but the tokens up to their own, so a page found holds the very bits that
-// reading the text again would write.
+// reading the text again would write, in every format (kernels/kv_layer.h).
 // Threads: one thread at a time, the engine's.
 // Tested by tests/model/kv_cache_test.cc.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
 
-#include "kernels/tree_attention.h"
+#include "kernels/kv_layer.h"
 #include "model/config.h"
 #include "model/prefix_index.h"
 
@@ -52,12 +53,13 @@ class KvCache {
   // Memory is reserved, not touched: pages cost nothing until they are written, and then come, where the
   // system grants it, in huge pages (2 MiB for the keys and for the values of each layer at least). REQUIRES:
   // pages > 0.
-  KvCache(const ModelConfig& config, int64_t pages);
+  KvCache(const ModelConfig& config, int64_t pages, kernels::KvFormat format = kernels::KvFormat::kF32);
   ~KvCache();
   KvCache(const KvCache&) = delete;
   KvCache& operator=(const KvCache&) = delete;
 
-  static size_t BytesPerPage(const ModelConfig& config);
+  // What a page takes of memory, over all layers; a cache takes this times its pages, once all are written.
+  static size_t BytesPerPage(const ModelConfig& config, kernels::KvFormat format);
   static int64_t PagesFor(int64_t tokens) { return (tokens + kernels::kPageSize - 1) / kernels::kPageSize; }
 
   // A lease of the full pages that hold the longest known beginning of `text`: the keys and values of its
@@ -85,8 +87,9 @@ class KvCache {
   void Release(std::span<const int32_t> pages);
 
   int kv_heads_, head_dim_, layers_;
-  size_t layer_floats_;  // of keys (and as many of values) in one layer
-  float* memory_;        // [layers][2][pages][kv_heads * head_dim * kPageSize]
+  kernels::KvFormat format_;
+  size_t half_layer_bytes_;      // of keys (and as many of values) in one layer
+  std::byte* memory_;            // [layers][2][pages][kv_heads] tiles
   std::vector<int32_t> leases_;  // by page: how many hold it
   std::vector<int32_t> free_;    // pages that hold nothing of use
   PrefixIndex prefixes_;

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "kernels/tree_attention.h"
+#include "kernels/kv_layer.h"
 
 namespace clamor {
 

@@ -116,7 +116,7 @@ struct AttentionJob {
 };
 
 // What a chunk of keys leaves of one query: [head_dim, padded to sixteens] sums of weight * value, [16] sums
-// of weights, the maximum with 15 floats of padding.
+// of weights, [16] times the maximum.
 inline size_t AttentionPartSize(int head_dim) { return (head_dim + 15) / 16 * 16 + 32; }
 
 // Computes the parts of all queries of the task, row by row, from the positions of one chunk.

@@ -1,13 +1,15 @@
-// Attention as two products by the tile of MatMul: a page of keys is a panel of sixteen columns and head_dim
+// Attention as two products (attention_tiles-inl.h): a page of keys is a panel of sixteen columns and head_dim
 // steps; a page of values is sixteen steps of head_dim columns. Between them lie the scores, later the
 // weights, of each sixteen logical positions as one [queries][16] tile: what the first product writes and the
 // second one reads. So the softmax neither knows nor cares where the keys were.
 //
 // Positions go by blocks of sixteen. A block whose visible keys all lie in one page is used in place; one
 // that holds extra slots is first gathered into a tile that looks like a page.
+//
+// What bounds one row is memory: while one page is worked on, others are on their way. What bounds many rows
+// is arithmetic: they read a page together, and it is widened for them once.
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <utility>
 
@@ -47,8 +49,10 @@ class ChunkAttention {
         head_dim_(job.layer.head_dim),
         padded_dim_(BlocksFor(head_dim_) * 16),
         query_blocks_(queries_, kAttentionRows),
+        kv_(job.layer.format, head_dim_, query_blocks_.count > 1),
         parts_(parts),
-        part_size_(AttentionPartSize(head_dim_)) {
+        part_size_(AttentionPartSize(head_dim_)),
+        soon_step_(KvTileBytes(job.layer.format, head_dim_) / padded_dim_) {
     for (int r = 0; r < rows_; ++r) {
       const Visible v = Sees(r);
       shared_begin_ = std::max(shared_begin_, BlocksFor(v.begin));
@@ -96,13 +100,8 @@ class ChunkAttention {
     if (position >= row.prefix) return row.extra[position - row.prefix];
     return row.pages[BlockOf(position)] * kPageSize + position % kPageSize;
   }
-  size_t Offset(int32_t page) const {
-    return (size_t{1} * page * job_.layer.kv_heads + task_.kv_head) * head_dim_ * kPageSize;
-  }
-  const float* Keys(int32_t page) const { return job_.layer.keys + Offset(page); }
-  const float* Values(int32_t slot) const {
-    return job_.layer.values + Offset(slot / kPageSize) + slot % kPageSize * head_dim_;
-  }
+  const std::byte* Keys(int32_t page) const { return job_.layer.KeyTile(page, task_.kv_head); }
+  const std::byte* Values(int32_t page) const { return job_.layer.ValueTile(page, task_.kv_head); }
 
   // Of a query: [padded_dim] sums of weight * value, [16] sums of weights, the maximum.
   float* Part(int query) const { return parts_ + query * part_size_; }
@@ -116,7 +115,7 @@ class ChunkAttention {
     thread_local Scratch scratch;
     const size_t tiles_size = size_t{kKeyChunk} * queries_;
     const size_t q_size = size_t{1} * queries_ * head_dim_;
-    const size_t key_size = size_t{1} * head_dim_ * kPageSize;
+    const size_t key_size = size_t{kAttentionPanels} * head_dim_ * kPageSize;
     const size_t value_size = size_t{1} * kPagesAhead * kPageSize * padded_dim_;
     float* p = scratch.Get(tiles_size + key_size + value_size + q_size + heads_ * head_dim_);
     tiles_ = std::exchange(p, p + tiles_size);
@@ -142,14 +141,17 @@ class ChunkAttention {
     }
   }
 
-  static Soon SoonOf(const float* tile) { return {reinterpret_cast<const char*>(tile), 64}; }
-  // The pages used in place, first their keys, then their values: as they are read.
-  const float* Coming(int i) const {
+  // The pages used in place, first their keys, then their values: as they are read. A step for each of
+  // head_dim elements passes the whole tile.
+  Soon Coming(int i) const {
     const int pages = paged_end_ - paged_begin_;
     i = std::min(i, 2 * pages - 1);
     const int32_t page = Row(0).pages[paged_begin_ + i % pages];
-    return i < pages ? Keys(page) : Values(page * kPageSize);
+    const std::byte* tile = i < pages ? Keys(page) : Values(page);
+    return {reinterpret_cast<const char*>(tile), soon_step_};
   }
+  // Nothing: what is at hand.
+  static Soon Here(const float* p) { return {reinterpret_cast<const char*>(p), 0}; }
 
   // Every block that any row uses in place, for all rows: what a row does not see of them is overwritten or
   // ignored.
@@ -159,15 +161,15 @@ class ChunkAttention {
       count = std::min(kAttentionPanels, paged_end_ - b);
       KeyTile tile = {.head_dim = head_dim_, .scores_step = size_t{1} * queries_ * kPageSize};
       for (int p = 0; p < count; ++p) {
-        tile.keys[p] = Keys(pages[b + p]);
-        tile.soon[p] = SoonOf(Coming(b + p + kPagesAhead - paged_begin_));
+        tile.keys[p] = kv_.Keys(Keys(pages[b + p]), key_tile_ + p * head_dim_ * kPageSize);
+        tile.soon[p] = Coming(b + p + kPagesAhead - paged_begin_);
       }
       for (int64_t i = 0; i < query_blocks_.count; ++i) {
         const int64_t first = query_blocks_.begin(i);
         tile.queries = all_q_ + first * head_dim_;
         tile.scores = Tile16(b, 0) + first * kPageSize;
-        kKeyTiles[count - 1][query_blocks_.size(i) - 1](tile);
-        tile.soon.fill({reinterpret_cast<const char*>(all_q_), 0});  // once is enough
+        RunTile(kv_.keys_as(), count, query_blocks_.size(i), tile);
+        tile.soon.fill(Here(all_q_));  // once is enough
       }
     }
   }
@@ -184,16 +186,16 @@ class ChunkAttention {
       const int last = std::min((b + 1) * kPageSize, v.end);
       for (int p = std::max(b * kPageSize, v.begin); p < last; ++p) {
         const int32_t slot = SlotOf(row, p);
-        const float* key = Keys(slot / kPageSize) + slot % kPageSize;
-        for (int d = 0; d < head_dim_; ++d) key_tile_[d * kPageSize + p % kPageSize] = key[d * kPageSize];
+        kv_.CopyKey(Keys(slot / kPageSize), slot % kPageSize, key_tile_ + p % kPageSize);
       }
       for (int64_t i = 0; i < blocks.count; ++i) {
         const int64_t first = blocks.begin(i);
-        kKeyTiles[0][blocks.size(i) - 1]({.queries = row_q_ + first * head_dim_,
-                                          .head_dim = head_dim_,
-                                          .keys = {key_tile_},
-                                          .soon = {SoonOf(key_tile_)},
-                                          .scores = Tile16(b, r) + first * kPageSize});
+        RunTile(KvFormat::kF32, 1, blocks.size(i),
+                KeyTile{.queries = row_q_ + first * head_dim_,
+                        .head_dim = head_dim_,
+                        .keys = {KvOperand{key_tile_}},
+                        .soon = {Here(key_tile_)},
+                        .scores = Tile16(b, r) + first * kPageSize});
       }
     }
   }
@@ -238,32 +240,20 @@ class ChunkAttention {
     }
   }
 
-  // Adds weights * values of a few pages to the sums of some queries, for all elements.
-  void AddValues(ValueTile tile, int first_query, int queries) const {
+  // Adds weights * values of a few pages, given as `format`, to the sums of some queries, for all elements.
+  void AddValues(KvFormat format, ValueTile tile, int first_query, int queries) const {
     const RowBlocks blocks(queries, kAttentionRows);
     const float* weights = tile.weights;
-    for (int d = 0, panels; d < padded_dim_; d += panels * 16) {
-      panels = std::min(kAttentionPanels, (padded_dim_ - d) / 16);
+    for (int panels; tile.element < padded_dim_; tile.element += panels * 16) {
+      panels = std::min(kAttentionPanels, static_cast<int>(padded_dim_ - tile.element) / 16);
       for (int64_t i = 0; i < blocks.count; ++i) {
         const int64_t first = blocks.begin(i);
         tile.weights = weights + first * kPageSize;
-        tile.sums = Part(first_query + first) + d;
-        kValueTiles[panels - 1][blocks.size(i) - 1](tile);
+        tile.sums = Part(first_query + first) + tile.element;
+        RunTile(format, panels, blocks.size(i), tile);
       }
-      for (int p = 0; p < tile.pages; ++p) {
-        tile.values[p] += panels * 16;
-        tile.soon[p].at += panels * tile.soon_panel_step;
-      }
+      for (Soon& soon : tile.soon) soon.at += panels * tile.soon_panel_step;
     }
-  }
-
-  // head_dim may be 8 more than a multiple of 16: the last sixteen would run into the next key's value.
-  const float* Padded(const float* values, int count, float* padded) const {
-    if (head_dim_ == padded_dim_) return values;
-    for (int i = 0; i < count; ++i) {
-      std::memcpy(padded + i * padded_dim_, values + i * head_dim_, head_dim_ * sizeof(float));
-    }
-    return padded;
   }
 
   void AddSharedValues() const {
@@ -274,16 +264,15 @@ class ChunkAttention {
                         .weights_step = size_t{1} * queries_ * kPageSize,
                         .pages = count,
                         .keys = kPageSize,
-                        .values_step = size_t{1} * padded_dim_,
-                        .soon_panel_step = 64,
+                        .values_step = padded_dim_,
+                        .soon_panel_step = soon_step_,
                         .sums_step = part_size_};
       for (int i = 0; i < count; ++i) {
-        tile.values[i] =
-            Padded(Values(pages[b + i] * kPageSize), kPageSize, value_tile_ + i * kPageSize * padded_dim_);
-        const float* coming = Coming(paged_end_ - 2 * paged_begin_ + b + i + kPagesAhead);
-        tile.soon[i] = {reinterpret_cast<const char*>(coming), head_dim_ * 4};
+        tile.values[i] = kv_.Values(Values(pages[b + i]), value_tile_ + i * kPageSize * padded_dim_);
+        tile.soon[i] = Coming(paged_end_ - 2 * paged_begin_ + b + i + kPagesAhead);
+        tile.soon[i].step *= padded_dim_ / 16;
       }
-      AddValues(tile, 0, queries_);
+      AddValues(kv_.values_as(), tile, 0, queries_);
     }
   }
 
@@ -296,20 +285,22 @@ class ChunkAttention {
       const int begin = std::max(b * kPageSize, v.begin), end = std::min((b + 1) * kPageSize, v.end);
       const float* values = value_tile_;
       if (b < v.paged_end) {
-        values = Padded(Values(SlotOf(row, begin)), end - begin, value_tile_);
+        values = kv_.FloatValues(Values(row.pages[b]), begin % kPageSize, end - begin, value_tile_);
       } else {
         for (int p = begin; p < end; ++p) {
-          std::memcpy(value_tile_ + (p - begin) * padded_dim_, Values(SlotOf(row, p)),
-                      head_dim_ * sizeof(float));
+          const int32_t slot = SlotOf(row, p);
+          float* to = value_tile_ + (p - begin) * padded_dim_;
+          const float* value = kv_.FloatValues(Values(slot / kPageSize), slot % kPageSize, 1, to);
+          if (value != to) std::copy_n(value, head_dim_, to);
         }
       }
-      AddValues({.weights = Tile16(b, r) + begin % kPageSize,
+      AddValues(KvFormat::kF32,
+                {.weights = Tile16(b, r) + begin % kPageSize,
                  .pages = 1,
                  .keys = end - begin,
-                 .values = {values},
-                 .values_step = size_t{1} * padded_dim_,
-                 .soon = {SoonOf(values)},
-                 .soon_panel_step = 64,
+                 .values = {KvOperand{values}},
+                 .values_step = padded_dim_,
+                 .soon = {Here(values)},
                  .sums_step = part_size_},
                 r * heads_, heads_);
     }
@@ -319,15 +310,17 @@ class ChunkAttention {
   const AttentionTask& task_;
   const int chunk_, rows_, heads_, queries_, head_dim_, padded_dim_;
   const RowBlocks query_blocks_;  // of one tile
+  const KvTiles kv_;
   float* const parts_;
   const size_t part_size_;
+  const int64_t soon_step_;
   bool seen_ = false;                                  // by any row
   int paged_begin_ = std::numeric_limits<int>::max();  // to paged_end_: the blocks that any row uses in place
   int paged_end_ = 0;
   int shared_begin_ = 0;  // to shared_end_: the whole pages that every row sees; equal if there are none
   int shared_end_ = std::numeric_limits<int>::max();
   float* tiles_;       // [blocks of the chunk][queries][16]: scores, then weights
-  float* key_tile_;    // [head_dim][16]
+  float* key_tile_;    // [kAttentionPanels][head_dim][16]
   float* value_tile_;  // [kPagesAhead][16][padded_dim]
   float* all_q_;       // [query_blocks_][head_dim][queries of the block]
   float* row_q_;       // [head_dim][heads]

@@ -49,6 +49,9 @@ CLI::Option* AddModelFlags(CLI::App& verb, ModelOptions& options) {
                   "How matrices are held: stored, fp32, bf16, fp16, int8 or int4")
       ->capture_default_str()
       ->group("Model");
+  verb.add_option("--kv", options.kv, "How keys and values are held: fp32, bf16 or int8")
+      ->capture_default_str()
+      ->group("Model");
   verb.add_option("--device", options.device, "auto, cpu or cuda")->capture_default_str()->group("Model");
   verb.add_option("--threads", options.threads, "Threads of the forward pass; 0: one per physical core")
       ->check(CLI::Range(0, 1024))

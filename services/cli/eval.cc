@@ -60,6 +60,7 @@ EvalReport Describe(const Flags& flags, const LoadedModel& model, const EvalTask
                     {"cpu_target", kernels::CpuTargetName(kernels::ActiveCpuTarget())},
                     {"threads", model.threads},
                     {"weights", model.stored_as},
+                    {"kv", std::string(kernels::KvFormatName(model.kv_format))},
                     {"requests", 1}};
   return report;
 }

@@ -76,7 +76,7 @@ absl::StatusOr<Reading> Read(const PerplexityTask& task, const std::string& weig
       return absl::CancelledError(absl::StrCat("interrupted after document ", reading.scores.size(), " of ",
                                                reading.documents.size(), " with ", weights, " weights"));
     }
-    reading.scores.push_back(ScoreText(*model.transformer, document.ids, pool));
+    reading.scores.push_back(ScoreText(*model.transformer, document.ids, pool, model.kv_format));
     loss += Loss(reading.scores.back());
     tokens += document.ids.size() - 1;
     std::fprintf(stderr, "\r%s  document %zu of %zu  perplexity %.4f ", reading.side.weights.c_str(),

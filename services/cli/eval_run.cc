@@ -76,6 +76,7 @@ class Contestant {
                                              2 * SpeculationOptions::kMaxNodes,
                                 .max_sequences = 1,
                                 .max_waiting = 1,
+                                .kv_format = model.kv_format,
                                 .default_nodes = automatic ? SpeculationOptions::kAuto : 0};
     CLAMOR_ASSIGN_OR_RETURN(contestant->engine_,
                             Engine::Create(model.transformer.get(), model.tokenizer.get(),

@@ -95,6 +95,7 @@ absl::StatusOr<std::unique_ptr<Generator>> MakeLocalGenerator(LoadedModel model,
       .kv_tokens = model.transformer->max_positions() + 2 * SpeculationOptions::kMaxNodes,
       .max_sequences = 1,
       .max_waiting = 1,
+      .kv_format = model.kv_format,
       .default_nodes = nodes};
   CLAMOR_ASSIGN_OR_RETURN(
       std::unique_ptr<Engine> engine,

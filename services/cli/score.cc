@@ -28,7 +28,7 @@ absl::Status Score(const Flags& flags) {
                                                    model.transformer->max_positions()));
   }
   kernels::ThreadPool pool(model.threads);
-  const std::vector<double> logprobs = ScoreText(*model.transformer, ids, pool).logprobs;
+  const std::vector<double> logprobs = ScoreText(*model.transformer, ids, pool, model.kv_format).logprobs;
 
   nlohmann::ordered_json values = nlohmann::ordered_json::array({nullptr});
   double sum = 0;

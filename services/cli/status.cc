@@ -46,11 +46,11 @@ absl::StatusOr<std::string> Describe(v1::ModelService::Stub& stub) {
       Ask([&](auto... args) { return stub.GetStatus(args...); }, v1::GetStatusRequest(), status));
 
   std::string text;
-  absl::StrAppendFormat(&text, "%-28s %-18s %9s %9s %8s\n", "MODEL", "REVISION", "CONTEXT", "VOCAB",
-                        "WEIGHTS");
+  absl::StrAppendFormat(&text, "%-28s %-18s %9s %9s %8s %5s\n", "MODEL", "REVISION", "CONTEXT", "VOCAB",
+                        "WEIGHTS", "KV");
   for (const v1::ModelInfo& model : models.models()) {
-    absl::StrAppendFormat(&text, "%-28s %-18s %9d %9d %8s\n", model.name(), model.revision(),
-                          model.max_context_tokens(), model.vocab_size(), model.weights());
+    absl::StrAppendFormat(&text, "%-28s %-18s %9d %9d %8s %5s\n", model.name(), model.revision(),
+                          model.max_context_tokens(), model.vocab_size(), model.weights(), model.kv_cache());
   }
   absl::StrAppendFormat(&text, "\n%-28s %-9s %-20s %9s %9s %15s %12s\n", "WORKER", "STATE", "MODEL",
                         "RUNNING", "WAITING", "KV PAGES", "STEPS");

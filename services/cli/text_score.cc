@@ -12,10 +12,11 @@ constexpr int32_t kChunk = 64;  // rows of logits held at once: 64 * vocabulary 
 
 }  // namespace
 
-TextScore ScoreText(const Transformer& model, std::span<const int32_t> ids, kernels::ThreadPool& pool) {
+TextScore ScoreText(const Transformer& model, std::span<const int32_t> ids, kernels::ThreadPool& pool,
+                    kernels::KvFormat kv) {
   const auto count = static_cast<int32_t>(ids.size());
   const int32_t vocab = model.config().vocab_size;
-  KvCache cache(model.config(), KvCache::PagesFor(count));
+  KvCache cache(model.config(), KvCache::PagesFor(count), kv);
   KvLease lease;
   cache.Grow(lease, count);  // the cache was made for it
   Activations scratch;

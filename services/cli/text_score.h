@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/kv_layer.h"
 #include "kernels/thread_pool.h"
 #include "model/transformer.h"
 
@@ -19,6 +20,7 @@ struct TextScore {
 };
 
 // REQUIRES: at least one id, at most model.max_positions().
-TextScore ScoreText(const Transformer& model, std::span<const int32_t> ids, kernels::ThreadPool& pool);
+TextScore ScoreText(const Transformer& model, std::span<const int32_t> ids, kernels::ThreadPool& pool,
+                    kernels::KvFormat kv = kernels::KvFormat::kF32);
 
 }  // namespace clamor::cli

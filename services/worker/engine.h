@@ -36,6 +36,8 @@ struct EngineOptions {
   int32_t max_sequences = 16;   // running at once
   int32_t max_waiting = 256;    // queued; one more is refused
   int32_t prefill_chunk = 256;  // prompt tokens per step, over all sequences, at most
+  // How the cache holds keys and values: it shows in the answers.
+  kernels::KvFormat kv_format = kernels::KvFormat::kF32;
   // What SpeculationOptions::kAuto means for requests that leave it: kAuto weighs survival against measured
   // step cost.
   int32_t default_nodes = SpeculationOptions::kAuto;

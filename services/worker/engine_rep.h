@@ -34,7 +34,7 @@ struct Engine::Rep {
         observer(observer),
         options(options),
         pool(options.threads),
-        cache(model->config(), KvCache::PagesFor(options.kv_tokens)),
+        cache(model->config(), KvCache::PagesFor(options.kv_tokens), options.kv_format),
         knowledge(options.knowledge) {}
 
   // Constant after construction.

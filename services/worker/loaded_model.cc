@@ -75,7 +75,7 @@ std::string ModelName(const std::string& directory) {
   return name.empty() || name == "." ? "model" : name;
 }
 
-absl::StatusOr<std::string> ModelRevision(const std::string& directory, const std::string& weights) {
+absl::StatusOr<std::string> ModelRevision(const std::string& directory, const std::string& held) {
   std::set<std::filesystem::path> files;  // in order
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
@@ -84,9 +84,14 @@ absl::StatusOr<std::string> ModelRevision(const std::string& directory, const st
   }
   if (error) return absl::NotFoundError(absl::StrCat(directory, ": cannot list: ", error.message()));
   Sha256 hash;
-  hash.Add(weights);
+  hash.Add(held);
   for (const auto& path : files) CLAMOR_RETURN_IF_ERROR(AddPieces(path, hash));
   return hash.Hex().substr(0, 16);
+}
+
+std::string HeldAs(const LoadedModel& model) {
+  return absl::StrCat(model.stored_as, ", keys and values ",
+                      std::string(kernels::KvFormatName(model.kv_format)));
 }
 
 int PhysicalCores() {
@@ -130,7 +135,11 @@ absl::StatusOr<LoadedModel> LoadModel(const ModelOptions& options, Weights::Prog
   const absl::StatusOr<WeightFormat> format = ParseWeightFormat(options.weights);
   if (!format.ok())
     return absl::Status(format.status().code(), absl::StrCat("--weights: ", format.status().message()));
+  const absl::StatusOr<kernels::KvFormat> kv_format = kernels::ParseKvFormat(options.kv);
+  if (!kv_format.ok())
+    return absl::Status(kv_format.status().code(), absl::StrCat("--kv: ", kv_format.status().message()));
   CLAMOR_ASSIGN_OR_RETURN(LoadedModel model, LoadTokenizer(options.directory));
+  model.kv_format = *kv_format;
   model.threads = options.threads > 0 ? options.threads : PhysicalCores();
   kernels::ThreadPool pool(model.threads);
   CLAMOR_ASSIGN_OR_RETURN(model.transformer,

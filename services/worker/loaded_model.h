@@ -17,6 +17,7 @@ namespace clamor {
 struct ModelOptions {
   std::string directory;
   std::string weights = "stored";  // what ParseWeightFormat knows
+  std::string kv = "fp32";         // of keys and values: fp32, bf16 or int8
   std::string device = "auto";     // auto, cpu or cuda
   int threads = 0;                 // 0: one per physical core that this process may use
   int32_t context = 0;             // tokens, 0: what the model allows
@@ -31,6 +32,7 @@ struct LoadedModel {
   std::unique_ptr<ChatTemplate> chat_template;  // null if the directory has none
   std::unique_ptr<Transformer> transformer;
   std::string stored_as;  // of the matrices: options.weights; if "stored", what the embedding is held as
+  kernels::KvFormat kv_format = kernels::KvFormat::kF32;
   double load_seconds = 0;
 };
 
@@ -43,10 +45,13 @@ absl::StatusOr<LoadedModel> LoadTokenizer(const std::string& directory);
 // The directory's last component.
 std::string ModelName(const std::string& directory);
 
-// A name for what the weights, the format they are held in and the texts around them say: a hash of the JSON
-// files and of 256 pieces of each safetensors file, so that a large model is not read twice. Equal models
-// have equal revisions.
-absl::StatusOr<std::string> ModelRevision(const std::string& directory, const std::string& weights);
+// A name for what the weights and the texts around them say and how they are `held`: a hash of that, of the
+// JSON files and of 256 pieces of each safetensors file, so that a large model is not read twice. Equal
+// models that are held alike have equal revisions.
+absl::StatusOr<std::string> ModelRevision(const std::string& directory, const std::string& held);
+
+// All formats that change what the model answers: "bf16, keys and values fp32".
+std::string HeldAs(const LoadedModel& model);
 
 // "demo: 12.3 MiB of bf16 weights in 0.3 s, peak memory 45.6 MiB, avx2, 2 threads".
 std::string DescribeLoad(const LoadedModel& model);

@@ -21,6 +21,7 @@ v1::ModelInfo Describe(const LoadedModel& model, const std::string& name, const 
   info.set_has_chat_template(model.chat_template != nullptr);
   for (const int32_t id : model.transformer->generation().eos_ids) info.add_eos_token_ids(id);
   info.set_weights(model.stored_as);
+  info.set_kv_cache(std::string(kernels::KvFormatName(model.kv_format)));
   return info;
 }
 
@@ -34,8 +35,7 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Load(const WorkerOptions& option
                             tenths = 10 * done / total;
                             spdlog::info("event=loading percent={}", 10 * tenths);
                           }));
-  CLAMOR_ASSIGN_OR_RETURN(const std::string revision,
-                          ModelRevision(options.model.directory, model.stored_as));
+  CLAMOR_ASSIGN_OR_RETURN(const std::string revision, ModelRevision(options.model.directory, HeldAs(model)));
   v1::ModelInfo info = Describe(model, options.name.empty() ? model.name : options.name, revision);
   std::unique_ptr<Worker> worker(new Worker(std::move(model), std::move(info), metrics));
   const LoadedModel& loaded = worker->model_;
@@ -56,6 +56,7 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Load(const WorkerOptions& option
   }
   EngineOptions engine = options.engine;
   engine.threads = loaded.threads;
+  engine.kv_format = loaded.kv_format;
   if (engine.kv_tokens == 0) {
     engine.kv_tokens =
         std::max<int64_t>(32768, loaded.transformer->max_positions() + 2 * SpeculationOptions::kMaxNodes);
@@ -72,6 +73,9 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Load(const WorkerOptions& option
   }
   CLAMOR_ASSIGN_OR_RETURN(worker->engine_, Engine::Create(loaded.transformer.get(), loaded.tokenizer.get(),
                                                           worker->drafter_.get(), metrics, engine));
+  spdlog::info("event=kv_cache format={} tokens={} bytes={}", worker->info_.kv_cache(), engine.kv_tokens,
+               KvCache::PagesFor(engine.kv_tokens) *
+                   KvCache::BytesPerPage(loaded.transformer->config(), engine.kv_format));
   worker->engine_thread_ = std::thread([w = worker.get()] { w->engine_->Run(w->stop_); });
   return worker;
 }

@@ -24,6 +24,9 @@ std::optional<int> ParseWorkerFlags(int argc, char** argv, WorkerFlags& flags) {
                  "How matrices are held: stored, fp32, bf16, fp16, int8 or int4")
       ->capture_default_str()
       ->group("Model");
+  app.add_option("--kv", worker.model.kv, "How keys and values are held: fp32, bf16 or int8")
+      ->capture_default_str()
+      ->group("Model");
   app.add_option("--device", worker.model.device, "auto, cpu or cuda")->capture_default_str()->group("Model");
   app.add_option("--threads", worker.model.threads, "Threads of the forward pass; 0: one per physical core")
       ->check(CLI::Range(0, 1024))

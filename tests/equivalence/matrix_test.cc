@@ -127,14 +127,15 @@ std::vector<Request> Requests(const std::string& family) {
   return requests;
 }
 
-std::vector<Expected> PlainAlone(const Model& model) {
+std::vector<Expected> PlainAlone(const Model& model, kernels::KvFormat kv = kernels::KvFormat::kF32) {
   std::vector<Expected> answers;
   for (Request& request : Requests(model.family)) {
     request.speculation.nodes = 0;
     answers.push_back({.request = request});
     LogitsWatch watch(/*keep=*/true);
-    const auto engine = MakeEngine(TinyModel(model.family, model.format),
-                                   {.prefill_chunk = 1 << 16, .default_nodes = 0}, nullptr, nullptr, &watch);
+    const auto engine =
+        MakeEngine(TinyModel(model.family, model.format),
+                   {.prefill_chunk = 1 << 16, .kv_format = kv, .default_nodes = 0}, nullptr, nullptr, &watch);
     RecordingSink sink;
     watch.Expect(Submit(*engine, std::move(request), sink), &answers.back());
     while (engine->Step()) {
@@ -146,7 +147,8 @@ std::vector<Expected> PlainAlone(const Model& model) {
 }
 
 // Asks for the first `tokens` of each answer.
-void Check(const Combination& c, std::vector<Expected>& answers, int32_t tokens) {
+void Check(const Combination& c, std::vector<Expected>& answers, int32_t tokens,
+           kernels::KvFormat kv = kernels::KvFormat::kF32) {
   const Transformer& model = TinyModel(kModels[c[0]].family, kModels[c[0]].format);
   const int32_t vocab = model.config().vocab_size;
   const Mode& mode = kModes[c[1]];
@@ -154,6 +156,7 @@ void Check(const Combination& c, std::vector<Expected>& answers, int32_t tokens)
                         .kv_tokens = 4096,
                         .max_sequences = kBatches[c[2]],
                         .prefill_chunk = kChunks[c[3]],
+                        .kv_format = kv,
                         .default_nodes = mode.speculation.nodes};
   std::mt19937 random(1);
   for (const int i : c) random.seed(random() + i);
@@ -264,6 +267,22 @@ TEST_P(Matrix, IdsAndLogitsAreThoseOfPlainDecoding) {
 
 INSTANTIATE_TEST_SUITE_P(Targets, Matrix, testing::ValuesIn(kernels::SupportedCpuTargets()),
                          [](const auto& info) { return std::string(kernels::CpuTargetName(info.param)); });
+
+// One combination stands for all: that the cache is narrower concerns attention alone, whose tests compare
+// all formats.
+TEST(NarrowCaches, IdsAndLogitsAreThoseOfPlainDecoding) {
+  const Combination c = {1, 5, 2, 2, 1};
+  const std::vector<Expected> wide = PlainAlone(kModels[c[0]]);
+  for (const kernels::KvFormat format : {kernels::KvFormat::kBF16, kernels::KvFormat::kInt8}) {
+    SCOPED_TRACE(kernels::KvFormatName(format));
+    std::vector<Expected> answers = PlainAlone(kModels[c[0]], format);
+    EXPECT_NE(answers[0].logits, wide[0].logits) << "the format has had no effect";
+    for (const kernels::CpuTarget target : kernels::SupportedCpuTargets()) {
+      ASSERT_TRUE(kernels::SetCpuTarget(target).ok());
+      Check(c, answers, kTokens / 2, format);
+    }
+  }
+}
 
 // What PyTorch said of every golden prompt, said again by the engine.
 TEST(Golden, GreedyIdsOfEveryCase) {

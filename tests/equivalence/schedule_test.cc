@@ -88,11 +88,11 @@ class Schedules : public testing::TestWithParam<const char*> {
     std::vector<int32_t> ids;
     FinishReason reason;
   };
-  const Answer& Alone(Request request) {
-    auto& answer = alone_[request.id];
+  const Answer& Alone(Request request, kernels::KvFormat format) {
+    auto& answer = alone_[{request.id, format}];
     if (answer.ids.empty()) {
       request.speculation.nodes = 0;
-      const auto engine = MakeEngine(model_, {.default_nodes = 0}, &tokenizer_);
+      const auto engine = MakeEngine(model_, {.kv_format = format, .default_nodes = 0}, &tokenizer_);
       RecordingSink sink;
       Submit(*engine, std::move(request), sink);
       while (engine->Step()) {
@@ -111,7 +111,7 @@ class Schedules : public testing::TestWithParam<const char*> {
           "b": {"type": "array", "minItems": 4, "maxItems": 9, "items": {"type": ["boolean", "integer"]}}}})")
           .value());
   std::mt19937 random_{1};
-  std::map<std::string, Answer> alone_;
+  std::map<std::pair<std::string, kernels::KvFormat>, Answer> alone_;
 };
 
 class Counts : public StepObserver {
@@ -133,6 +133,8 @@ TEST_P(Schedules, AnswersAreThoseGivenAlone) {
     uint64_t handle;
     RecordingSink sink;
   };
+  constexpr kernels::KvFormat kFormats[] = {kernels::KvFormat::kF32, kernels::KvFormat::kBF16,
+                                            kernels::KvFormat::kInt8};
   Counts counts;
   for (int round = 0; round < Rounds(); ++round) {
     ScriptedSource store(
@@ -144,6 +146,7 @@ TEST_P(Schedules, AnswersAreThoseGivenAlone) {
     EngineOptions options{.kv_tokens = Below(3) ? 370 + Below(100) : 600 + Below(2000),
                           .max_sequences = 1 + Below(8),
                           .prefill_chunk = 1 + Below(200),
+                          .kv_format = kFormats[round % 3],
                           .default_nodes = Below(2) ? SpeculationOptions::kAuto : Below(30)};
     if (round % 2 == 0) {  // measures no costs, so that how many lose their pages hangs on no clock
       options.kv_tokens = 370;
@@ -171,7 +174,7 @@ TEST_P(Schedules, AnswersAreThoseGivenAlone) {
     }
     for (const auto& r : requests) {
       counts.cached_tokens += r->sink.finished->usage.cached_tokens;
-      const Answer& alone = Alone(r->request);
+      const Answer& alone = Alone(r->request, options.kv_format);
       if (r->sink.finished->reason == FinishReason::kCancelled) {
         ASSERT_LT(r->sink.ids.size(), alone.ids.size());
         ASSERT_TRUE(std::equal(r->sink.ids.begin(), r->sink.ids.end(), alone.ids.begin()));

@@ -146,9 +146,10 @@ TEST_P(CausalAttentionTest, ForwardIsTreeAttention) {
   const CausalShape shape = {.heads = 4, .kv_heads = 2, .head_dim = 24, .scale = 0.2f, .window = 30};
   constexpr int kRows = 70, kPages = 5;
   const std::vector<float> qkv = Floats(kRows * shape.row_size());
-  std::vector<float> cache(2 * kPages * 2 * 24 * kPageSize + 16);
-  float* base = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(cache.data()) + 63) / 64 * 64);
-  const KvLayer layer = {base, base + kPages * 2 * 24 * kPageSize, 2, 24};
+  const size_t size = kPages * 2 * KvTileBytes(KvFormat::kF32, 24);
+  std::vector<std::byte> cache(2 * size + 64);
+  std::byte* base = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(cache.data()) + 63) / 64 * 64);
+  const KvLayer layer = {base, base + size, 2, 24};
   std::vector<int32_t> slots(kRows), pages(kPages);
   std::iota(slots.begin(), slots.end(), 0);
   std::iota(pages.begin(), pages.end(), 0);

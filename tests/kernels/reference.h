@@ -186,6 +186,30 @@ inline std::vector<Key> VisibleKeys(const AttentionRow& row, int32_t window) {
   return keys;
 }
 
+// One stored element of a tile of the cache, as attention reads it.
+inline float Widened(KvFormat format, const std::byte* tile, int offset, int64_t element) {
+  const auto at = [&](auto type, int64_t bytes) {
+    std::memcpy(&type, tile + bytes, sizeof(type));
+    return type;
+  };
+  if (format == KvFormat::kF32) return at(float(), element * 4);
+  if (format == KvFormat::kBF16) return std::bit_cast<float>(uint32_t{at(uint16_t(), element * 2)} << 16);
+  return static_cast<float>(at(int8_t(), 64 + element)) * at(float(), offset * 4);
+}
+inline int64_t TileAt(const KvLayer& layer, int32_t slot, int kv_head) {
+  const int64_t bytes = layer.format == KvFormat::kF32 ? 4 : layer.format == KvFormat::kBF16 ? 2 : 1;
+  int64_t tile = 16 * layer.head_dim * bytes + (layer.format == KvFormat::kInt8 ? 64 : 0);
+  while (tile % 64 != 0) ++tile;
+  return (int64_t{slot / 16} * layer.kv_heads + kv_head) * tile;
+}
+inline float KeyElement(const KvLayer& layer, int32_t slot, int kv_head, int d) {
+  return Widened(layer.format, layer.keys + TileAt(layer, slot, kv_head), slot % 16, d * 16 + slot % 16);
+}
+inline float ValueElement(const KvLayer& layer, int32_t slot, int kv_head, int d) {
+  return Widened(layer.format, layer.values + TileAt(layer, slot, kv_head), slot % 16,
+                 slot % 16 * layer.head_dim + d);
+}
+
 // What one chunk of keys leaves of a query: exp(score - maximum) as weights.
 struct AttentionPart {
   float maximum = -kInfinity;
@@ -200,21 +224,16 @@ inline AttentionPart AttendToKeys(const float* q, std::span<const Key> keys, int
   part.sums.assign(dim, 0.0f);
   std::vector<float> scores;
   for (const Key& key : keys) {
-    const float* tile =
-        layer.keys + (int64_t{key.slot / kPageSize} * layer.kv_heads + kv_head) * dim * kPageSize;
     float score = 0.0f;
-    for (int d = 0; d < dim; ++d) score = std::fma(q[d], tile[d * kPageSize + key.slot % kPageSize], score);
+    for (int d = 0; d < dim; ++d) score = std::fma(q[d], KeyElement(layer, key.slot, kv_head, d), score);
     scores.push_back(score * scale);
     part.maximum = std::max(part.maximum, scores.back());
   }
   for (size_t i = 0; i < keys.size(); ++i) {
     const float weight = Exp(scores[i] - part.maximum);
     part.totals[keys[i].position % 16] += weight;
-    const int32_t slot = keys[i].slot;
-    const float* tile =
-        layer.values + (int64_t{slot / kPageSize} * layer.kv_heads + kv_head) * dim * kPageSize;
     for (int d = 0; d < dim; ++d) {
-      part.sums[d] = std::fma(weight, tile[slot % kPageSize * dim + d], part.sums[d]);
+      part.sums[d] = std::fma(weight, ValueElement(layer, keys[i].slot, kv_head, d), part.sums[d]);
     }
   }
   return part;

@@ -15,14 +15,17 @@ struct Shape {
   int heads() const { return kv_heads * group; }
 };
 
-// A layer whose unwritten slots hold NaN, so that a key which should not be seen poisons the result.
+constexpr KvFormat kFormats[] = {KvFormat::kF32, KvFormat::kBF16, KvFormat::kInt8};
+
+// A layer whose unwritten slots hold NaN, in every format, so that a key which should not be seen poisons the
+// result.
 class Cache {
  public:
-  Cache(Shape shape, int pages, std::mt19937& random) : pages_(pages) {
-    const size_t size = size_t{1} * pages * kPageSize * shape.kv_heads * shape.head_dim;
-    keys_.assign(size + 16, std::nanf(""));
+  Cache(Shape shape, int pages, std::mt19937& random, KvFormat format = KvFormat::kF32) : pages_(pages) {
+    const size_t size = KvTileBytes(format, shape.head_dim) * pages * shape.kv_heads;
+    keys_.assign(size + 64, std::byte{0xff});
     values_ = keys_;
-    layer_ = {Aligned(keys_), Aligned(values_), shape.kv_heads, shape.head_dim};
+    layer_ = {Aligned(keys_), Aligned(values_), shape.kv_heads, shape.head_dim, format};
     std::iota(pages_.begin(), pages_.end(), 0);
     std::shuffle(pages_.begin(), pages_.end(), random);
   }
@@ -37,11 +40,11 @@ class Cache {
   }
 
  private:
-  static float* Aligned(std::vector<float>& v) {
-    return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(v.data()) + 63) / 64 * 64);
+  static std::byte* Aligned(std::vector<std::byte>& v) {
+    return reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(v.data()) + 63) / 64 * 64);
   }
 
-  std::vector<float> keys_, values_;
+  std::vector<std::byte> keys_, values_;
   std::vector<int32_t> pages_;
   KvLayer layer_;
 };
@@ -131,8 +134,9 @@ class TreeAttentionTest : public OnTarget {
     }
     for (float v : expected) ASSERT_FALSE(std::isnan(v));
     const std::vector<float> actual = Attend(q, rows, s, window, cache, pool);
-    ASSERT_TRUE(SameBits(expected, actual)) << s.kv_heads << " key heads, group " << s.group << ", head_dim "
-                                            << s.head_dim << ", window " << window;
+    ASSERT_TRUE(SameBits(expected, actual))
+        << s.kv_heads << " key heads, group " << s.group << ", head_dim " << s.head_dim << ", window "
+        << window << ", " << KvFormatName(cache.layer().format);
   }
 
   void CheckAllWindows(const std::vector<AttentionRow>& rows, Shape s, const Cache& cache) {
@@ -149,6 +153,22 @@ TEST_P(TreeAttentionTest, TreesMatchTheTwin) {
       Cache cache(s, 20, random_);
       const Tree tree = PlantTree(Make(prefix + 22, s), prefix, 1 + Below(22), s, cache);
       CheckAllWindows(tree.rows, s, cache);
+    }
+  }
+}
+
+// Both as a tree, whose rows share what was widened, and row by row.
+TEST_P(TreeAttentionTest, NarrowFormatsMatchTheTwin) {
+  for (const KvFormat format : {KvFormat::kBF16, KvFormat::kInt8}) {
+    for (const Shape& s : kShapes) {
+      for (int prefix : {0, 17, 75}) {
+        Cache cache(s, 20, random_, format);
+        const Tree tree = PlantTree(Make(prefix + 22, s), prefix, 1 + Below(22), s, cache);
+        for (int32_t window : {0, 40}) {
+          CheckAgainstTwin(tree.rows, s, window, cache, pool_);
+          CheckAgainstTwin({tree.rows.back()}, s, window, cache, pool_);
+        }
+      }
     }
   }
 }
@@ -184,9 +204,10 @@ TEST_P(TreeAttentionTest, PromptsMatchTheTwin) {
 // Around the ends of chunks, where sums are folded: trees that begin before and end behind one, windows that
 // begin in another.
 TEST_P(TreeAttentionTest, ChunksMatchTheTwin) {
+  int turn = 0;
   for (const Shape& s : {Shape{2, 2, 12}, Shape{1, 7, 16}}) {
     for (int prefix : {kKeyChunk - 17, kKeyChunk - 5, kKeyChunk, 2 * kKeyChunk - 1, 3 * kKeyChunk + 40}) {
-      Cache cache(s, prefix / kPageSize + 6, random_);
+      Cache cache(s, prefix / kPageSize + 6, random_, kFormats[turn++ % 3]);
       const Tree tree = PlantTree(Make(prefix + 20, s), prefix, 20, s, cache);
       for (int32_t window : {0, 30, kKeyChunk, 2 * kKeyChunk - 10})
         CheckAgainstTwin(tree.rows, s, window, cache, pool_);
@@ -240,7 +261,7 @@ TEST_P(TreeAttentionTest, ATreeNodeEqualsItsChain) {
     const int32_t window = kWindows[Below(std::size(kWindows))];
     const int prefix = Below(120) + (trial % 6 == 0 ? kKeyChunk - 60 : 0), nodes = 1 + Below(30);
     const Content content = Make(prefix + nodes, s);
-    Cache cache(s, 100, random_);
+    Cache cache(s, 100, random_, kFormats[Below(3)]);
     const Tree tree = PlantTree(content, prefix, nodes, s, cache);
     const size_t width = size_t{1} * s.heads() * s.head_dim;
     const std::vector<float> q = Floats(nodes * width, -4.0f, 4.0f);
@@ -257,41 +278,6 @@ TEST_P(TreeAttentionTest, ATreeNodeEqualsItsChain) {
     const std::vector<float> alone = Attend({q.begin() + node * width, q.begin() + (node + 1) * width},
                                             {{pages.data(), length, nullptr, 0}}, s, window, cache, pool_);
     ASSERT_TRUE(SameBits(alone.data(), together.data() + node * width, width)) << "trial " << trial;
-  }
-}
-
-TEST_P(TreeAttentionTest, MoveKvCopiesOneSlotAndNothingElse) {
-  const Shape s = {2, 1, 24};
-  Cache cache(s, 3, random_), expected(s, 3, random_);
-  const Content content = Make(2, s);
-  const int32_t from = 2 * kPageSize + 5, to = 7, other = 8;
-  Store(content, 0, {from, other}, s, cache);
-  MoveKv(cache.layer(), from, to);
-  MoveKv(cache.layer(), to, to);
-  Content three = content;
-  const size_t width = size_t{1} * s.kv_heads * s.head_dim;
-  three.k.insert(three.k.end(), content.k.begin(), content.k.begin() + width);
-  three.v.insert(three.v.end(), content.v.begin(), content.v.begin() + width);
-  Store(three, 0, {from, other, to}, s, expected);
-  const size_t size = 3 * kPageSize * width;
-  EXPECT_TRUE(SameBits(expected.layer().keys, cache.layer().keys, size));
-  EXPECT_TRUE(SameBits(expected.layer().values, cache.layer().values, size));
-}
-
-TEST_P(TreeAttentionTest, StoreKvFollowsTheDocumentedLayout) {
-  const Shape s = {2, 1, 8};
-  Cache cache(s, 2, random_);
-  const Content content = Make(1, s);
-  const int32_t page = 1, offset = 11;
-  Store(content, 0, {page * kPageSize + offset}, s, cache);
-  for (int h = 0; h < s.kv_heads; ++h) {
-    for (int d = 0; d < s.head_dim; ++d) {
-      const size_t block = page * s.kv_heads + h;
-      EXPECT_EQ(cache.layer().keys[(block * s.head_dim + d) * kPageSize + offset],
-                content.k[h * s.head_dim + d]);
-      EXPECT_EQ(cache.layer().values[(block * kPageSize + offset) * s.head_dim + d],
-                content.v[h * s.head_dim + d]);
-    }
   }
 }
 

@@ -1,5 +1,8 @@
 #include "model/kv_cache.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 #include <random>
@@ -10,6 +13,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "kernels/tree_attention.h"
 
 namespace clamor {
 namespace {
@@ -147,9 +151,12 @@ TEST(KvCacheTest, TheLongestUnusedGoesFirstAndTheEndOfATextBeforeItsBeginning) {
   EXPECT_EQ(cache.Find("a", old_text).tokens() + cache.Find("a", new_text).tokens(), 32);
 }
 
-TEST(KvCacheTest, MoveCopiesEveryLayerBitForBit) {
+constexpr kernels::KvFormat kFormats[] = {kernels::KvFormat::kF32, kernels::KvFormat::kBF16,
+                                          kernels::KvFormat::kInt8};
+
+void ExpectMoveCopiesEveryLayer(kernels::KvFormat format) {
   const ModelConfig config = Config();
-  KvCache cache(config, 4);
+  KvCache cache(config, 4, format);
   kernels::ThreadPool pool(1);
   const int32_t slots[] = {5, 40};
   std::vector<float> k(2 * config.kv_size()), v(2 * config.kv_size()), q(config.q_size(), 1.0f);
@@ -175,6 +182,47 @@ TEST(KvCacheTest, MoveCopiesEveryLayerBitForBit) {
   }
   cache.Move(40, 5);
   for (int layer = 0; layer < config.layers; ++layer) EXPECT_EQ(seen(layer, 5), seen(layer, 40));
+}
+
+TEST(KvCacheTest, MoveCopiesEveryLayerBitForBit) {
+  for (const kernels::KvFormat format : kFormats) ExpectMoveCopiesEveryLayer(format);
+}
+
+// Whole pages of the system within [from, from + bytes) that are in memory.
+size_t ResidentBytes(const std::byte* from, size_t bytes) {
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  std::vector<unsigned char> resident((bytes + page - 1) / page);
+  EXPECT_EQ(mincore(const_cast<std::byte*>(from), bytes, resident.data()), 0);
+  return page * std::ranges::count_if(resident, [](unsigned char r) { return r & 1; });
+}
+
+TEST(KvCacheTest, TakesWhatBytesPerPageSays) {
+  // 64 keys or values of a token, in 4, 2 and 1 bytes, the last with 2 scales of 4 bytes.
+  ModelConfig config = Config();
+  config.head_dim = 32;
+  EXPECT_EQ(KvCache::BytesPerPage(config, kernels::KvFormat::kF32), 2u * 2 * 16 * 64 * 4);
+  EXPECT_EQ(KvCache::BytesPerPage(config, kernels::KvFormat::kBF16), 2u * 2 * 16 * 64 * 2);
+  EXPECT_EQ(KvCache::BytesPerPage(config, kernels::KvFormat::kInt8), 2u * 2 * 16 * (64 + 2 * 4));
+
+  constexpr int kPages = 128;
+  kernels::ThreadPool pool(1);
+  for (const kernels::KvFormat format : kFormats) {
+    KvCache cache(config, kPages, format);
+    const size_t predicted = KvCache::BytesPerPage(config, format) * kPages;
+    const std::byte* begin = cache.layer(0).keys;
+    EXPECT_EQ(ResidentBytes(begin, predicted), 0u);
+    const std::vector<float> ones(config.kv_size(), 1.0f);
+    for (int32_t slot = 0; slot < kPages * kernels::kPageSize; ++slot) {
+      for (int layer = 0; layer < config.layers; ++layer)
+        kernels::StoreKv(ones.data(), 0, ones.data(), 0, 1, &slot, cache.layer(layer), pool);
+    }
+    EXPECT_EQ(ResidentBytes(begin, predicted), predicted) << kernels::KvFormatName(format);
+    // All of it is used: the last value of the last layer ends where the memory does.
+    const kernels::KvLayer last = cache.layer(config.layers - 1);
+    EXPECT_EQ(last.ValueTile(kPages - 1, config.kv_heads - 1) +
+                  kernels::KvTileBytes(format, config.head_dim) - begin,
+              static_cast<ptrdiff_t>(predicted));
+  }
 }
 
 }  // namespace

@@ -82,6 +82,8 @@ class Basics(CliTest):
         self.fails(1, "/nowhere", "generate", "--model", TINY, "--prompt-file", "/nowhere")
         self.fails(1, "CUDA", "generate", "--model", TINY, "--prompt", "x", "--device", "cuda")
         self.fails(1, "--weights", "generate", "--model", TINY, "--prompt", "x", "--weights", "int5")
+        self.fails(1, "--kv: 'fp16' must be fp32, bf16 or int8", "generate", "--model", TINY, "--prompt", "x",
+                   "--kv", "fp16")
         self.fails(1, r"banned_token_ids\[1\] is 640, must be in \[0, 640\)", "generate", "--model", TINY, "--ids", "1",
                    "--ban", "1,640")
         self.fails(1, "id 999999 ", "generate", "--model", TINY, "--ids", "1,999999")
@@ -262,6 +264,11 @@ class Tokens(CliTest):
         self.assertEqual(score["ids"], ids)
         self.assertEqual(len(score["logprobs"]), len(ids))
         self.assertIsNone(score["logprobs"][0])
+        for kv in ("bf16", "int8"):  # near, but not the same
+            narrow = self.json("score", "--model", TINY, "--ids", ",".join(map(str, ids)), "--kv", kv)["logprobs"]
+            self.assertNotEqual(narrow, score["logprobs"])
+            for one, other in zip(narrow[1:], score["logprobs"][1:], strict=True):
+                self.assertAlmostEqual(one, other, delta=0.2)
         self.assertTrue(all(logprob <= 0 for logprob in score["logprobs"][1:]))
         short = self.json("score", "--model", TINY, "--ids", ",".join(map(str, ids[:70])))
         self.assertEqual(short["logprobs"], score["logprobs"][:70], "a prefix scores the same")

@@ -318,6 +318,7 @@ TEST_F(WorkerServiceTest, SendsModelInfoAndTokenizerFiles) {
   EXPECT_GT(info.model().max_context_tokens(), 0u);
   EXPECT_EQ(info.model().tokenizer_fingerprint(), worker_->model().files.Fingerprint());
   EXPECT_EQ(info.model().numerics(), v1::NUMERICS_BITWISE);
+  EXPECT_EQ(info.model().kv_cache(), "fp32");
   EXPECT_TRUE(info.model().has_chat_template());
 
   grpc::ClientContext files_context;
@@ -330,6 +331,18 @@ TEST_F(WorkerServiceTest, SendsModelInfoAndTokenizerFiles) {
   }
   ASSERT_TRUE(reader->Finish().ok());
   EXPECT_EQ(files.contents, worker_->model().files.contents);
+}
+
+// Another format of the cache answers otherwise, so it is another revision.
+TEST_F(WorkerServiceTest, HoldsKeysAndValuesAsAsked) {
+  Start([](WorkerOptions& options) { options.model.kv = "int8"; });
+  EXPECT_EQ(worker_->info().kv_cache(), "int8");
+  const std::string directory = std::string(CLAMOR_TESTDATA) + "/tiny-qwen2";
+  const LoadedModel& model = worker_->model();
+  EXPECT_EQ(worker_->info().revision(), *ModelRevision(directory, HeldAs(model)));
+  const LoadedModel wide = {.stored_as = model.stored_as, .kv_format = kernels::KvFormat::kF32};
+  EXPECT_NE(worker_->info().revision(), *ModelRevision(directory, HeldAs(wide)));
+  EXPECT_EQ(Run(Ask({1, 2, 3}, 8)).ids.size(), 8u);
 }
 
 TEST_F(WorkerServiceTest, DrainingRefusesNewRequestsAndFinishesOld) {
@@ -376,8 +389,8 @@ TEST_F(WorkerServiceTest, FinishedAnswersReachTheStoreUnlessTheRequestSaysNo) {
 TEST_F(WorkerServiceTest, DraftsAreAskedFor) {
   FakeRetrieval retrieval;
   Start([&](WorkerOptions& options) { options.retrieval = retrieval.address(); });
-  // The budget is fixed, for on a busy machine the automatic one may be 0; and a tiny model may be done before
-  // its question is sent or the channel is up.
+  // The budget is fixed, for on a busy machine the automatic one may be 0; and a tiny model may be done
+  // before its question is sent or the channel is up.
   for (int i = 0; i < 200 && retrieval.lookups().empty(); ++i) {
     ASSERT_TRUE(Run(Ask({1, 2}, 32, /*nodes=*/8)).status.ok());
   }
