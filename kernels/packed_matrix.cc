@@ -148,11 +148,11 @@ float DequantizedAt(const char* panel, Storage stored, int64_t column, int64_t k
   const float scale = FromBF16(Load<uint16_t>(panel + ScalesOffset(stored, group), column));
   int q;
   if (stored == Storage::kI8) {
-    q = Load<uint8_t>(lines, i / 4 * 64 + column * 4 + i % 4);
+    q = Load<uint8_t>(lines, i / 4 * 64 + column * 4 + i % 4) - ZeroPoint(stored);
   } else {
-    q = Load<uint8_t>(lines, i / 8 * 64 + column * 4 + i % 4) >> (i % 8 < 4 ? 0 : 4) & 15;
+    q = kInt4Values[Load<uint8_t>(lines, i / 8 * 64 + column * 4 + i % 4) >> (i % 8 < 4 ? 0 : 4) & 15];
   }
-  return static_cast<float>(q - ZeroPoint(stored)) * scale;  // exact: 8 bits times 8
+  return static_cast<float>(q) * scale;  // exact: 8 bits times 8
 }
 
 size_t PanelBytes(int64_t k, Storage stored) {

@@ -2,10 +2,12 @@
 //
 // int8: q in [-127, 127]. scale = the group's largest magnitude / 127, rounded up to bf16, so that no q
 // leaves the range; q = w * (1 / scale) to the nearest integer, ties to even.
-// int4: q in [-8, 7]. Of the scales e / -7, e / -7.25, ..., e / -9.5, rounded to bf16, where e is the group's
-// value of largest magnitude (the first of several), the one with the least sum of squared errors, or the
-// first of several. So a scale may be negative: e is to become -8 or so, a step further than 7 reaches. That
-// sum is one fp32 fma chain in k order; q as for int8, then clamped.
+// int4: q is one of the sixteen kInt4Values, dense where weights are: the best steps for normally distributed
+// ones, as Lloyd's iteration finds them ("Least squares quantization in PCM", 1982), rounded to integers. Of
+// the scales e / -22, e / -23, ..., e / -36, rounded to bf16, where e is the group's value of largest
+// magnitude (the first of several), the one with the least sum of squared errors, or the first of several. So
+// a scale may be negative: e is to become the value that reaches furthest. That sum is one fp32 fma chain in
+// k order; q is the value nearest to w * (1 / scale), the lower one in the middle.
 // Activations: q in [-127, 127], scale = largest magnitude / 127 in fp32; q = x * (127 / that magnitude) to
 // the nearest, ties to even. A group that holds an infinity or a NaN has the scale NaN and q = 0: each of the
 // row's outputs becomes NaN, on every target.
@@ -30,8 +32,11 @@ inline constexpr float kLeastMagnitude = 0x1p-100f;
 inline bool IsQuantized(Storage stored) { return stored == Storage::kI8 || stored == Storage::kI4; }
 inline int64_t GroupsFor(int64_t k) { return (k + kGroup - 1) / kGroup; }
 
-// What is added to each q to store it without sign: that is how `vpdpbusd` wants one side.
-inline int ZeroPoint(Storage stored) { return stored == Storage::kI8 ? 128 : 8; }
+inline constexpr int8_t kInt4Values[16] = {-31, -25, -19, -15, -12, -8, -5, -2, 0, 3, 6, 9, 12, 16, 21, 26};
+
+// What is added to each q to multiply it without sign: that is how `vpdpbusd` wants one side. int8 is stored
+// so, int4 as an index into kInt4Values.
+inline int ZeroPoint(Storage stored) { return stored == Storage::kI8 ? 128 : 32; }
 
 // A panel of sixteen columns is a sequence of pairs of groups, in lines of 64 bytes. First the scales, bf16
 // [2][16], then eight lines (int4: four) of each group: int8 [k/4][16 columns][4 k]; int4 [k/8][16

@@ -27,7 +27,7 @@ constexpr std::pair<std::string_view, WeightFormat> kFormatNames[] = {
 struct Field {
   PackedMatrix* matrix = nullptr;        // either this one,
   std::vector<float>* vector = nullptr;  // or this one
-  bool vocabulary = false;               // the matrix is the embedding or the head
+  bool finer = false;                    // int8 where others are int4
   TensorGroup group;
   std::vector<Tensor> tensors{};  // [group], once found
 };
@@ -36,16 +36,14 @@ struct Field {
 // their files are gone again before most of the memory is in use.
 std::vector<Field> Layout(ModelTensors model, Weights& weights) {
   std::vector<Field> fields;
-  const auto matrix = [&](PackedMatrix& to, TensorGroup& group) {
-    const bool vocabulary = &to == &weights.embedding || &to == &weights.head;
-    if (!group.empty())
-      fields.push_back({.matrix = &to, .vocabulary = vocabulary, .group = std::move(group)});
+  const auto matrix = [&](PackedMatrix& to, TensorGroup& group, bool finer = false) {
+    if (!group.empty()) fields.push_back({.matrix = &to, .finer = finer, .group = std::move(group)});
   };
   const auto vector = [&](std::vector<float>& to, TensorGroup& group) {
     if (!group.empty()) fields.push_back({.vector = &to, .group = std::move(group)});
   };
-  matrix(weights.embedding, model.embedding);
-  matrix(weights.head, model.head);
+  matrix(weights.embedding, model.embedding, /*finer=*/true);
+  matrix(weights.head, model.head, /*finer=*/true);
   weights.layers.resize(model.layers.size());
   for (size_t i = 0; i < model.layers.size(); ++i) {
     LayerTensors& from = model.layers[i];
@@ -55,7 +53,7 @@ std::vector<Field> Layout(ModelTensors model, Weights& weights) {
     vector(to.qkv_bias, from.qkv_bias);
     vector(to.q_norm, from.q_norm);
     vector(to.k_norm, from.k_norm);
-    matrix(to.output, from.output);
+    matrix(to.output, from.output, /*finer=*/true);
     vector(to.output_bias, from.output_bias);
     vector(to.mlp_norm, from.mlp_norm);
     matrix(to.gate_up, from.gate_up);
@@ -105,7 +103,7 @@ Storage StoredAs(const Field& field, WeightFormat format) {
     case WeightFormat::kI8:
       return Storage::kI8;
     case WeightFormat::kI4:
-      return field.vocabulary ? Storage::kI8 : Storage::kI4;
+      return field.finer ? Storage::kI8 : Storage::kI4;
   }
   return Storage::kF32;
 }

@@ -18,8 +18,8 @@ namespace clamor {
 
 // How matrices are held; vectors (norms, biases) are always fp32. kStored: as the file has them; a matrix of
 // several tensors that differ is fp32, which is exact. kI8, kI4: quantised while loading
-// (kernels/quantized.h); with kI4 the embedding and the head are int8, because every answer feels their
-// errors most.
+// (kernels/quantized.h); with kI4 the embedding, the head and the output projections of attention are int8:
+// for their size, answers feel their errors most.
 enum class WeightFormat : uint8_t { kStored, kF32, kBF16, kF16, kI8, kI4 };
 
 // "stored", "fp32", "bf16", "fp16", "int8", "int4".

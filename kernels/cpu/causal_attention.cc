@@ -34,7 +34,7 @@ HWY_INLINE void Multiply(const float* x, int rows, const float* w, int64_t w_str
                                            .y = y + c,
                                            .y_stride = y_stride,
                                            .accumulate = accumulate,
-                                           .prefetch = w + c,
+                                           .prefetch = reinterpret_cast<const char*>(w + c),
                                            .prefetch_step = w_stride * 4});
   }
 }

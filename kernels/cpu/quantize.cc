@@ -66,24 +66,36 @@ HWY_INLINE Extreme ExtremeOf(Columns w) {
   return e;
 }
 
-HWY_INLINE IntVec NearestInt4(FloatVec w, FloatVec inverse) {
-  const IntVec q = Nearest(hn::Mul(w, inverse));
-  return hn::Min(hn::Max(q, hn::Set(IntTag(), -8)), hn::Set(IntTag(), 7));
+// The index of the value of int4 that is nearest to x, and that value.
+struct Int4 {
+  IntVec index;
+  FloatVec value;
+};
+HWY_INLINE Int4 NearestInt4(FloatVec x) {
+  Int4 nearest = {hn::Zero(IntTag()), SetF(kInt4Values[0])};
+#pragma GCC unroll 15
+  for (int i = 1; i < 16; ++i) {
+    const auto above = hn::Gt(x, SetF(0.5f * static_cast<float>(kInt4Values[i - 1] + kInt4Values[i])));
+    nearest.value = hn::IfThenElse(above, SetF(kInt4Values[i]), nearest.value);
+    nearest.index = hn::Sub(nearest.index, hn::VecFromMask(IntTag(), hn::RebindMask(IntTag(), above)));
+  }
+  return nearest;
 }
 
 HWY_INLINE FloatVec BestInt4Scale(Columns w, const Extreme& e) {
+  constexpr float kFirst = 22, kLast = 36;  // where e may come to lie
   FloatVec best = SetF(0.0f), least_error = SetF(std::numeric_limits<float>::infinity());
-  for (int step = 0; step <= 10; ++step) {
-    const FloatVec scale = NearestBF16(hn::Div(e.value, SetF(-7.0f - 0.25f * static_cast<float>(step))));
+  for (float reach = kFirst; reach <= kLast; ++reach) {
+    const FloatVec scale = NearestBF16(hn::Div(e.value, SetF(-reach)));
     const FloatVec inverse = InverseOf(scale, e.magnitude);
     FloatVec error = SetF(0.0f);
     for (int64_t k = 0; k < kGroup; ++k) {
-      const FloatVec q = hn::ConvertTo(FloatTag(), NearestInt4(w[k], inverse));
+      const FloatVec q = NearestInt4(hn::Mul(w[k], inverse)).value;
       const FloatVec miss = hn::Sub(w[k], hn::Mul(q, scale));
       error = Fma(miss, miss, error);
     }
     const auto better = hn::Lt(error, least_error);
-    best = step == 0 ? scale : hn::IfThenElse(better, scale, best);  // errors may all be infinite
+    best = reach == kFirst ? scale : hn::IfThenElse(better, scale, best);  // errors may all be infinite
     least_error = hn::IfThenElse(better, error, least_error);
   }
   return best;
@@ -107,8 +119,9 @@ void QuantizeColumns(Columns w, Storage stored, int64_t column, ColumnGroup& out
   for (size_t i = 0; i < kPartLanes; ++i) out.scales[column + i] = static_cast<uint16_t>(scales[i]);
 
   const auto byte = [&](int64_t k) HWY_ATTR {  // of int4, half of one
-    const IntVec q = int8 ? Nearest(hn::Mul(w[k], inverse)) : NearestInt4(w[k], inverse);
-    return hn::BitCast(BitsTag(), hn::Add(q, hn::Set(IntTag(), ZeroPoint(stored))));
+    const FloatVec x = hn::Mul(w[k], inverse);
+    if (!int8) return hn::BitCast(BitsTag(), NearestInt4(x).index);
+    return hn::BitCast(BitsTag(), hn::Add(Nearest(x), hn::Set(IntTag(), ZeroPoint(stored))));
   };
   uint8_t* line = out.lines + column * 4;
   for (int64_t k = 0; k < kGroup; line += 64, k += int8 ? 4 : 8) {

@@ -35,8 +35,29 @@ inline constexpr int kWideTileRows = kTileRows / kTilePanels;  // of kTilePanels
 // others it reorders until they no longer fit the registers.
 inline constexpr int kUnrolledLines = CLAMOR_VNNI ? 8 : 1;
 
-// A vector of weights as stored: four bytes without sign of each column. A line gives kVectors of them, one
-// for each four k.
+// The values of int4 that the halves of bytes name, without sign.
+HWY_INLINE IntVec Int4Bytes(IntVec halves) {
+  constexpr int kZero = 32;  // ZeroPoint(Storage::kI4)
+#if HWY_TARGET == HWY_SCALAR
+  uint32_t bytes = 0;
+  for (int bit = 0; bit < 32; bit += 8) {
+    bytes |= static_cast<uint32_t>(kInt4Values[halves.raw >> bit & 0xf] + kZero) << bit;
+  }
+  return hn::Set(IntTag(), static_cast<int32_t>(bytes));
+#else
+  constexpr auto kTable = [] {
+    std::array<int8_t, 16> table;
+    for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int8_t>(kInt4Values[i] + kZero);
+    return table;
+  }();
+  const hn::Repartition<int8_t, IntTag> bytes;
+  const auto table = hn::LoadDup128(bytes, kTable.data());
+  return hn::BitCast(IntTag(), hn::TableLookupBytes(table, hn::BitCast(bytes, halves)));
+#endif
+}
+
+// A vector of weights: four bytes without sign of each column. A line gives kVectors of them, one for each
+// four k.
 struct Int8 {
   static constexpr Storage kStored = Storage::kI8;
   static constexpr int kVectors = 1;
@@ -50,31 +71,35 @@ struct Int4 {
   static HWY_INLINE void Read(const uint8_t* line, IntVec (&w)[2]) {
     const IntVec both = hn::LoadU(IntTag(), reinterpret_cast<const int32_t*>(line));
     const IntVec half = hn::Set(IntTag(), 0x0f0f0f0f);
-    w[0] = hn::And(both, half);
-    w[1] = hn::And(hn::ShiftRight<4>(both), half);
+    w[0] = Int4Bytes(hn::And(both, half));
+    w[1] = Int4Bytes(hn::And(hn::ShiftRight<4>(both), half));
   }
 };
 
-// The sum of a group's products for each column, and how it grows: Add takes one vector of weights and four
-// bytes of x, the same for all columns.
+// The sum of a group's products for each column, and how it grows: Add takes the vectors of weights of one
+// line and as many fours of x, the same for all columns.
 #if HWY_TARGET == HWY_SCALAR || CLAMOR_VNNI
 template <class Format>
 struct Sum {
   using Weights = IntVec;
   static HWY_INLINE Weights Prepare(IntVec w) { return w; }
   static HWY_INLINE IntVec Start(int32_t correction) { return hn::Set(IntTag(), correction); }
-  static HWY_INLINE IntVec Add(IntVec sum, IntVec w, IntVec x) {
+  template <int kVectors>
+  static HWY_INLINE IntVec Add(IntVec sum, const Weights (&w)[kVectors], const IntVec (&x)[kVectors]) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
 #if HWY_TARGET == HWY_SCALAR
-    for (int bit = 0; bit < 32; bit += 8)
-      sum.raw += (w.raw >> bit & 0xff) * static_cast<int8_t>(x.raw >> bit);
-    return sum;
+      for (int bit = 0; bit < 32; bit += 8) {
+        sum.raw += (w[v].raw >> bit & 0xff) * static_cast<int8_t>(x[v].raw >> bit);
+      }
 #elif HWY_TARGET == HWY_AVX3
-    return IntVec{_mm512_dpbusd_epi32(sum.raw, w.raw, x.raw)};
+      sum = IntVec{_mm512_dpbusd_epi32(sum.raw, w[v].raw, x[v].raw)};
 #else
-    return IntVec{_mm256_dpbusd_avx_epi32(sum.raw, w.raw, x.raw)};
+      sum = IntVec{_mm256_dpbusd_avx_epi32(sum.raw, w[v].raw, x[v].raw)};
 #endif
+    }
+    return sum;
   }
-  static HWY_INLINE IntVec Finish(IntVec sum, int32_t) { return sum; }
 };
 
 #else
@@ -96,9 +121,12 @@ HWY_INLINE IntVec PairsOf16(IntVec v) { return IntVec{_mm256_madd_epi16(v.raw, _
 HWY_INLINE IntVec Add16(IntVec a, IntVec b) { return IntVec{_mm256_add_epi16(a.raw, b.raw)}; }
 #endif
 
-// |w| * (x with the sign of w): both are at most 127, so two products fit 16 bits.
 template <class Format>
-struct Sum {
+struct Sum;
+
+// |w| * (x with the sign of w): both are at most 127, so two products fit 16 bits.
+template <>
+struct Sum<Int8> {
   struct Weights {
     IntVec magnitude, with_sign;
   };
@@ -108,21 +136,19 @@ struct Sum {
     return {hn::BitCast(IntTag(), hn::Abs(hn::BitCast(bytes, with_sign))), with_sign};
   }
   static HWY_INLINE IntVec Start(int32_t) { return hn::Zero(IntTag()); }
-  static HWY_INLINE IntVec Add(IntVec sum, const Weights& w, IntVec x) {
-    return hn::Add(sum, PairsOf16(Pairs(w.magnitude, WithSign(x, w.with_sign))));
+  static HWY_INLINE IntVec Add(IntVec sum, const Weights (&w)[1], const IntVec (&x)[1]) {
+    return hn::Add(sum, PairsOf16(Pairs(w[0].magnitude, WithSign(x[0], w[0].with_sign))));
   }
-  static HWY_INLINE IntVec Finish(IntVec sum, int32_t) { return sum; }
 };
 
-// Weights without sign, at most 15: sixteen products, a whole group's, fit 16 bits.
+// Weights without sign, at most 26 + 32: four products fit 16 bits.
 template <>
 struct Sum<Int4> {
   using Weights = IntVec;
   static HWY_INLINE Weights Prepare(IntVec w) { return w; }
-  static HWY_INLINE IntVec Start(int32_t) { return hn::Zero(IntTag()); }
-  static HWY_INLINE IntVec Add(IntVec sum, IntVec w, IntVec x) { return Add16(sum, Pairs(w, x)); }
-  static HWY_INLINE IntVec Finish(IntVec sum, int32_t correction) {
-    return hn::Add(PairsOf16(sum), hn::Set(IntTag(), correction));
+  static HWY_INLINE IntVec Start(int32_t correction) { return hn::Set(IntTag(), correction); }
+  static HWY_INLINE IntVec Add(IntVec sum, const Weights (&w)[2], const IntVec (&x)[2]) {
+    return hn::Add(sum, PairsOf16(Add16(Pairs(w[0], x[0]), Pairs(w[1], x[1]))));
   }
 };
 #endif
@@ -169,18 +195,19 @@ HWY_INLINE void AddGroup(const QuantizedTile& t, const RowGroup* x, const uint8_
         for (int v = 0; v < Format::kVectors; ++v) w[p][i][v] = S::Prepare(stored[v]);
       }
     }
-#pragma GCC unroll 2
-    for (int v = 0; v < Format::kVectors; ++v) {
 #pragma GCC unroll 12
-      for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kRows; ++r) {
+      IntVec values[Format::kVectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < Format::kVectors; ++v) {
         int32_t four;
         std::memcpy(&four, x[r].q + (line * Format::kVectors + v) * 4, 4);
-        const IntVec value = hn::Set(IntTag(), four);
+        values[v] = hn::Set(IntTag(), four);
+      }
 #pragma GCC unroll 2
-        for (int p = 0; p < kPanels; ++p) {
+      for (int p = 0; p < kPanels; ++p) {
 #pragma GCC unroll 16
-          for (size_t i = 0; i < kParts; ++i) sums[r][p][i] = S::Add(sums[r][p][i], w[p][i][v], value);
-        }
+        for (size_t i = 0; i < kParts; ++i) sums[r][p][i] = S::Add(sums[r][p][i], w[p][i], values);
       }
     }
   }
@@ -192,7 +219,7 @@ HWY_INLINE void AddGroup(const QuantizedTile& t, const RowGroup* x, const uint8_
       F16 dot;
 #pragma GCC unroll 16
       for (size_t i = 0; i < kParts; ++i) {
-        dot.part[i] = hn::ConvertTo(FloatTag(), S::Finish(sums[r][p][i], x[r].correction));
+        dot.part[i] = hn::ConvertTo(FloatTag(), sums[r][p][i]);
       }
       acc[r][p] = Fma(dot, Set16(x[r].scale) * scale, acc[r][p]);
     }

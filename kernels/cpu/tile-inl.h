@@ -26,16 +26,25 @@ namespace clamor::kernels::HWY_NAMESPACE {
 // Sums, the weights and one broadcast must fit the registers: 32 zmm; 16 ymm, two for each F16. The scalar
 // target has no such limit and needs none.
 #if HWY_TARGET == HWY_AVX3
-inline constexpr int kTileRows = 24;  // of one panel
-// One panel alone needs a load for each fma. Three share the broadcasts, and the loads no longer bound the
-// loop: 0.91 to 0.96 of the peak instead of 0.74 to 0.89 (bench/kernel_bench.cc).
-inline constexpr int kTilePanels = 3;
+inline constexpr int kTileRows = 24;      // of one panel
+inline constexpr int kWideTileArea = 24;  // rows * panels of several
+#elif HWY_TARGET == HWY_AVX2
+inline constexpr int kTileRows = 6;
+inline constexpr int kWideTileArea = 4;
 #else
 inline constexpr int kTileRows = 6;
-inline constexpr int kTilePanels = 1;
+inline constexpr int kWideTileArea = 1;
 #endif
-// Rows of a tile of kTilePanels panels.
-inline constexpr int kWideTileRows = kTileRows / kTilePanels;
+// One panel alone needs a load for each fma, and of few rows it waits for one fma after the other. Several
+// share the broadcasts and wait together. (24 rows: 0.74 to 0.89 of the peak, eight of three panels 0.91 to
+// 0.96: bench/kernel_bench.cc.)
+inline constexpr int64_t kTilePanels = std::min(kWideTileArea, 3);
+// How many panels a tile of so many rows takes.
+inline constexpr int64_t PanelsFor(int64_t rows) {
+  return std::clamp<int64_t>(kWideTileArea / rows, 1, kTilePanels);
+}
+// The most rows of a tile where there are many.
+inline constexpr int kWideTileRows = kWideTileArea == 24 ? 8 : kTileRows;
 
 // y[r, c] = (accumulate ? y[r, c] : 0) + sum over i of x[i][r] * w[i, c], one fma chain in i order; then the
 // bias is added. The columns c are those of one to kTilePanels panels.
@@ -50,8 +59,11 @@ struct Tile {
   size_t y_stride;
   const float* bias = nullptr;  // [columns]
   bool accumulate = false;
-  const void* prefetch;   // what to fetch meanwhile: this address, and for each i (16 bits: two) of one panel
-  int64_t prefetch_step;  // one this many bytes further
+  // What to fetch meanwhile: of each panel this address, and for each i (16 bits: two) one `prefetch_step`
+  // bytes further.
+  const char* prefetch;
+  int64_t prefetch_panel_step = 0;  // from one panel to the next, in bytes
+  int64_t prefetch_step;
 };
 using TileFn = void (*)(const Tile& tile);
 
@@ -78,6 +90,12 @@ HWY_INLINE void ForEachRun(const Tile& t, Fn run) {
   }
 }
 
+template <int kPanels>
+HWY_INLINE void PrefetchPanels(const char* soon, int64_t panel_step) {
+#pragma GCC unroll 3
+  for (int p = 0; p < kPanels; ++p) hwy::Prefetch(soon + p * panel_step);
+}
+
 // acc[r][p] += x of row r * w of panel p.
 template <XLayout kLayout, int kRows, int kPanels>
 HWY_INLINE void MultiplyAdd(const float* x, const F16 (&w)[kPanels], F16 (&acc)[kRows][kPanels]) {
@@ -93,11 +111,11 @@ struct WeightsF32 {
   template <XLayout kLayout, int kRows, int kPanels>
   static HWY_INLINE void Sum(const Tile& t, F16 (&acc)[kRows][kPanels]) {
     const float* w = static_cast<const float*>(t.w);
-    const char* soon = static_cast<const char*>(t.prefetch);
+    const char* soon = t.prefetch;
     ForEachRun<kLayout>(t, [&](const float* x, int64_t count) HWY_ATTR {
       for (int64_t i = 0; i < count;
            ++i, x += kXStep<kLayout, kRows>, w += t.w_stride, soon += t.prefetch_step) {
-        hwy::Prefetch(soon);
+        PrefetchPanels<kPanels>(soon, t.prefetch_panel_step);
         F16 panels[kPanels];
 #pragma GCC unroll 3
         for (int p = 0; p < kPanels; ++p) panels[p] = Load16(w + p * t.panel_step);
@@ -114,7 +132,7 @@ struct Weights16 : Half {
   template <XLayout kLayout, int kRows, int kPanels>
   static HWY_INLINE void Sum(const Tile& t, F16 (&acc)[kRows][kPanels]) {
     const uint32_t* pairs = static_cast<const uint32_t*>(t.w);
-    const char* soon = static_cast<const char*>(t.prefetch);
+    const char* soon = t.prefetch;
     constexpr int kStep = kXStep<kLayout, kRows>;
     F16 panels[kPanels];
     const auto widen = [&](auto half) HWY_ATTR {
@@ -123,7 +141,7 @@ struct Weights16 : Half {
     };
     ForEachRun<kLayout>(t, [&](const float* x, int64_t count) HWY_ATTR {
       for (int64_t i = 0; i + 1 < count; i += 2, x += 2 * kStep, pairs += 16, soon += t.prefetch_step) {
-        hwy::Prefetch(soon);
+        PrefetchPanels<kPanels>(soon, t.prefetch_panel_step);
         widen(Half::Even);
         MultiplyAdd<kLayout>(x, panels, acc);
         widen(Half::Odd);
@@ -211,25 +229,25 @@ template <class Weights, XLayout kLayout, int kPanels, size_t... kIndex>
 constexpr std::array<TileFn, sizeof...(kIndex)> MakeTiles(std::index_sequence<kIndex...>) {
   return {RunTile<Weights, kLayout, kPanels, static_cast<int>(kIndex) + 1>...};
 }
-// kTiles<Weights, kLayout>[rows - 1] runs a tile of that many rows and one panel.
+// kTiles<Weights, kLayout, panels>[rows - 1] runs a tile of that many rows and panels.
 template <class Weights, XLayout kLayout, int kPanels = 1>
-inline constexpr std::array<TileFn, kTileRows / kPanels> kTiles =
-    MakeTiles<Weights, kLayout, kPanels>(std::make_index_sequence<kTileRows / kPanels>());
+inline constexpr auto kTiles = MakeTiles<Weights, kLayout, kPanels>(
+    std::make_index_sequence<kPanels == 1 ? kTileRows : kWideTileArea / kPanels>());
 
-// The same for a number of panels known at run time, 1 to kTilePanels, and rows up to kTileRows / panels.
+// The same for a number of panels known at run time, 1 to PanelsFor(rows).
 template <class Weights, XLayout kLayout>
 HWY_INLINE TileFn TileFor(int64_t panels, int64_t rows) {
-  if constexpr (kTilePanels > 1) {
+  if constexpr (kTilePanels == 3) {
     if (panels == 3) return kTiles<Weights, kLayout, 3>[rows - 1];
     if (panels == 2) return kTiles<Weights, kLayout, 2>[rows - 1];
   }
-  return kTiles<Weights, kLayout>[rows - 1];
+  return kTiles<Weights, kLayout, 1>[rows - 1];
 }
 
-// How many of `left` panels the next tile should take, so that none is left to stand alone.
-HWY_INLINE int64_t NextPanels(int64_t left) {
-  if constexpr (kTilePanels == 1) return 1;
-  return left == 4 ? 2 : std::min<int64_t>(left, kTilePanels);
+// How many of `left` panels the next tile should take, of at most `most`, so that none is left to stand
+// alone.
+HWY_INLINE int64_t NextPanels(int64_t left, int64_t most) {
+  return most == 3 && left == 4 ? 2 : std::min(left, most);
 }
 
 }  // namespace clamor::kernels::HWY_NAMESPACE

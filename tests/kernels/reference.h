@@ -90,22 +90,31 @@ inline Group QuantizeInt8(const float (&w)[32]) {
   return g;
 }
 
+inline constexpr int kInt4[] = {-31, -25, -19, -15, -12, -8, -5, -2, 0, 3, 6, 9, 12, 16, 21, 26};
+
+// The lower one in the middle between two.
+inline int NearestInt4(float v) {
+  return *std::min_element(std::begin(kInt4), std::end(kInt4), [&](int a, int b) {
+    return std::fabs(static_cast<double>(v) - a) < std::fabs(static_cast<double>(v) - b);
+  });
+}
+
 // The least error of several scales.
 inline Group QuantizeInt4(const float (&w)[32]) {
   Group best;
   const float extreme = Extreme(w);
   if (std::fabs(extreme) < 0x1p-100f) return best;
   float least = 0;
-  for (float divisor = 7.0f; divisor <= 9.5f; divisor += 0.25f) {
+  for (int reach = 22; reach <= 36; ++reach) {
     Group g;
-    g.scale = RoundToBF16(extreme / -divisor);
+    g.scale = RoundToBF16(extreme / static_cast<float>(-reach));
     float error = 0;
     for (int i = 0; i < 32; ++i) {
-      g.q[i] = static_cast<int>(std::clamp<int64_t>(Nearest(w[i] * (1.0f / g.scale)), -8, 7));
+      g.q[i] = NearestInt4(w[i] * (1.0f / g.scale));
       const float miss = w[i] - static_cast<float>(g.q[i]) * g.scale;
       error = std::fma(miss, miss, error);
     }
-    if (divisor == 7.0f || error < least) {
+    if (reach == 22 || error < least) {
       best = g;
       least = error;
     }
