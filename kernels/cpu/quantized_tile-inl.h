@@ -166,6 +166,12 @@ HWY_INLINE F16 ReadScales(const uint8_t* scales) {
   return v;
 }
 
+template <int kPanels>
+HWY_INLINE void PrefetchPanels(const char* soon, int64_t panel_step) {
+#pragma GCC unroll 2
+  for (int p = 0; p < kPanels; ++p) hwy::Prefetch(soon + p * panel_step);
+}
+
 // Adds one group to `acc`. `soon` moves on by a step for each line.
 template <class Format, int kRows, int kPanels>
 HWY_INLINE void AddGroup(const QuantizedTile& t, const RowGroup* x, const uint8_t* scales,
@@ -183,7 +189,7 @@ HWY_INLINE void AddGroup(const QuantizedTile& t, const RowGroup* x, const uint8_
   }
 #pragma GCC unroll kUnrolledLines
   for (int line = 0; line < kLines; ++line, lines += 64, soon += t.prefetch_step) {
-    hwy::Prefetch(soon);
+    PrefetchPanels<kPanels>(soon, t.prefetch_panel_step);
     typename S::Weights w[kPanels][kParts][Format::kVectors];
 #pragma GCC unroll 2
     for (int p = 0; p < kPanels; ++p) {
@@ -240,7 +246,7 @@ void RunTile(const QuantizedTile& t) {
   const uint8_t* pair = t.w;
   const char* soon = t.prefetch;
   for (int64_t left = t.groups; left > 0; left -= 2, pair += BytesOfPair(Format::kStored)) {
-    hwy::Prefetch(soon);  // for the line of scales
+    PrefetchPanels<kPanels>(soon, t.prefetch_panel_step);  // for the line of scales
     soon += t.prefetch_step;
     const int64_t groups = std::min<int64_t>(left, 2);
 #pragma GCC unroll 1

@@ -21,8 +21,10 @@ struct QuantizedTile {
   size_t y_stride;
   const float* bias;  // [columns] or null
   bool accumulate;
-  const char* prefetch;   // what to fetch meanwhile: this address, and for each line of one panel one
-  int64_t prefetch_step;  // this many bytes further
+  // What to fetch meanwhile: of each panel this address, and for each line one `prefetch_step` bytes further.
+  const char* prefetch;
+  int64_t prefetch_panel_step;  // bytes from one panel to the next
+  int64_t prefetch_step;
 };
 using QuantizedTileFn = void (*)(const QuantizedTile& tile);
 
