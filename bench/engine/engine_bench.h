@@ -22,6 +22,8 @@ struct BenchFlags {
   int32_t prompt_tokens = 4096;
   double minutes = 30;
   int64_t kv_tokens = 4096;
+  std::vector<int32_t> rows = {1, 2, 4, 8, 16, 32, 64};
+  std::vector<int32_t> contexts = {128};
 };
 
 using Prompts = std::vector<std::vector<int32_t>>;
@@ -32,5 +34,6 @@ using BenchFn = absl::StatusOr<nlohmann::ordered_json> (*)(const BenchFlags&, co
 absl::StatusOr<nlohmann::ordered_json> Concurrency(const BenchFlags&, const LoadedModel&, const Prompts&);
 absl::StatusOr<nlohmann::ordered_json> Fairness(const BenchFlags&, const LoadedModel&, const Prompts&);
 absl::StatusOr<nlohmann::ordered_json> Soak(const BenchFlags&, const LoadedModel&, const Prompts&);
+absl::StatusOr<nlohmann::ordered_json> Steps(const BenchFlags&, const LoadedModel&, const Prompts&);  // none
 
 }  // namespace clamor
