@@ -7,8 +7,10 @@
 namespace clamor {
 namespace {
 
-constexpr int kRuns = 3;          // the fastest counts: others were disturbed
-constexpr double kTooSlow = 0.5;  // seconds
+constexpr int kRuns =
+    3;  // at most, and as many as fit kEnough seconds: the fastest counts, others were disturbed
+constexpr double kEnough = 0.06;
+constexpr double kTooSlow = 0.1;  // seconds of one pass
 
 // `rows` tokens of one sequence, all of whose logits are wanted, as a verification step wants them.
 void FillBatch(int32_t rows, const KvLease& pages, Batch& batch) {
@@ -33,13 +35,14 @@ std::array<double, StepCost::kRows.size()> ProbeStepCost(const Transformer& mode
     KvLease pages;
     if (rows > model.max_positions() || !cache.Grow(pages, rows)) break;
     FillBatch(rows, pages, batch);
-    for (int run = 0; run <= kRuns; ++run) {
+    if (i == 0) model.Forward(batch, cache, scratch, pool);  // warms up
+    double spent = 0;
+    for (int run = 0; run < kRuns && spent < kEnough; ++run) {
       const absl::Time begin = absl::Now();
       model.Forward(batch, cache, scratch, pool);
       const double took = absl::ToDoubleSeconds(absl::Now() - begin);
-      if (run > 0 || took > kTooSlow)
-        seconds[i] = seconds[i] > 0 ? std::min(seconds[i], took) : took;  // run 0 warms up
-      if (took > kTooSlow) break;
+      seconds[i] = run > 0 ? std::min(seconds[i], took) : took;
+      spent += took;
     }
     if (seconds[i] > kTooSlow) break;
   }

@@ -8,9 +8,9 @@
 
 namespace clamor {
 
-// Runs forward passes of StepCost::kRows[i] rows, each size until its time is known or one took over half a
-// second; sizes above that stay 0. Uses pages of `cache` and gives them back. Takes about a second on a model
-// of 0.5B parameters.
+// Runs forward passes of StepCost::kRows[i] rows, each size until its time is known or one took over a tenth
+// of a second; sizes above that stay 0. Uses pages of `cache` and gives them back. Takes about half a second
+// on a model of 0.5B parameters.
 std::array<double, StepCost::kRows.size()> ProbeStepCost(const Transformer& model, KvCache& cache,
                                                          Activations& scratch, kernels::ThreadPool& pool);
 
