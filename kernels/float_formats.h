@@ -1,7 +1,6 @@
 // The 16-bit formats in which weights are stored, to and from fp32. The conversions to fp32 are exact.
 //
-// Tested by tests/kernels/packed_matrix_test.cc, through PackedMatrix, and by
-// tests/model/checkpoint/safetensors_writer_test.cc.
+// Tested by tests/kernels/float_formats_test.cc.
 #pragma once
 
 #include <bit>

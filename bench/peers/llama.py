@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Decoding speed beside llama.cpp: the same prompts, plain and with drafts (ours merged, theirs prompt lookup decoding).
 
-    python3 bench/peers/llama.py DIR FILE.gguf question.jsonl [--suite spec_bench] [--limit 2] [--max-tokens 64]
+    python3 bench/peers/llama.py DIR FILE.gguf question.jsonl [--suite spec_bench] [--limit 2] [--max-tokens 64] [--weights int8]
 
-DIR and FILE.gguf hold the same model in bf16. Needs numpy and llama-cpp-python. `clamor eval` answers first; llama.cpp then gets
-the very ids of each prompt. Tokens/s are of decoding: from the first token on, by category and overall.
+DIR and FILE.gguf hold the same model (peers/cpu.py makes such files, Q8_0 for int8). Needs numpy and llama-cpp-python. `clamor eval`
+answers first; llama.cpp then gets the very ids of each prompt. Tokens/s are of decoding: from the first token on, by category and overall.
 """
 import argparse
 import json
@@ -38,6 +38,7 @@ def main():
     parser.add_argument("--limit", type=int, default=2)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--weights", default="stored")
     parser.add_argument("--clamor", default=ROOT / "build/release/bin/clamor")
     args = parser.parse_args()
     from llama_cpp import Llama
@@ -45,7 +46,8 @@ def main():
 
     ours = json.loads(subprocess.run(
         [args.clamor, "eval", "--model", args.model, "--suite", args.suite, "--data", args.data, "--limit", str(args.limit),
-         "--max-tokens", str(args.max_tokens), "--threads", str(args.threads), "--modes", "plain,merged", "--output", "json"],
+         "--max-tokens", str(args.max_tokens), "--threads", str(args.threads), "--weights", args.weights, "--modes", "plain,merged",
+         "--output", "json"],
         check=True, capture_output=True, text=True).stdout)
     rows = {}
     for entry in [*ours["categories"], {"category": "all", "modes": ours["overall"]}]:

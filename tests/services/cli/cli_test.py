@@ -125,6 +125,16 @@ class Generate(CliTest):
             for more in (["--nodes", 16], ["--nodes", "auto"], ["--tree", "published"], ["--threads", 2]):
                 self.assertEqual(self.generate(*common, *more)["token_ids"], plain["token_ids"], more)
 
+    def test_what_formats_change_nothing_else_does(self):
+        common = ["--model", TINY, "--ids", "5,6,7,5,6,7,5,6", "--max-tokens", 24, "--ignore-eos", "--logprobs", 1]
+        stored = self.generate(*common, "--nodes", 0)["logprobs"]
+        for held in (["--weights", "int8"], ["--weights", "int4"], ["--kv", "bf16"], ["--kv", "int8"]):
+            plain = self.generate(*common, *held, "--nodes", 0, "--threads", 1)
+            self.assertNotEqual(plain["logprobs"], stored, held)
+            drafted = self.generate(*common, *held, "--nodes", 16, "--threads", 2)
+            self.assertEqual(drafted["token_ids"], plain["token_ids"], held)
+            self.assertEqual(drafted["logprobs"], plain["logprobs"], held)
+
     def test_an_unset_seed_is_told_and_gives_the_same_again(self):
         common = ["--model", TINY, "--ids", "5,6,7", "--max-tokens", 16, "--temperature", 1.5, "--ignore-eos"]
         first = self.generate(*common)
