@@ -113,8 +113,9 @@ class Checker {
     if (format_ == WeightFormat::kF16) return Storage::kF16;
     if (format_ == WeightFormat::kI8) return Storage::kI8;
     if (format_ == WeightFormat::kI4) {
-      const bool vocabulary = names[0] == "model.embed_tokens.weight" || names[0] == "lm_head.weight";
-      return vocabulary ? Storage::kI8 : Storage::kI4;
+      const bool finer = names[0] == "model.embed_tokens.weight" || names[0] == "lm_head.weight" ||
+                         names[0].find("o_proj") != std::string::npos;
+      return finer ? Storage::kI8 : Storage::kI4;
     }
     std::set<std::string> dtypes;
     for (const std::string& name : names) dtypes.insert(raw_.at(name).dtype);
