@@ -53,6 +53,32 @@ class Gate {
   std::condition_variable changed_;
 };
 
+// What a thread has left of its share of a range, in grains. Others may take from its end.
+class Share {
+ public:
+  // By the owner, whose share is empty.
+  void Set(uint64_t begin, uint64_t end) { range_.store(begin << 32 | end); }
+
+  // Takes half of what is left, rounded up, from the front or the back. False if nothing is.
+  bool Take(bool front, uint64_t& begin, uint64_t& end) {
+    uint64_t seen = range_.load();
+    for (;;) {
+      begin = seen >> 32;
+      end = seen & 0xffffffff;
+      if (begin >= end) return false;
+      const uint64_t half = (end - begin + 1) / 2;
+      const uint64_t middle = front ? begin + half : end - half;
+      const uint64_t left = front ? middle << 32 | end : begin << 32 | middle;
+      if (!range_.compare_exchange_weak(seen, left)) continue;
+      (front ? end : begin) = middle;
+      return true;
+    }
+  }
+
+ private:
+  alignas(64) std::atomic<uint64_t> range_ = 0;
+};
+
 }  // namespace
 
 struct ThreadPool::State {
@@ -65,6 +91,7 @@ struct ThreadPool::State {
   alignas(64) std::atomic<uint64_t> region = 0;  // counts calls of Run
   alignas(64) std::atomic<int> running = 0;      // workers that have not finished the region
   Gate started, finished;
+  std::vector<Share> shares;  // one for each thread
 
   void Work(int worker) {
     for (uint64_t seen = 0;; ++seen) {
@@ -84,6 +111,7 @@ struct ThreadPool::State {
 };
 
 ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
+  state_->shares = std::vector<Share>(threads);
   state_->crowded = static_cast<unsigned>(threads) > std::thread::hardware_concurrency();
   state_->workers.reserve(threads - 1);
   for (int i = 1; i < threads; ++i) {
@@ -108,13 +136,23 @@ void ThreadPool::Run(absl::FunctionRef<void(int worker)> fn) {
 void ThreadPool::ParallelFor(size_t count, size_t grain,
                              absl::FunctionRef<void(size_t begin, size_t end)> fn) {
   if (count == 0) return;
-  const size_t grains = (count + grain - 1) / grain;
-  const size_t pieces = std::min<size_t>(grains, size());
-  if (pieces == 1) return fn(0, count);
+  const uint64_t grains = (count + grain - 1) / grain, threads = state_->shares.size();
+  if (threads == 1 || grains == 1) return fn(0, count);
+  for (uint64_t i = 0; i < threads; ++i)
+    state_->shares[i].Set(grains * i / threads, grains * (i + 1) / threads);
   Run([&](int worker) {
-    const size_t piece = static_cast<size_t>(worker);
-    if (piece >= pieces) return;
-    fn(grains * piece / pieces * grain, std::min(count, grains * (piece + 1) / pieces * grain));
+    uint64_t begin, end;
+    for (uint64_t i = 0; i < threads;) {
+      Share& share = state_->shares[(worker + i) % threads];
+      if (!share.Take(i == 0, begin, end)) {
+        ++i;
+      } else if (i == 0) {
+        fn(begin * grain, std::min<size_t>(count, end * grain));
+      } else {
+        state_->shares[worker].Set(begin, end);
+        i = 0;
+      }
+    }
   });
 }
 

@@ -28,9 +28,11 @@ class ThreadPool {
   // returned.
   void Run(absl::FunctionRef<void(int worker)> fn);
 
-  // Splits [0, count) into contiguous pieces, boundaries at multiples of `grain`, and calls fn(begin, end)
-  // for each, at most one piece per thread. How the range is split never changes a result: threads split
-  // outputs, never a sum.
+  // Calls fn(begin, end) for contiguous pieces of [0, count), boundaries at multiples of `grain`, each once,
+  // on whatever threads are free. Each thread has its share and works it off in ever smaller pieces, from
+  // half of it down to a grain; who is done takes half of what another has left. So a core that is slower, or
+  // gets less of the memory's bandwidth, makes nobody wait. How the range is split never changes a result:
+  // threads split outputs, never a sum.
   void ParallelFor(size_t count, size_t grain, absl::FunctionRef<void(size_t begin, size_t end)> fn);
 
  private:

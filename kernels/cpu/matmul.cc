@@ -120,7 +120,7 @@ void MatMulPanels(const MatMulJob& job, int64_t begin, int64_t end) {
   }
   // One row block: each panel is a stream from memory, fetched as far ahead as that takes; at its end, the
   // beginnings of the panels that follow.
-  constexpr int64_t kStreamAhead = 4096;
+  constexpr int64_t kStreamAhead = 2048;
   const int64_t turn = std::max<int64_t>(0, k - kStreamAhead / bytes_per_k) / 16 * 16;
   ForEachPanels(begin, end, job.w.n, job.blocks.size(0), [&](int64_t panel, int64_t count) {
     PanelBlock w = block(panel, count, 0, turn);

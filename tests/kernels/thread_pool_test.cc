@@ -31,21 +31,36 @@ TEST(ThreadPoolTest, ParallelForCoversTheRangeOnceInMultiplesOfTheGrain) {
     ThreadPool pool(threads);
     for (size_t count = 0; count <= 70; ++count) {
       for (size_t grain : {1, 2, 7, 16, 100}) {
-        std::vector<int> seen(count, 0);
-        std::atomic<int> pieces = 0;
+        std::vector<std::atomic<int>> seen(count);
         pool.ParallelFor(count, grain, [&](size_t begin, size_t end) {
-          ++pieces;
           EXPECT_LT(begin, end);
           EXPECT_EQ(begin % grain, 0u);
           EXPECT_TRUE(end % grain == 0 || end == count);
           for (size_t i = begin; i < end; ++i) ++seen[i];
         });
-        EXPECT_EQ(seen, std::vector<int>(count, 1));
-        EXPECT_LE(pieces, threads);
-        EXPECT_EQ(pieces, std::min<int>(threads, (count + grain - 1) / grain));
+        for (size_t i = 0; i < count; ++i) ASSERT_EQ(seen[i], 1) << i << " of " << count;
       }
     }
   }
+}
+
+TEST(ThreadPoolTest, WhoIsDoneHelpsWhoIsSlow) {
+  constexpr size_t kCount = 64;
+  ThreadPool pool(2);
+  std::atomic<size_t> done = 0;
+  size_t done_by_caller = 0;  // the first half is its share
+  const auto caller = std::this_thread::get_id();
+  pool.ParallelFor(kCount, 1, [&](size_t begin, size_t end) {
+    if (std::this_thread::get_id() == caller) {
+      done_by_caller += end - begin;
+      // Half of its share in one piece: the other thread can do all the rest meanwhile.
+      while (done < kCount - done_by_caller) std::this_thread::yield();
+    } else {
+      done += end - begin;
+    }
+  });
+  EXPECT_EQ(done + done_by_caller, kCount);
+  EXPECT_EQ(done_by_caller, kCount / 4);
 }
 
 // Plain variables written in one region and read by other threads in the next: under TSan this is the proof
