@@ -1,22 +1,25 @@
 // Drafts from text alone (repetitions of prompt and answer, and a store of earlier answers) replayed over
 // recorded answers: how many drafted tokens would have been accepted, and what they cost. No model runs.
 //
-//     trace_bench TRACES.jsonl [--nodes 8,16,64] [--late]
+//     trace_bench TRACES.jsonl [--nodes 8,16,64] [--late] [--prompt-lookup]
 //
 // TRACES.jsonl is what draft_bench --traces wrote: {"category", "prompt_ids", "token_ids"}, in order of
-// arrival. Each answer is added to the store when it is complete. bench/peers/arctic.py replays the same
-// traces through ArcticInference's suffix decoding. Prints one JSON object for each number of nodes.
+// arrival. Each answer is added to the store when it is complete. --prompt-lookup: by the rule of prompt
+// lookup decoding instead (baseline_drafters.h), which needs no model either. bench/peers/arctic.py replays
+// the same traces through ArcticInference's suffix decoding. Prints one JSON object for each number of nodes.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
+#include "bench/drafting/baseline_drafters.h"
 #include "bench/drafting/store_source.h"
 #include "model/spec/merged_drafter.h"
 #include "nlohmann/json.hpp"
@@ -58,26 +61,26 @@ struct Count {
 
 class Replay {
  public:
-  Replay(int32_t vocab_size, int32_t nodes, StoreSource& store)
+  Replay(int32_t vocab_size, int32_t nodes, bool prompt_lookup, StoreSource& store)
       : vocab_size_(vocab_size),
         nodes_(nodes),
+        prompt_lookup_(prompt_lookup),
         store_(store),
         unknown_(1024 * Drafter::kTopK, -1),
         zeros_(1024 * Drafter::kTopK) {}
 
   Count Run(const Trace& trace, uint64_t sequence) {
-    constexpr auto kBit = [](Source source) { return 1u << static_cast<int>(source); };
-    MergedDrafter drafter(&knowledge_, vocab_size_, {}, kBit(Source::kContext) | kBit(Source::kStore));
+    const std::unique_ptr<Drafter> drafter = NewDrafter();
     std::vector<int32_t> text = trace.prompt_ids;
     const auto start = Clock::now();
-    drafter.Extend(text);
+    drafter->Extend(text);
     append_seconds_ += Since(start);
     Count count;
     DraftTree tree;
     for (size_t done = 0; done < trace.token_ids.size();) {
       const auto drafting = Clock::now();
-      if (auto answer = store_.Take(sequence)) drafter.Offer(*std::move(answer));
-      drafter.Draft(nodes_, tree);
+      if (auto answer = store_.Take(sequence)) drafter->Offer(*std::move(answer));
+      drafter->Draft(nodes_, tree);
       draft_seconds_ += Since(drafting);
       Accepted accepted;
       Verify(
@@ -92,18 +95,18 @@ class Replay {
       count.drafted += tree.drafted();
       ++count.steps;
       const auto learning = Clock::now();
-      drafter.Observe(tree,
-                      {.k = Drafter::kTopK,
-                       .ids = unknown_.data(),
-                       .values = zeros_.data(),
-                       .log_sum_exp = zeros_.data()},
-                      accepted);
+      drafter->Observe(tree,
+                       {.k = Drafter::kTopK,
+                        .ids = unknown_.data(),
+                        .values = zeros_.data(),
+                        .log_sum_exp = zeros_.data()},
+                       accepted);
       const auto next = std::span(trace.token_ids).subspan(done, kept);
-      drafter.Extend(next);
+      drafter->Extend(next);
       append_seconds_ += Since(learning);
       text.insert(text.end(), next.begin(), next.end());
       done += kept;
-      if (drafter.WantsAnswer()) {
+      if (drafter->WantsAnswer()) {
         store_.Ask(sequence, "", std::span(text).last(std::min<size_t>(text.size(), 32)),
                    static_cast<int64_t>(text.size()));
       }
@@ -117,11 +120,18 @@ class Replay {
   double append_microseconds() const { return append_seconds_ * 1e6 / static_cast<double>(appended_); }
 
  private:
+  std::unique_ptr<Drafter> NewDrafter() {
+    constexpr auto kBit = [](Source source) { return 1u << static_cast<int>(source); };
+    if (prompt_lookup_) return std::make_unique<PromptLookupDrafter>();
+    return std::make_unique<MergedDrafter>(&knowledge_, vocab_size_, SamplingOptions{},
+                                           kBit(Source::kContext) | kBit(Source::kStore));
+  }
   static double Since(Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
   }
 
   int32_t vocab_size_, nodes_;
+  bool prompt_lookup_;
   StoreSource& store_;
   DraftKnowledge knowledge_;
   // What a model would have said of the nodes: nothing.
@@ -131,7 +141,8 @@ class Replay {
   int64_t appended_ = 0;
 };
 
-absl::Status Run(const std::string& path, const std::vector<int32_t>& budgets, bool late) {
+absl::Status Run(const std::string& path, const std::vector<int32_t>& budgets, bool late,
+                 bool prompt_lookup) {
   CLAMOR_ASSIGN_OR_RETURN(const std::vector<Trace> traces, ReadTraces(path));
   int32_t vocab_size = 0;
   for (const Trace& trace : traces) {
@@ -141,7 +152,7 @@ absl::Status Run(const std::string& path, const std::vector<int32_t>& budgets, b
   }
   for (const int32_t nodes : budgets) {
     CLAMOR_ASSIGN_OR_RETURN(const auto store, StoreSource::Create({.min_match = 1, .late = late}));
-    Replay replay(vocab_size, nodes, *store);
+    Replay replay(vocab_size, nodes, prompt_lookup, *store);
     std::map<std::string, Count> counts;
     double store_seconds = 0;
     for (size_t i = 0; i < traces.size(); ++i) {
@@ -171,13 +182,14 @@ absl::Status Run(const std::string& path, const std::vector<int32_t>& budgets, b
 int Main(int argc, char** argv) {
   std::string path;
   std::vector<int32_t> nodes = {8, 16, 64};
-  bool late = false;
+  bool late = false, prompt_lookup = false;
   CLI::App app("Replays drafts over recorded answers");
   app.add_option("traces", path, "JSONL of draft_bench --traces")->required();
   app.add_option("--nodes", nodes)->delimiter(',')->check(CLI::Range(1, 128));
   app.add_flag("--late", late, "The store answers a step later, as a service does");
+  app.add_flag("--prompt-lookup", prompt_lookup, "Draft by the rule of prompt lookup decoding");
   CLI11_PARSE(app, argc, argv);
-  const absl::Status status = Run(path, nodes, late);
+  const absl::Status status = Run(path, nodes, late, prompt_lookup);
   if (status.ok()) return 0;
   std::cerr << "trace_bench: " << status.message() << "\n";
   return 1;

@@ -10,6 +10,10 @@ namespace {
 constexpr float kProbabilityBounds[] = {0.9f, 0.7f, 0.5f, 0.3f, 0.15f, 0.06f, 0.02f};
 constexpr float kProbabilityMeans[] = {0.95f, 0.8f, 0.6f, 0.4f, 0.22f, 0.1f, 0.04f, 0.01f};
 
+// The same of a rival.
+constexpr float kRivalBounds[] = {0.97f, 0.9f, 0.7f};
+constexpr float kRivalMeans[] = {0.985f, 0.94f, 0.8f, 0.6f};
+
 int RankBucket(int rank) { return rank < 3 ? rank : rank < 5 ? 3 : 4; }
 
 int LengthBucket(int length) {
@@ -75,6 +79,12 @@ Calibration::Key Calibration::Agreement(int sources, float best) {
          ProbabilityBucket(best);
 }
 
+Calibration::Key Calibration::Against(float rival, Source source) {
+  int bucket = 0;
+  while (bucket < kRivalBuckets - 1 && rival < kRivalBounds[bucket]) ++bucket;
+  return kRivalBegin + bucket * static_cast<int>(kSources) + static_cast<int>(source);
+}
+
 Source Calibration::SourceOf(Key key) {
   if (key < kContextBegin) return Source::kJacobi;
   if (key < kStoreBegin) return Source::kContext;
@@ -121,6 +131,9 @@ void Calibration::SetPriors() {
   for (int i = 0; i < kAgreeing * kProbabilityBuckets; ++i) {
     const float best = kProbabilityMeans[i % kProbabilityBuckets];
     beta_[kAgreementBegin + i].prior = best + 0.25f * (1 - best);
+  }
+  for (int i = 0; i < kRivalBuckets * static_cast<int>(kSources); ++i) {
+    beta_[kRivalBegin + i].prior = 1 - kRivalMeans[i / static_cast<int>(kSources)];
   }
 }
 

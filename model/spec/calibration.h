@@ -31,8 +31,12 @@ class Calibration {
   static Key Recycled(int match_length, int depth);
   // `sources` >= 2 proposals of one token, `best` the mean of the best of them.
   static Key Agreement(int sources, float best);
+  // A proposal of another `source` where the text itself went on differently before, which is right with
+  // probability `rival` >= kRival.
+  static constexpr float kRival = 0.5f;
+  static Key Against(float rival, Source source);
 
-  // Of one proposal; kNone of an agreement.
+  // Of one proposal; kNone of an agreement or a rivalry.
   static Source SourceOf(Key key);
 
   Calibration();
@@ -55,6 +59,7 @@ class Calibration {
 
   static constexpr int kProbabilityBuckets = 8, kLengthBuckets = 10, kRatioBuckets = 8, kDepthBuckets = 3;
   static constexpr int kJacobiRows = 8, kJacobiRanks = 5, kAdjacencyRanks = 8, kAgreeing = 4;
+  static constexpr int kRivalBuckets = 4;
   static constexpr int kJacobiBegin = 0;
   static constexpr int kContextBegin = kJacobiBegin + kJacobiRows * 2 * kJacobiRanks * kProbabilityBuckets;
   static constexpr int kStoreBegin = kContextBegin + kLengthBuckets * kRatioBuckets * kDepthBuckets;
@@ -62,7 +67,8 @@ class Calibration {
   static constexpr int kRecycledBegin =
       kAdjacencyBegin + kAdjacencyRanks * kDepthBuckets * kProbabilityBuckets;
   static constexpr int kAgreementBegin = kRecycledBegin + 2 * kDepthBuckets;
-  static constexpr int kKeys = kAgreementBegin + kAgreeing * kProbabilityBuckets;
+  static constexpr int kRivalBegin = kAgreementBegin + kAgreeing * kProbabilityBuckets;
+  static constexpr int kKeys = kRivalBegin + kRivalBuckets * static_cast<int>(kSources);
 
  public:
   static constexpr size_t kCounts = 2 * kKeys;

@@ -120,6 +120,11 @@ void MergedDrafter::AddTail(DraftTree& tree, int32_t max_nodes, int32_t length) 
   }
 }
 
+bool MergedDrafter::FromContext(const Evidence& evidence) {
+  return std::any_of(evidence.keys.begin(), evidence.keys.begin() + evidence.size,
+                     [](Calibration::Key key) { return Calibration::SourceOf(key) == Source::kContext; });
+}
+
 // Puts the children that all sources propose for `node` on the heap.
 void MergedDrafter::Expand(const DraftTree& tree, int32_t node) {
   const DraftNode& parent = tree.nodes[node];
@@ -140,13 +145,7 @@ void MergedDrafter::Expand(const DraftTree& tree, int32_t node) {
     });
   }
 
-  for (Proposal& p : proposals_) {
-    if (p.sources > 1) {
-      const Calibration::Key key = Calibration::Agreement(p.sources, p.best);
-      p.best = std::max(p.best, calibration_.Mean(key));
-      p.evidence.keys[p.evidence.size++] = key;
-    }
-  }
+  WeighTogether();
   // At most one child is right, so what the better ones take is not left for the others.
   std::sort(proposals_.begin(), proposals_.end(),
             [](const Proposal& a, const Proposal& b) { return a.best > b.best; });
@@ -164,6 +163,24 @@ void MergedDrafter::Expand(const DraftTree& tree, int32_t node) {
                            .source = p.source,
                            .on_trail = p.on_trail,
                            .evidence = p.evidence});
+  }
+}
+
+// Sources that agree are right more often than the best of them says; and one that says something else than
+// the text said before is right less often: what it is worth on average, it is worth where both agree.
+void MergedDrafter::WeighTogether() {
+  float rival = 0;
+  const auto weigh = [this](Proposal& p, Calibration::Key key) {
+    p.evidence.keys[p.evidence.size++] = key;
+    return calibration_.Mean(key);
+  };
+  for (Proposal& p : proposals_) {
+    if (FromContext(p.evidence)) rival = std::max(rival, p.best);
+  }
+  for (Proposal& p : proposals_) {
+    const bool rivalled = rival >= Calibration::kRival && !FromContext(p.evidence);
+    if (p.sources > 1) p.best = std::max(p.best, weigh(p, Calibration::Agreement(p.sources, p.best)));
+    if (rivalled) p.best = std::min(p.best, weigh(p, Calibration::Against(rival, p.source)));
   }
 }
 
@@ -297,9 +314,9 @@ void MergedDrafter::Observe(const DraftTree& tree, const NodeLogits& logits, con
   KeepTrail(tree, logits, accepted.path.empty() ? 0 : accepted.path.back(), accepted.next);
 }
 
-// Trials are the children of the root and of accepted nodes. Trust is learned of what repeats text alone: the
-// other sources are right along with it where a text is copied, and would be taken for good guessers beside
-// it.
+// Trials are the children of the root and of accepted nodes. Trust in other sources than the context is
+// learned where that does not agree: they are right along with it where a text is copied, and would be taken
+// for good guessers beside it.
 void MergedDrafter::LearnCalibration(const DraftTree& tree, const Accepted& accepted) {
   size_t depth = 0;
   int32_t visited = 0;
@@ -307,11 +324,11 @@ void MergedDrafter::LearnCalibration(const DraftTree& tree, const Accepted& acce
     const int32_t hit = depth < accepted.path.size() ? accepted.path[depth] : -1;
     for (int32_t i = visited + 1; i < static_cast<int32_t>(tree.nodes.size()); ++i) {
       if (tree.nodes[i].parent != visited) continue;
+      const bool copied = FromContext(evidence_[i]);
       for (int k = 0; k < evidence_[i].size; ++k) {
         const Calibration::Key key = evidence_[i].keys[k];
         const Source source = Calibration::SourceOf(key);
-        const bool repeats = source == Source::kContext || source == Source::kStore;
-        if (repeats) trust_.Learn(source, calibration_.Mean(key), i == hit);
+        if (source == Source::kContext || !copied) trust_.Learn(source, calibration_.Mean(key), i == hit);
         calibration_.Learn(key, i == hit);
       }
     }

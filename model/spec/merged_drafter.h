@@ -65,9 +65,10 @@ class MergedDrafter : public Drafter {
  private:
   static constexpr int32_t kNoStore = -2;  // a store cursor that fell off the trie; -1 is the trie's root
 
-  // The kinds of evidence that speak for one node: at most one a source, and their agreement.
+  // The kinds of evidence that speak for one node: at most one a source, and their agreement, or for all but
+  // the context that it proposes another.
   struct Evidence {
-    std::array<Calibration::Key, 6> keys;
+    std::array<Calibration::Key, 7> keys;
     uint8_t size = 0;
   };
   // Where each source stands at a node.
@@ -114,6 +115,8 @@ class MergedDrafter : public Drafter {
   Ranking Rank(std::span<const int32_t> tokens, std::span<const float> log_probabilities,
                int32_t depth) const;
   void Expand(const DraftTree& tree, int32_t node);
+  static bool FromContext(const Evidence& evidence);
+  void WeighTogether();
   void ProposeJacobi(int32_t depth, bool on_trail);
   void ProposeContext(const Cursors& cursors, int32_t depth);
   void ProposeStore(const Cursors& cursors, int32_t depth);
