@@ -30,7 +30,7 @@ inline constexpr int kTileRows = 24;      // of one panel
 inline constexpr int kWideTileArea = 24;  // rows * panels of several
 #elif HWY_TARGET == HWY_AVX2
 inline constexpr int kTileRows = 6;
-inline constexpr int kWideTileArea = 4;
+inline constexpr int kWideTileArea = 3;
 #else
 inline constexpr int kTileRows = 6;
 inline constexpr int kWideTileArea = 1;
