@@ -3,8 +3,10 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -31,12 +33,16 @@ std::vector<Frame> FramesOf(const void* address) {
   char command[1024];
   std::snprintf(command, sizeof(command), "addr2line -e '%s' -f -C -i 0x%zx 2>/dev/null", module.dli_fname,
                 static_cast<size_t>(offset));
+  unsetenv("LD_PRELOAD");  // it is meant for this process only
   FILE* const pipe = popen(command, "r");
   if (pipe == nullptr) return {};
   std::vector<Frame> frames;
   for (std::string function; !(function = ReadLine(pipe)).empty();) {
     std::string place = ReadLine(pipe);
     place.resize(std::min(place.size(), place.find(" (discriminator")));
+    // Places are compiled in as relative to the project, by -ffile-prefix-map=...=. and addr2line puts the
+    // compiler's folder before them.
+    if (const size_t at = place.rfind("/./"); at != std::string::npos) place.erase(0, at + 3);
     frames.push_back({std::move(function), std::move(place)});
   }
   pclose(pipe);

@@ -67,7 +67,9 @@ void AdvanceTime(Warp& warp) {
 }  // namespace
 
 std::string DescribePlace(const ::simt::Place& place) {
-  return std::string(place.file_name()) + ":" + std::to_string(place.line());
+  std::string_view file = place.file_name();
+  if (file.substr(0, 2) == "./") file.remove_prefix(2);
+  return std::string(file) + ":" + std::to_string(place.line());
 }
 
 std::string DescribeOp(const Warp& warp, int lane) {
