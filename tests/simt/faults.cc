@@ -1,7 +1,7 @@
 // What the processor reports: touches of memory that is inaccessible at the moment, and stacks that ran over.
 
+#include <execinfo.h>
 #include <signal.h>
-#include <ucontext.h>
 
 #include <cstdint>
 #include <string>
@@ -13,14 +13,15 @@
 namespace clamor::simt {
 namespace {
 
-const void* InstructionOf(void* context) {
-#if defined(__x86_64__)
-  // One further, as return addresses are.
-  return reinterpret_cast<const char*>(static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP]) + 1;
-#else
-  (void)context;
-  return nullptr;
-#endif
+// The innermost place in code of ours: what faults may be a memcpy of the C library.
+std::string PlaceOfFault() {
+  void* frames[32];
+  const int count = backtrace(frames, 32);
+  for (int i = 2; i < count; ++i) {  // 0 and 1: the handler
+    const std::string place = PlaceOf(frames[i]);
+    if (place.find(':') != std::string::npos) return place;
+  }
+  return "an unknown place";
 }
 
 std::string HostTouches(const Buffer& b) {
@@ -31,8 +32,8 @@ std::string HostTouches(const Buffer& b) {
          (b.uses.back().writes ? "writes" : "reads") + " as far as the host knows: it has not waited";
 }
 
-void OnFault(int, siginfo_t* info, void* context) {
-  const std::string place = PlaceOf(InstructionOf(context));
+void OnFault(int, siginfo_t* info, void*) {
+  const std::string place = PlaceOfFault();
   if (Running() != nullptr) FailInKernel("faults at " + place);
   if (const Buffer* b = FindBuffer(info->si_addr))
     Fail("the host, at " + place + ", touches " + HostTouches(*b));
