@@ -175,14 +175,14 @@ void __tsan_vptr_update(void**, void*) {}
 void __tsan_vptr_read(void**) {}
 
 // Host code beside kernels counts references. In kernels, atomics are those of <cuda_runtime.h>.
-#define CLAMOR_ATOMIC(bits, T)                                                                        \
+#define CLAMOR_ATOMIC(bits, T)                                                                            \
   T __tsan_atomic##bits##_load(const volatile T* p, int) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); } \
   void __tsan_atomic##bits##_store(volatile T* p, T v, int) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); } \
-  T __tsan_atomic##bits##_fetch_add(volatile T* p, T v, int) {                                        \
-    return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST);                                                \
-  }                                                                                                   \
-  T __tsan_atomic##bits##_fetch_sub(volatile T* p, T v, int) {                                        \
-    return __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST);                                                \
+  T __tsan_atomic##bits##_fetch_add(volatile T* p, T v, int) {                                            \
+    return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST);                                                    \
+  }                                                                                                       \
+  T __tsan_atomic##bits##_fetch_sub(volatile T* p, T v, int) {                                            \
+    return __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST);                                                    \
   }
 CLAMOR_ATOMIC(8, unsigned char)
 CLAMOR_ATOMIC(32, unsigned)

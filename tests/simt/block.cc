@@ -246,7 +246,8 @@ void Barrier(Place place) {
   if (b.at_barrier > 0) {
     for (int i = 0; i < b.size; ++i) {
       const Thread& other = b.threads[i];
-      if (other.state == State::kAtBarrier && (other.place.line() != place.line() || other.place.column() != place.column())) {
+      if (other.state == State::kAtBarrier &&
+          (other.place.line() != place.line() || other.place.column() != place.column())) {
         FailInKernel("reaches __syncthreads at " + DescribePlace(place) + " while others wait at that of " +
                      DescribePlace(other.place) + " (a divergent barrier)");
       }

@@ -1,5 +1,5 @@
-// The emulator itself: that it computes what CUDA does, lets pass what is in order, and reports what is not. What can
-// be broken in a shipping kernel is in seeded_bugs_test.py.
+// The emulator itself: that it computes what CUDA does, lets pass what is in order, and reports what is not.
+// What can be broken in a shipping kernel is in seeded_bugs_test.py.
 #include <bit>
 #include <cstdint>
 #include <functional>
@@ -73,7 +73,8 @@ class EmulatorTest : public testing::Test {
 
 // --- tensor cores: by the layouts that gpu.h states, from plain matrices
 
-__global__ void MmaBF16Kernel(const uint16_t* a, const uint16_t* b, float* c) {  // a: [16, 16], b: [16, 8], c: [16, 8]
+__global__ void MmaBF16Kernel(const uint16_t* a, const uint16_t* b,
+                              float* c) {  // a: [16, 16], b: [16, 8], c: [16, 8]
   const int g = threadIdx.x / 4, t = threadIdx.x % 4;
   uint32_t fa[4], fb[2];
   float fc[4] = {};
@@ -91,7 +92,9 @@ __global__ void MmaBF16Kernel(const uint16_t* a, const uint16_t* b, float* c) { 
 
 TEST_F(EmulatorTest, MmaOfBF16) {
   std::vector<uint16_t> a(16 * 16), b(16 * 8);
-  const auto small = [&] { return static_cast<float>(static_cast<int>(random_() % 17) - 8) / 8; };  // sums are exact
+  const auto small = [&] {
+    return static_cast<float>(static_cast<int>(random_() % 17) - 8) / 8;
+  };  // sums are exact
   const auto bits = [](float v) { return static_cast<uint16_t>(std::bit_cast<uint32_t>(v) >> 16); };
   const auto value = [](uint16_t v) { return std::bit_cast<float>(uint32_t{v} << 16); };
   for (uint16_t& v : a) v = bits(small());
@@ -108,15 +111,18 @@ TEST_F(EmulatorTest, MmaOfBF16) {
   }
 }
 
-__global__ void MmaS8Kernel(const int8_t* a, const int8_t* b, int32_t* c) {  // a: [16, 32], b: [32, 8], c: [16, 8]
+__global__ void MmaS8Kernel(const int8_t* a, const int8_t* b,
+                            int32_t* c) {  // a: [16, 32], b: [32, 8], c: [16, 8]
   const int g = threadIdx.x / 4, t = threadIdx.x % 4;
   uint32_t fa[4] = {}, fb[2] = {};
   int32_t fc[4] = {};
   for (int j = 0; j < 4; ++j) {
     for (int i = 0; i < 4; ++i) {
-      fa[i] |= uint32_t{static_cast<uint8_t>(a[(g + 8 * (i % 2)) * 32 + 4 * t + 16 * (i / 2) + j])} << (8 * j);
+      fa[i] |= uint32_t{static_cast<uint8_t>(a[(g + 8 * (i % 2)) * 32 + 4 * t + 16 * (i / 2) + j])}
+               << (8 * j);
     }
-    for (int i = 0; i < 2; ++i) fb[i] |= uint32_t{static_cast<uint8_t>(b[(4 * t + 16 * i + j) * 8 + g])} << (8 * j);
+    for (int i = 0; i < 2; ++i)
+      fb[i] |= uint32_t{static_cast<uint8_t>(b[(4 * t + 16 * i + j) * 8 + g])} << (8 * j);
   }
   gpu::Mma(fa, fb, fc);
   for (int i = 0; i < 4; ++i) c[(g + 8 * (i / 2)) * 8 + 2 * t + i % 2] = fc[i];
@@ -142,7 +148,8 @@ template <bool Transposed>
 __global__ void LoadMatricesKernel(uint32_t* out) {  // [4, 32]
   GPU_SHARED(uint16_t[4][8][8], tiles);
   const int lane = threadIdx.x;
-  for (int i = 0; i < 8; ++i) tiles[lane / 8][lane % 8][i] = static_cast<uint16_t>(100 * (lane / 8) + 10 * (lane % 8) + i);
+  for (int i = 0; i < 8; ++i)
+    tiles[lane / 8][lane % 8][i] = static_cast<uint16_t>(100 * (lane / 8) + 10 * (lane % 8) + i);
   __syncwarp();
   uint32_t got[4];
   gpu::LoadMatrices<Transposed>(tiles[lane / 8][lane % 8], got);
@@ -191,7 +198,8 @@ TEST_F(EmulatorTest, AsynchronousCopies) {
   }
   ExpectReport([&] { Launch(1, 64, CopyKernel, Upload(from), to, false, true); },
                "CopyKernel.*which the copy of .* may not have filled yet");
-  ExpectReport([&] { Launch(1, 64, CopyKernel, Upload(from), to, true, false); }, "CopyKernel.*nothing has written|"
+  ExpectReport([&] { Launch(1, 64, CopyKernel, Upload(from), to, true, false); },
+               "CopyKernel.*nothing has written|"
                "CopyKernel.*may not have filled yet|CopyKernel.*no barrier between");
 }
 
@@ -227,7 +235,8 @@ TEST_F(EmulatorTest, AWriteAfterReadsNeedsABarrier) {
   int* const out = Device<int>(64);
   Launch(1, 64, OverwriteKernel, out, true);
   EXPECT_EQ(Read(out, 64, stream_), std::vector<int>(64, 1));
-  ExpectReport([&] { Launch(1, 64, OverwriteKernel, out, false); }, "OverwriteKernel.*writes.*read at.*no barrier");
+  ExpectReport([&] { Launch(1, 64, OverwriteKernel, out, false); },
+               "OverwriteKernel.*writes.*read at.*no barrier");
 }
 
 __global__ void ShuffleOutsideKernel(int* out) { out[threadIdx.x] = __shfl_sync(0xfu, 1, 9); }
@@ -236,7 +245,8 @@ __global__ void HalfWarpKernel(int* out) {
 }
 TEST_F(EmulatorTest, WarpOperationsCheckTheirMasks) {
   int* const out = Device<int>(32);
-  ExpectReport([&] { Launch(1, 4, ShuffleOutsideKernel, out); }, "ShuffleOutsideKernel.*reads lane 9, outside the mask");
+  ExpectReport([&] { Launch(1, 4, ShuffleOutsideKernel, out); },
+               "ShuffleOutsideKernel.*reads lane 9, outside the mask");
   ExpectReport([&] { Launch(1, 32, HalfWarpKernel, out); },
                "HalfWarpKernel.*(names lane .*, which has ended|ends while lanes of its warp wait)");
 }
@@ -263,9 +273,13 @@ TEST_F(EmulatorTest, MemoryThatIsNotThere) {
   int* const b = Device<int>(4);
   ExpectReport([&] { Launch(1, 4, ReadKernel, a, b); }, "ReadKernel.*which nothing has written");
   static int of_the_host[4];
-  ExpectReport([&] { Launch(1, 4, ReadKernel, of_the_host, b); }, "ReadKernel.*the host's or another thread's own");
-  ExpectReport([&] { Launch(1, 5, ReadKernel, Upload<int>({1, 2, 3, 4}), b); },
-               "ReadKernel.*at offset 16, out of the bounds of the 16 bytes allocated at");
+  ExpectReport([&] { Launch(1, 4, ReadKernel, of_the_host, b); },
+               "ReadKernel.*the host's or another thread's own");
+  ExpectReport(
+      [&] {
+        Launch(1, 5, ReadKernel, Upload<int>({1, 2, 3, 4}), b);
+      },
+      "ReadKernel.*at offset 16, out of the bounds of the 16 bytes allocated at");
   ExpectReport(
       [&] {
         int* const gone = Upload<int>({1, 2, 3, 4});
@@ -363,7 +377,8 @@ TEST_F(StreamsTest, PinnedMemoryIsTheCopysUntilTheHostHasWaited) {
   static int pageable[4];
   ExpectReport([&] { cudaMemcpyAsync(device, pageable, 16, cudaMemcpyHostToDevice, stream_); },
                "not from cudaMallocHost");
-  ExpectReport([&] { cudaMemcpyAsync(device, host, 32, cudaMemcpyHostToDevice, stream_); }, "out of the bounds");
+  ExpectReport([&] { cudaMemcpyAsync(device, host, 32, cudaMemcpyHostToDevice, stream_); },
+               "out of the bounds");
 }
 
 TEST_F(StreamsTest, StreamOrderedMemoryLivesInItsStream) {
@@ -373,7 +388,8 @@ TEST_F(StreamsTest, StreamOrderedMemoryLivesInItsStream) {
   Add(stream_, p, 3);
   EXPECT_EQ(Read(p, 4, stream_)[0], 3);
   ExpectReport([&] { cudaFreeAsync(p, stream_), Add(stream_, p, 1); }, "AddKernel.*which were freed at");
-  ExpectReport([&] { Add(other_, p, 1), cudaFreeAsync(p, stream_); }, "(race between streams|which were freed at)");
+  ExpectReport([&] { Add(other_, p, 1), cudaFreeAsync(p, stream_); },
+               "(race between streams|which were freed at)");
   ExpectReport(
       [&] {
         cudaMallocAsync(&p, 16, stream_);
@@ -416,8 +432,10 @@ TEST_F(StreamsTest, CaptureRefusesWhatGraphsCannotHold) {
     cudaGraph_t graph = nullptr;
     cudaStreamEndCapture(stream_, &graph);
   };
-  ExpectReport([&] { capture([&] { Device<int>(1); }); }, "cudaMalloc at .* inside the capture of a graph, begun at");
-  ExpectReport([&] { capture([&] { cudaStreamSynchronize(stream_); }); }, "cudaStreamSynchronize at .* inside");
+  ExpectReport([&] { capture([&] { Device<int>(1); }); },
+               "cudaMalloc at .* inside the capture of a graph, begun at");
+  ExpectReport([&] { capture([&] { cudaStreamSynchronize(stream_); }); },
+               "cudaStreamSynchronize at .* inside");
   ExpectReport([&] { capture([&] { Fork(values); }); }, "nothing joined AddKernel");
 }
 

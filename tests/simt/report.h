@@ -8,8 +8,8 @@
 
 namespace clamor::simt {
 
-// "kernels/cuda/rmsnorm.cu:57": the innermost place that is not in a wrapper of gpu.h or of the emulator's own
-// headers. Where nothing is known of lines, a symbol or a number, without a colon.
+// "kernels/cuda/rmsnorm.cu:57": the innermost place that is not in a wrapper of gpu.h or of the emulator's
+// own headers. Where nothing is known of lines, a symbol or a number, without a colon.
 std::string PlaceOf(const void* return_address);
 
 // "RmsNormKernel", of a function's address.

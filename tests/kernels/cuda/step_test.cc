@@ -117,7 +117,8 @@ TEST_F(StepTest, ReplaysWithEachStepsInputs) {
   }
   const std::vector<float> got = OnEverySchedule([&] { return Run(steps, /*read_each=*/true); });
   const std::vector<float> last = OnEverySchedule([&] { return Run(steps, /*read_each=*/false); });
-  EXPECT_TRUE(SameBits(std::vector<float>(got.end() - kRows * kSize, got.end()), last)) << "when the host runs ahead";
+  EXPECT_TRUE(SameBits(std::vector<float>(got.end() - kRows * kSize, got.end()), last))
+      << "when the host runs ahead";
   for (size_t step = 0; step < steps.size(); ++step) {
     for (int r = 0; r < kRows; ++r) {
       std::vector<float> row(kSize), normed(kSize), gate_up(2 * kSize);
