@@ -42,6 +42,34 @@ __device__ inline float Exp(float x) {
   return p * __uint_as_float(static_cast<uint32_t>(second + 127) << 23);
 }
 
+// The steps of Log in kernels/elementwise.cc.
+__device__ inline float Log(float x) {
+  if (!(x > 0.0f)) return x == 0.0f ? -INFINITY : NAN;
+  if (x == INFINITY) return x;
+  int exponent = 0;
+  if (x < 1.17549435e-38f) {  // subnormal
+    x *= 8388608.0f;
+    exponent = -23;
+  }
+  constexpr uint32_t kSqrtHalf = 0x3f3504f3;
+  const uint32_t offset = __float_as_uint(x) - kSqrtHalf;
+  exponent += static_cast<int32_t>(offset) >> 23;
+  const float f = __uint_as_float((offset & 0x7fffff) + kSqrtHalf) - 1.0f;
+  float p = 7.0376836292e-2f;
+  p = fmaf(p, f, -1.1514610310e-1f);
+  p = fmaf(p, f, 1.1676998740e-1f);
+  p = fmaf(p, f, -1.2420140846e-1f);
+  p = fmaf(p, f, 1.4249322787e-1f);
+  p = fmaf(p, f, -1.6668057665e-1f);
+  p = fmaf(p, f, 2.0000714765e-1f);
+  p = fmaf(p, f, -2.4999993993e-1f);
+  p = fmaf(p, f, 3.3333331174e-1f);
+  const float square = f * f, e = static_cast<float>(exponent);
+  float y = fmaf(e, -2.12194440e-4f, p * f * square);
+  y = fmaf(-0.5f, square, y);
+  return fmaf(e, 0.693359375f, f + y);
+}
+
 __device__ inline float Silu(float v) { return v / (1.0f + Exp(-v)); }
 
 // Sixteen partial sums, one in each lane by lane % 16, folded i with i + 8, then + 4, + 2, + 1. Every lane of

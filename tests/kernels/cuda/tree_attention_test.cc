@@ -156,7 +156,7 @@ class CudaTreeAttentionTest : public OnDevice, public testing::WithParamInterfac
     for (int i = 0; i < nodes; ++i) {
       Row row = {sequence, prefix, static_cast<int>(prefix.size())};
       if (i > 0) {
-        const Row& parent = rows[Between(std::max(0, i - 3), i - 1)];
+        const Row& parent = rows[Between(std::max(0, i - 2), i - 1)];
         row.path =
             static_cast<int>(parent.path.size() - prefix.size()) < deepest ? parent.path : rows[0].path;
       }
@@ -221,12 +221,13 @@ TEST_P(CudaTreeAttentionTest, IsNearWhatDoublesGive) {
 }
 
 TEST_P(CudaTreeAttentionTest, ARowsBitsAreThoseOfAChainAndOfAPrompt) {
-  for (const int prefix : {0, 100, 188, 315}) {
-    const std::vector<Row> tree = RandomTree(0, NewTokens(prefix), 40, 10);
+  for (const int prefix :
+       {0, 120, 315}) {  // from 120 on, deep nodes' positions end a split that the root's do not
+    const std::vector<Row> tree = RandomTree(0, NewTokens(prefix), kMaxNodes, kMaxNodes - 1);
     Step step = NewStep();
     step.Add(tree);
     const std::vector<uint16_t> in_tree = step.Run(stream_);
-    for (const size_t r : {size_t{0}, size_t{17}, size_t{39}}) {
+    for (const size_t r : {size_t{0}, size_t{17}, size_t{63}}) {
       const int length = static_cast<int>(tree[r].path.size());
       Step chain = NewStep(), prompt = NewStep();
       chain.Add({{0, tree[r].path, length - 1}});
