@@ -16,8 +16,7 @@ void CheckLt(cublasStatus_t status, const char* what, int64_t n, int64_t k) {
   std::abort();
 }
 
-template <class T>
-void SetBatches(cublasLtMatrixLayout_t layout, T batches, int64_t offset) {
+void SetBatches(cublasLtMatrixLayout_t layout, int64_t batches, int64_t offset) {
   const int32_t count = static_cast<int32_t>(batches);
   cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof(count));
   cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &offset,
@@ -86,7 +85,9 @@ void MatMulPlans::Prepare(int64_t n, int64_t k) {
 void MatMulPlans::MatMul(const uint16_t* x, int64_t rows, const uint16_t* w, int64_t n, int64_t k, float* y,
                          Stream stream) {
   if (rows == 0) return;
-  Plan& plan = *plans_.at({n, k});
+  const auto prepared = plans_.find({n, k});
+  if (prepared == plans_.end()) CheckLt(CUBLAS_STATUS_INVALID_VALUE, "a product without Prepare()", n, k);
+  const Plan& plan = *prepared->second;
   const int64_t blocks = PaddedRows(rows) / kRowBlock;
   SetBatches(plan.w, blocks, 0);  // the same weights for each
   SetBatches(plan.x, blocks, kRowBlock * k);

@@ -19,7 +19,7 @@ struct AddRmsNormArgs {
   int n;        // a multiple of 8, at most kMaxNorm
   uint16_t* y;  // [rows, n] bf16
 };
-inline constexpr int kMaxNorm = 12288;
+inline constexpr int kMaxNorm = 12 * 1024 - 8;  // what 48 KiB of shared memory hold, and the scale
 
 // y = RmsNorm(hidden), the fp32 result of kernels/elementwise.h, rounded to bf16. All pointers are 16-byte
 // aligned.

@@ -217,8 +217,14 @@ void* Shared(const void* key, size_t bytes, size_t alignment) {
   }
   const size_t unit = std::max<size_t>(alignment, 16);
   const size_t at = (b.shared_used + unit - 1) / unit * unit;
+  size_t total = bytes;
+  for (const auto& v : b.variables) total += v.bytes;
+  const size_t most = shared_limits.count(GetOperation(b.operation).kernel) ? kMaxShared : kDefaultShared;
+  if (total > most) {
+    FailInKernel("needs " + std::to_string(total) + " bytes of shared memory; the limit is " +
+                 std::to_string(most));
+  }
   b.shared_used = at + bytes + kGap;
-  if (at + bytes > kMaxShared) FailInKernel("needs more than 227 KiB of shared memory");
   std::memset(b.shared.data() + at, 0xff, bytes + kGap);
   std::fill_n(b.cells.begin() + at, bytes, Cell());
   b.variables.push_back({{b.shared.data() + at, bytes, b.cells.data() + at}, key});
