@@ -37,6 +37,7 @@ struct Heap {
   std::byte* next = begin;
   size_t bytes = size_t{4} << 30, used = 0;
   std::map<const std::byte*, std::unique_ptr<Buffer>> buffers;  // by mapping, freed ones and pinned ones too
+  std::vector<Buffer*> alive;
   int at_work = 0;
 };
 Heap& heap() {
@@ -52,15 +53,16 @@ int HostProtection(const Buffer& b) {
 }
 
 void ProtectAll(bool at_work) {
-  for (const auto& [at, buffer] : heap().buffers) {
-    if (buffer->freed_at != nullptr) continue;
+  for (const Buffer* buffer : heap().alive) {
     Protect(*buffer, at_work ? PROT_READ | PROT_WRITE : HostProtection(*buffer));
   }
 }
 
 Buffer* Add(Buffer buffer) {
   const std::byte* const at = buffer.mapping;
-  return (heap().buffers[at] = std::make_unique<Buffer>(std::move(buffer))).get();
+  Buffer* const added = (heap().buffers[at] = std::make_unique<Buffer>(std::move(buffer))).get();
+  heap().alive.push_back(added);
+  return added;
 }
 
 }  // namespace
@@ -98,6 +100,7 @@ Buffer* AllocatePinned(size_t bytes, const void* allocated_at) {
 
 void Free(Buffer& b, const void* freed_at) {
   b.freed_at = freed_at;
+  std::erase(heap().alive, &b);
   b.uses.clear();
   Protect(b, PROT_NONE);
   madvise(b.mapping, b.mapped, MADV_DONTNEED);
@@ -147,7 +150,7 @@ DeviceAtWork::~DeviceAtWork() {
 }
 
 void ForgetUses(const Clock& host_knows) {
-  for (const auto& [at, b] : heap().buffers) {
+  for (Buffer* b : heap().alive) {
     if (b->uses.empty()) continue;
     std::erase_if(b->uses, [&](const Buffer::Use& use) {
       const Operation& by = GetOperation(use.by);

@@ -15,6 +15,7 @@ struct Lane {
   OperationId last = 0;
 };
 std::vector<Lane> lanes;
+Clock all;
 std::deque<Operation> operations;  // id - 1; a deque, so that references stay good
 
 }  // namespace
@@ -39,12 +40,14 @@ OperationId AddOperation(Operation operation) {
   Lane& lane = lanes[operation.lane];
   if (lane.last != 0) operation.seen.Join(GetOperation(lane.last).seen);
   operation.seen.Set(operation.lane, ++lane.count);
+  all.Set(operation.lane, lane.count);
   operations.push_back(std::move(operation));
   return lane.last = LastOperation();
 }
 
 Operation& GetOperation(OperationId id) { return operations[id - 1]; }
 OperationId LastOperation() { return static_cast<OperationId>(operations.size()); }
+const Clock& AllOperations() { return all; }
 OperationId LastOnLane(int lane) { return lanes[lane].last; }
 
 bool HappensBefore(OperationId a, OperationId b) {

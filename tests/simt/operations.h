@@ -43,6 +43,9 @@ OperationId AddOperation(Operation operation);
 Operation& GetOperation(OperationId id);
 OperationId LastOperation();  // the latest, 0 if none
 
+// All operations so far.
+const Clock& AllOperations();
+
 // The latest of `lane`, 0 if it is empty.
 OperationId LastOnLane(int lane);
 

@@ -25,14 +25,15 @@ void AccessInCopy(const void* p, size_t bytes, Access access, OperationId id) {
 Buffer* PinnedAt(const void* p, size_t bytes, const void* return_address) {
   Buffer* const b = FindBuffer(p);
   const std::byte* const begin = static_cast<const std::byte*>(p);
-  const std::string copy = "cudaMemcpyAsync at " + PlaceOf(return_address);
+  std::string wrong;
   if (b == nullptr || !b->pinned) {
-    Fail(copy + ": host memory is not from cudaMallocHost, so the copy would not be asynchronous");
+    wrong = "uses host memory that is not from cudaMallocHost: it would not be asynchronous";
+  } else if (b->freed_at != nullptr) {
+    wrong = "uses " + Describe(*b) + ", freed at " + PlaceOf(b->freed_at);
+  } else if (begin < b->data || begin + bytes > b->data + b->bytes) {
+    wrong = "of " + std::to_string(bytes) + " bytes goes out of the bounds of " + Describe(*b);
   }
-  if (b->freed_at != nullptr) Fail(copy + " uses " + Describe(*b) + ", freed at " + PlaceOf(b->freed_at));
-  if (begin < b->data || begin + bytes > b->data + b->bytes) {
-    Fail(copy + " of " + std::to_string(bytes) + " bytes goes out of the bounds of " + Describe(*b));
-  }
+  if (!wrong.empty()) Fail("cudaMemcpyAsync at " + PlaceOf(return_address) + " " + wrong);
   return b;
 }
 

@@ -94,8 +94,7 @@ void WaitFor(OperationId id) {
 void WaitForAll() {
   DeviceAtWork at_work;
   while (!device().queue.empty()) RunOne();
-  for (OperationId id = LastOperation(); id > 0; --id) device().host.Join(GetOperation(id).seen);
-  ForgetUses(device().host);
+  HostLearns(AllOperations());
 }
 
 bool HostKnows(OperationId id) {
