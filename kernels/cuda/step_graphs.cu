@@ -4,11 +4,15 @@
 namespace clamor::kernels::cuda {
 
 StepGraphs::~StepGraphs() {
-  for (const auto& [key, exec] : graphs_) Check(cudaGraphExecDestroy(exec), "freeing a graph");
+  for (const auto& [key, exec] : graphs_) {
+    if (exec != nullptr) Check(cudaGraphExecDestroy(exec), "freeing a graph");
+  }
 }
 
 void StepGraphs::Run(int64_t key, Stream stream, const std::function<void(Stream)>& record) {
-  cudaGraphExec_t& exec = graphs_[key];
+  const auto [at, first] = graphs_.try_emplace(key, nullptr);
+  if (first) return record(stream);
+  cudaGraphExec_t& exec = at->second;
   if (exec == nullptr) {
     cudaGraph_t graph;
     Check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "capturing a step");
