@@ -156,7 +156,7 @@ __device__ inline void Weigh(float (&scores)[kTile / 8][4], float scale, int pos
 // One block to a tile of queries, key head and split. Keys of the next kTile positions are fetched while
 // weights are made, values while scores are.
 template <int kDim>
-__global__ void __launch_bounds__(kThreads) SplitKernel(TreeAttentionArgs a) {
+__global__ void __launch_bounds__(kThreads, 2) SplitKernel(TreeAttentionArgs a) {
   GPU_DYNAMIC_SHARED(SharedTile<kDim>, shared);
   SharedTile<kDim>&q = shared[0], &keys = shared[1], &values = shared[2];
   const AttentionTile tile = a.tiles[blockIdx.x];
