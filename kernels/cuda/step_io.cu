@@ -1,0 +1,77 @@
+#include "kernels/cuda/gpu.h"
+#include "kernels/cuda/step_io.h"
+
+namespace clamor::kernels::cuda {
+namespace {
+
+cudaEvent_t NewEvent() {
+  cudaEvent_t event;
+  Check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "an event");
+  return event;
+}
+
+}  // namespace
+
+StepInputs::StepInputs(size_t bytes) : bytes_(bytes) {
+  Check(cudaMalloc(&device_, bytes), "memory for a step's inputs");
+  for (Slot& slot : slots_) {
+    Check(cudaMallocHost(&slot.host, bytes), "pinned memory for a step's inputs");
+    slot.fetched = NewEvent();
+  }
+}
+
+StepInputs::~StepInputs() {
+  for (const Slot& slot : slots_) {
+    Check(cudaFreeHost(slot.host), "freeing");
+    Check(cudaEventDestroy(slot.fetched), "freeing");
+  }
+  Check(cudaFree(device_), "freeing");
+}
+
+std::byte* StepInputs::Next() {
+  const Slot& slot = slots_[next_];
+  if (slot.used) Check(cudaEventSynchronize(slot.fetched), "waiting for a step's inputs");
+  return slot.host;
+}
+
+void StepInputs::Upload(Stream stream) {
+  Slot& slot = slots_[next_];
+  Check(cudaMemcpyAsync(device_, slot.host, bytes_, cudaMemcpyHostToDevice, stream),
+        "copying a step's inputs");
+  Check(cudaEventRecord(slot.fetched, stream), "an event");
+  slot.used = true;
+  next_ = 1 - next_;
+}
+
+StepOutputs::StepOutputs(size_t bytes) : bytes_(bytes), written_(NewEvent()), copied_(NewEvent()) {
+  Check(cudaMalloc(&device_, bytes), "memory for a step's outputs");
+  for (std::byte*& host : host_) Check(cudaMallocHost(&host, bytes), "pinned memory for a step's outputs");
+  Check(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking), "a stream");
+}
+
+StepOutputs::~StepOutputs() {
+  Check(cudaStreamDestroy(copies_), "freeing");
+  for (const cudaEvent_t event : {written_, copied_}) Check(cudaEventDestroy(event), "freeing");
+  for (std::byte* host : host_) Check(cudaFreeHost(host), "freeing");
+  Check(cudaFree(device_), "freeing");
+}
+
+void StepOutputs::BeginStep(Stream stream) {
+  if (used_) Check(cudaStreamWaitEvent(stream, copied_), "waiting for the last outputs");
+}
+
+void StepOutputs::Download(Stream stream) {
+  latest_ = 1 - latest_;
+  Check(cudaEventRecord(written_, stream), "an event");
+  Check(cudaStreamWaitEvent(copies_, written_), "waiting for a step");
+  Check(cudaMemcpyAsync(host_[latest_], device_, bytes_, cudaMemcpyDeviceToHost, copies_), "copying outputs");
+  Check(cudaEventRecord(copied_, copies_), "an event");
+  used_ = true;
+}
+
+const std::byte* StepOutputs::Wait() {
+  Check(cudaEventSynchronize(copied_), "waiting for a step's outputs");
+  return host_[latest_];
+}
+
+}  // namespace clamor::kernels::cuda

@@ -1,0 +1,66 @@
+// What goes to the device for each step and comes back from it. Graphs hold addresses, so the device's side
+// of both stays where it is; the host's side is doubled, so that the host prepares step n + 1 while step n
+// runs.
+//
+// Both classes: one thread at a time. Tested by tests/kernels/cuda/step_test.cc.
+#pragma once
+
+#include <cstddef>
+
+#include "kernels/cuda/stream.h"
+
+struct CUevent_st;
+
+namespace clamor::kernels::cuda {
+
+class StepInputs {
+ public:
+  explicit StepInputs(size_t bytes);
+  ~StepInputs();
+  StepInputs(const StepInputs&) = delete;
+
+  // Host memory for the next step's inputs. Waits if the step before last has not fetched its own from there.
+  std::byte* Next();
+  // Queues the copy to device(), behind whatever `stream` still does with the inputs of the last step.
+  void Upload(Stream stream);
+  const std::byte* device() const { return device_; }
+
+ private:
+  struct Slot {
+    std::byte* host = nullptr;
+    CUevent_st* fetched = nullptr;
+    bool used = false;
+  };
+  const size_t bytes_;
+  std::byte* device_ = nullptr;
+  Slot slots_[2];
+  int next_ = 0;
+};
+
+// The copy back runs on a stream of its own, beside the next step's work.
+class StepOutputs {
+ public:
+  explicit StepOutputs(size_t bytes);
+  ~StepOutputs();
+  StepOutputs(const StepOutputs&) = delete;
+
+  std::byte* device() { return device_; }
+  // To be called before the step that writes device(): its work then waits until the last outputs are out.
+  void BeginStep(Stream stream);
+  // Queues the copy of what `stream` has written by then.
+  void Download(Stream stream);
+  // The outputs of the last Download(), once they are there. Good until the Download() after the next.
+  const std::byte* Wait();
+
+ private:
+  const size_t bytes_;
+  std::byte* device_ = nullptr;
+  std::byte* host_[2] = {};
+  int latest_ = 0;
+  bool used_ = false;
+  Stream copies_ = nullptr;
+  CUevent_st* written_ = nullptr;
+  CUevent_st* copied_ = nullptr;
+};
+
+}  // namespace clamor::kernels::cuda
