@@ -142,8 +142,9 @@ absl::StatusOr<LoadedModel> LoadModel(const ModelOptions& options, Weights::Prog
   model.kv_format = *kv_format;
   model.threads = options.threads > 0 ? options.threads : PhysicalCores();
   kernels::ThreadPool pool(model.threads);
-  CLAMOR_ASSIGN_OR_RETURN(model.transformer,
-                          Transformer::Load(options.directory, *format, options.context, pool, progress));
+  CLAMOR_ASSIGN_OR_RETURN(model.transformer, Transformer::Load(options.directory, *format, options.context,
+                                                               pool, progress, options.packed_weights));
+  model.packed_weights = options.packed_weights;
   model.stored_as = *format == WeightFormat::kStored
                         ? kernels::StorageName(model.transformer->weights().embedding.stored())
                         : WeightFormatName(*format);
@@ -154,10 +155,24 @@ absl::StatusOr<LoadedModel> LoadModel(const ModelOptions& options, Weights::Prog
 std::string DescribeLoad(const LoadedModel& model) {
   constexpr double kMiB = 1024.0 * 1024.0;
   const Weights& weights = model.transformer->weights();
-  return absl::StrFormat("%s: %.1f MiB of %s weights in %.2f s, peak memory %.1f MiB, %s, %d thread%s",
-                         model.name, weights.bytes() / kMiB, model.stored_as, model.load_seconds,
+  std::string from, file;
+  switch (weights.packed_file) {
+    case PackedFileUse::kNone:
+      break;
+    case PackedFileUse::kRead:
+      from = absl::StrCat(" from ", model.packed_weights);
+      break;
+    case PackedFileUse::kWritten:
+      file = absl::StrCat("; wrote ", model.packed_weights);
+      break;
+    case PackedFileUse::kLeft:
+      file = absl::StrCat("; ", model.packed_weights, " is being written by another process");
+      break;
+  }
+  return absl::StrFormat("%s: %.1f MiB of %s weights%s in %.2f s, peak memory %.1f MiB, %s, %d thread%s%s",
+                         model.name, weights.bytes() / kMiB, model.stored_as, from, model.load_seconds,
                          PeakMemoryBytes() / kMiB, kernels::CpuTargetName(kernels::ActiveCpuTarget()),
-                         model.threads, model.threads == 1 ? "" : "s");
+                         model.threads, model.threads == 1 ? "" : "s", file);
 }
 
 }  // namespace clamor
