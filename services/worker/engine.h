@@ -59,7 +59,8 @@ struct EngineLoad {
   absl::Time last_step = absl::InfinitePast();
   // For how long there has been something to do and no step has ended, while the machine let the engine work.
   double stalled_seconds = 0;
-  double slow_step_seconds = 0;  // what the slowest steps of late took, or what one may be expected to take
+  // What the slowest steps of late took, or what one may be expected to take; 0: nobody knows.
+  double slow_step_seconds = 0;
 };
 
 // What one step did; handed to the observer for metrics.

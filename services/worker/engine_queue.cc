@@ -226,13 +226,16 @@ void Engine::Rep::PublishLoad(bool stepped) {
   load.kv_pages_total = cache.pages_total();
   const bool busy = !running.empty() || !waiting.empty();
   const SteadyTime now = std::chrono::steady_clock::now();
+  double took = 0;
   if (stepped) {
     ++load.steps;
     load.last_step = absl::Now();
-    const double took = due ? std::chrono::duration<double>(now - *due).count() : 0;
-    load.slow_step_seconds =
-        std::max({took, kForgetting * load.slow_step_seconds, cost.PrefillSeconds(options.prefill_chunk)});
+    if (due) took = std::chrono::duration<double>(now - *due).count();
+    load.slow_step_seconds *= kForgetting;
   }
+  // Where no step was measured nobody knows what a prompt takes that is longer than those before.
+  if (const double prompt = cost.PrefillSeconds(options.prefill_chunk); prompt > 0)
+    load.slow_step_seconds = std::max({load.slow_step_seconds, took, prompt});
   if (!busy) {
     due.reset();
   } else if (stepped || !due) {
