@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstring>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 #include "absl/functional/function_ref.h"
@@ -131,9 +132,9 @@ absl::Status CheckHeader(const std::string& path, uint64_t file_bytes, const Hea
                                                       ", wanted is ", Quote(origin.format), kRemedy));
   }
   if (header.bytes != origin.bytes || file_bytes != PackedFileBytes(origin)) {
-    return absl::DataLossError(absl::StrCat(path, ": has ", file_bytes, " bytes, the header says ",
-                                            header.bytes, " of weights, needed are ", sizeof(Header), " and ",
-                                            origin.bytes, kRemedy));
+    return absl::DataLossError(absl::StrCat(path, ": has ", file_bytes, " bytes, ", header.bytes,
+                                            " of weights by its header, must be ", PackedFileBytes(origin),
+                                            " and ", origin.bytes, kRemedy));
   }
   return absl::OkStatus();
 }

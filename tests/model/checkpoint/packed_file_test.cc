@@ -216,9 +216,8 @@ TEST_F(PackedFileTest, ErrorsNameBothValues) {
 // The checksum of a header keeps nobody from writing what he likes.
 TEST_F(PackedFileTest, HostileHeaders) {
   for (const uint64_t bytes : {uint64_t{0}, origin_.bytes - 64, uint64_t{1} << 63, ~uint64_t{0}}) {
-    EXPECT_THAT(
-        ErrorOf(Forged(56, bytes)),
-        AllOf(HasSubstr("DATA_LOSS"), HasSubstr(absl::StrCat("the header says ", bytes, " of weights"))));
+    EXPECT_THAT(ErrorOf(Forged(56, bytes)),
+                AllOf(HasSubstr("DATA_LOSS"), HasSubstr(absl::StrCat(bytes, " of weights by its header"))));
   }
   struct Field {
     char text[16];
@@ -326,7 +325,7 @@ TEST(PackedFile, TheLayoutBelongsToTheVersion) {
     ASSERT_TRUE(Load(Testdata("tiny-qwen2"), format, out / "w").ok());
     hash.Add(ReadFile(out / "w"));
   }
-  EXPECT_EQ(hash.Hex(), "?");
+  EXPECT_EQ(hash.Hex(), "4698ea7a0aaaa71e64878bf262108f6c53af501043cd4def22c4cb522a35d7ab");
 }
 
 TEST(PackedFile, IsRefusedForAnotherFormat) {

@@ -356,7 +356,9 @@ class Servers(CliTest):
         cls.folder = tempfile.TemporaryDirectory()
         cls.processes = []
         cls.retrieval = cls.start("CLAMOR_RETRIEVAL", "--store", os.path.join(cls.folder.name, "store"))
-        cls.worker = cls.start("CLAMOR_WORKER", "--model", DEMO, "--threads", "1", "--retrieval", cls.retrieval)
+        cls.packed = os.path.join(cls.folder.name, "demo.packed")
+        cls.worker = cls.start("CLAMOR_WORKER", "--model", DEMO, "--threads", "1", "--retrieval", cls.retrieval,
+                               "--packed-weights", cls.packed)
         cls.gateway = cls.start("CLAMOR_GATEWAY", "--workers", cls.worker)
         for _ in range(600):
             if run("generate", "--server", cls.gateway, "--prompt", "x", "--max-tokens", 1).returncode == 0:
@@ -405,6 +407,10 @@ class Servers(CliTest):
                        for where in (("--model", DEMO), ("--server", self.gateway)))
         self.assertEqual(there["token_ids"], here["token_ids"])
         self.assertTrue(2 <= len(json.loads(there["text"])) <= 4)
+
+    def test_what_the_worker_packed_serves_others(self):
+        done = self.ok("generate", "--model", DEMO, "--prompt", "x", "--max-tokens", 1, "--packed-weights", self.packed)
+        self.assertIn(f" from {self.packed} in ", done.stderr)
 
     def test_eval_drafts_from_the_store(self):
         folder = pathlib.Path(self.folder.name)
