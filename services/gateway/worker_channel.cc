@@ -151,6 +151,7 @@ absl::Status WorkerChannel::Meet() {
 void WorkerChannel::FollowUntilLost() {
   Update([this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     lost_ = serving_ = stalled_ = false;
+    snapshot_.load.Clear();  // of the one that was lost, which may have drained
     sent_away_.reset();
   });
   {
@@ -191,7 +192,7 @@ absl::Status WorkerChannel::PollLoad() {
     snapshot_.load = load;
     snapshot_.streams_at_poll = snapshot_.streams;
     newly_stalled = stalled && !stalled_;
-    if (stalled_ && !stalled) sent_away_.reset();
+    if (!stalled && !load.draining()) sent_away_.reset();
     stalled_ = stalled;
   });
   if (newly_stalled) Hung("stalled");

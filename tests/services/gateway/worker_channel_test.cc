@@ -79,6 +79,29 @@ TEST(WorkerChannelTest, StreamsAreToldToLeaveWheneverTheyOpen) {
   EXPECT_EQ(told, "adrained cdrained ");
 }
 
+// Restarted at its old address, or told to stay after all.
+TEST(WorkerChannelTest, AWorkerThatHasDrainedAndIsBackKeepsItsStreams) {
+  for (const bool restarted : {true, false}) {
+    FakeWorker worker;
+    WorkerChannel channel(worker.address());
+    channel.Connect([&channel] {  // what a fleet with another worker does
+      if (StateOf(channel) == v1::WORKER_STATE_DRAINING) channel.SendAway(Loss::kDrained);
+    });
+    ASSERT_TRUE(Eventually([&] { return StateOf(channel) == v1::WORKER_STATE_READY; }));
+    v1::WorkerLoad load;
+    load.set_draining(true);
+    worker.SetLoad(load);
+    ASSERT_TRUE(Eventually([&] { return StateOf(channel) == v1::WORKER_STATE_DRAINING; }));
+    worker.SetLoad({});
+    if (restarted) channel.ReportLost();
+    ASSERT_TRUE(Eventually([&] { return StateOf(channel) == v1::WORKER_STATE_READY; }));
+    std::atomic<int> told = 0;
+    const WorkerLease lease(&channel);
+    lease.OnLeave([&](Loss) { ++told; });
+    EXPECT_EQ(told, 0) << restarted;
+  }
+}
+
 TEST(WorkerChannelTest, ASilentWorkerIsDownUntilItTalks) {
   FakeWorker worker;
   WorkerChannel channel(worker.address(), /*hang_after=*/absl::Milliseconds(200));
