@@ -7,7 +7,7 @@
 // values and what to do: FAILED_PRECONDITION for a good file of another version, model or format; DATA_LOSS
 // for one that is damaged or cut short; INVALID_ARGUMENT for one of another kind.
 //
-// Tested by tests/model/checkpoint/packed_file_test.cc.
+// Tested by tests/model/checkpoint/packed_file_test.cc and packed_weights_test.cc.
 #pragma once
 
 #include <cstdint>

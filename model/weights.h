@@ -1,7 +1,7 @@
 // The parameters of a model, packed for the products of kernels/matmul.h. Each field has its shape beside it.
 //
 // Immutable after Load; shared by all threads.
-// Tested by tests/model/checkpoint/weights_test.cc.
+// Tested by tests/model/checkpoint/weights_test.cc and packed_weights_test.cc.
 #pragma once
 
 #include <cstdint>
