@@ -79,6 +79,17 @@ TEST(WorkerChannelTest, StreamsAreToldToLeaveWheneverTheyOpen) {
   EXPECT_EQ(told, "adrained cdrained ");
 }
 
+TEST(WorkerChannelTest, NobodyLeavesAWorkerThatIsReady) {
+  FakeWorker worker;
+  WorkerChannel channel(worker.address());
+  channel.SendAway(Loss::kDrained);  // what was decided about the one before it at this address
+  channel.Connect([] {});
+  ASSERT_TRUE(Eventually([&] { return StateOf(channel) == v1::WORKER_STATE_READY; }));
+  WorkerLease lease(&channel);
+  lease.OnLeave([](Loss) { ADD_FAILURE() << "it is another now"; });
+  channel.SendAway(Loss::kDrained);  // decided before it was ready
+}
+
 TEST(WorkerChannelTest, ASilentWorkerIsDownUntilItTalks) {
   FakeWorker worker;
   WorkerChannel channel(worker.address(), /*hang_after=*/absl::Milliseconds(200));

