@@ -9,6 +9,11 @@
 #include "services/rpc_error.h"
 
 namespace clamor {
+namespace {
+
+constexpr int kMostLosses = 32;  // whatever happens to the fleet, no answer wanders for ever
+
+}  // namespace
 
 AnswerCall::AnswerCall(const CallContext& context, WorkerLease lease,
                        v1::WorkerServiceStreamGenerateRequest request, GenerationListener* listener)
@@ -83,6 +88,11 @@ void AnswerCall::Replace(Loss loss) {
     return listener_->OnEnded(Refusal(
         "POISON_REQUEST", absl::StrCat("worker ", lost_->worker, " ", LossName(loss), " after ",
                                        journal_.tokens(), " tokens of this request, as one before it had")));
+  }
+  if (++losses_ > kMostLosses) {
+    Count("given_up");
+    return listener_->OnEnded(
+        Refusal("NO_COMPATIBLE_WORKER", absl::StrCat("the answer has lost ", losses_, " workers")));
   }
   Search();
 }

@@ -76,6 +76,7 @@ class AnswerCall final : private GenerationListener {
   // Belong to the events, which come one after the other.
   AnswerJournal journal_;
   Suspicion suspicion_;
+  int losses_ = 0;                     // of workers, however it was
   std::optional<Lost> lost_;           // since a worker was lost, until another goes on
   absl::Time search_deadline_;         // since then
   std::vector<std::string> excluded_;  // workers that cannot go on with this answer

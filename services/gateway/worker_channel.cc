@@ -89,6 +89,7 @@ void WorkerChannel::ReportDraining() {
 
 void WorkerChannel::SendAway(Loss why) {
   absl::MutexLock lock(&mu_);
+  if (snapshot_.state == v1::WORKER_STATE_READY) return;  // it has recovered since that was decided
   sent_away_ = why;
   for (const auto& [number, leave] : leaves_) leave(why);
 }
@@ -108,6 +109,7 @@ void WorkerChannel::Update(const std::function<void()>& change) {
                                   : serving_                  ? v1::WORKER_STATE_READY
                                                               : v1::WORKER_STATE_DOWN;
     if (std::exchange(snapshot_.state, state) == state) return;
+    if (state == v1::WORKER_STATE_READY) sent_away_.reset();
     spdlog::info("event=worker_state worker={} state={}", address_, v1::WorkerState_Name(state));
   }
   on_change_();
@@ -151,8 +153,7 @@ absl::Status WorkerChannel::Meet() {
 void WorkerChannel::FollowUntilLost() {
   Update([this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     lost_ = serving_ = stalled_ = false;
-    snapshot_.load.Clear();  // of the one that was lost, which may have drained
-    sent_away_.reset();
+    snapshot_.load.Clear();  // maybe of another process
   });
   {
     HealthWatch health(
@@ -192,7 +193,6 @@ absl::Status WorkerChannel::PollLoad() {
     snapshot_.load = load;
     snapshot_.streams_at_poll = snapshot_.streams;
     newly_stalled = stalled && !stalled_;
-    if (!stalled && !load.draining()) sent_away_.reset();
     stalled_ = stalled;
   });
   if (newly_stalled) Hung("stalled");

@@ -64,7 +64,8 @@ class WorkerChannel {
   void ReportDraining();
   // Something came on a stream.
   void ReportAlive() { ++signs_of_life_; }
-  // Every stream, and each that opens from now on, shall leave: until the worker is well again.
+  // Every stream, and each that opens from now on, shall leave: until the worker is ready again. Nothing if
+  // it is ready.
   void SendAway(Loss why);
 
   static constexpr absl::Duration kHangAfter = absl::Milliseconds(1500);

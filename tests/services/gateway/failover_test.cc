@@ -393,6 +393,34 @@ TEST_F(FailoverTest, StreamsLeaveAWorkerThatDrains) {
               HasSubstr("clamor_gateway_failovers_total{outcome=\"moved\",reason=\"drained\"} 1\n"));
 }
 
+TEST_F(FailoverTest, AWorkerThatIsBackFromADrainKeepsItsStreams) {
+  StartFleet(2, testing::Survive);
+  v1::WorkerLoad draining;
+  draining.set_draining(true);
+  for (const auto& worker : workers_) {
+    worker->SetLoad(draining);
+    ASSERT_TRUE(Eventually([&] { return ReadyWorkers() == 1; }));
+    worker->SetLoad({});
+    ASSERT_TRUE(Eventually([&] { return ReadyWorkers() == 2; }));
+  }
+  for (int i = 0; i < 4; ++i) EXPECT_TRUE(Ask(Request()).status.ok());
+  EXPECT_EQ(streams(), 4) << "nobody moved";
+}
+
+TEST_F(FailoverTest, NoAnswerWandersForEver) {
+  StartFleet(2, testing::Survive);
+  for (const auto& worker : workers_) {
+    worker->SetScript(
+        [](grpc::ServerContext&, const FakeWorker::Request& request, FakeWorker::Writer& writer) {
+          FakeWorker::WriteStarted(writer, request);
+          return ToGrpc(Refusal("DRAINING", "the worker stopped before the answer was complete"));
+        });
+  }
+  const Answers answers = Ask(Request());
+  EXPECT_EQ(ReasonOf(answers.status), "NO_COMPATIBLE_WORKER") << answers.status;
+  EXPECT_EQ(streams(), 33);
+}
+
 // A worker that was told to drain since the gateway last asked refuses: another is asked, the client hears
 // nothing.
 TEST_F(FailoverTest, ARefusalOfAWorkerThatDrainsIsNoClientsConcern) {

@@ -102,6 +102,17 @@ TEST(WorkerChannelTest, AWorkerThatHasDrainedAndIsBackKeepsItsStreams) {
   }
 }
 
+TEST(WorkerChannelTest, NobodyLeavesAWorkerThatIsReady) {
+  FakeWorker worker;
+  WorkerChannel channel(worker.address());
+  channel.SendAway(Loss::kDrained);  // what was decided about the one before it at this address
+  channel.Connect([] {});
+  ASSERT_TRUE(Eventually([&] { return StateOf(channel) == v1::WORKER_STATE_READY; }));
+  WorkerLease lease(&channel);
+  lease.OnLeave([](Loss) { ADD_FAILURE() << "it is another now"; });
+  channel.SendAway(Loss::kDrained);  // decided before it was ready
+}
+
 TEST(WorkerChannelTest, ASilentWorkerIsDownUntilItTalks) {
   FakeWorker worker;
   WorkerChannel channel(worker.address(), /*hang_after=*/absl::Milliseconds(200));
