@@ -4,6 +4,7 @@
 #include <chrono>
 #include <utility>
 
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "grpcpp/create_channel.h"
 #include "kernels/status_macros.h"
@@ -169,16 +170,35 @@ void WorkerChannel::FollowUntilLost() {
   ReportLost();
 }
 
-absl::Status WorkerChannel::PollLoad() {
-  const uint64_t signs = signs_of_life_;
-  const auto asked = std::chrono::steady_clock::now();
-  v1::GetLoadResponse response;
-  const grpc::Status status = Call(hang_after_, [&](grpc::ClientContext* context) {
-    return stub_->GetLoad(context, v1::GetLoadRequest(), &response);
+// DEADLINE_EXCEEDED if the worker has not answered, nor sent anything else, for `hang_after`.
+grpc::Status WorkerChannel::AskForLoad(grpc::ClientContext* context, v1::GetLoadResponse* response) {
+  const auto now = [] { return std::chrono::steady_clock::now(); };
+  const v1::GetLoadRequest request;
+  grpc::Status status;
+  absl::Notification answered;
+  stub_->async()->GetLoad(context, &request, response, [&](grpc::Status s) {
+    status = std::move(s);
+    answered.Notify();
   });
+  auto silent_since = now();
+  while (true) {
+    silent_since = std::max(silent_since, last_sign_.load());
+    const auto begin = now();
+    const absl::Duration left = hang_after_ - absl::FromChrono(begin - silent_since);
+    if (left <= absl::ZeroDuration()) break;
+    if (answered.WaitForNotificationWithTimeout(left)) return status;
+    if (absl::FromChrono(now() - begin) > left + kOwnLateness) silent_since = now();
+  }
+  context->TryCancel();
+  answered.WaitForNotification();
+  return status.ok() ? status : grpc::Status(grpc::StatusCode::DEADLINE_EXCEEDED, "no answer");
+}
+
+absl::Status WorkerChannel::PollLoad() {
+  v1::GetLoadResponse response;
+  const grpc::Status status = Call(
+      absl::InfiniteDuration(), [&](grpc::ClientContext* context) { return AskForLoad(context, &response); });
   if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
-    const auto waited = absl::FromChrono(std::chrono::steady_clock::now() - asked);
-    if (signs_of_life_ != signs || waited > hang_after_ + kOwnLateness) return absl::OkStatus();
     ReportLost();
     Hung("silent");
   }

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -63,7 +64,7 @@ class WorkerChannel {
   // It refused a request because it drains: no more requests.
   void ReportDraining();
   // Something came on a stream.
-  void ReportAlive() { ++signs_of_life_; }
+  void ReportAlive() { last_sign_ = std::chrono::steady_clock::now(); }
   // Every stream, and each that opens from now on, shall leave: until the worker is ready again. Nothing if
   // it is ready.
   void SendAway(Loss why);
@@ -77,6 +78,7 @@ class WorkerChannel {
   absl::Status Meet();     // model and tokenizer
   void FollowUntilLost();  // health and load
   absl::Status PollLoad();
+  grpc::Status AskForLoad(grpc::ClientContext* context, v1::GetLoadResponse* response);
   void Hung(const char* how);
   grpc::Status Call(absl::Duration timeout, const std::function<grpc::Status(grpc::ClientContext*)>& call);
   void Update(const std::function<void()>& change) ABSL_LOCKS_EXCLUDED(mu_);
@@ -87,7 +89,7 @@ class WorkerChannel {
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<v1::WorkerService::StubInterface> stub_;
 
-  std::atomic<uint64_t> signs_of_life_ = 0;
+  std::atomic<std::chrono::steady_clock::time_point> last_sign_{};  // of life
 
   mutable absl::Mutex mu_;
   WorkerSnapshot snapshot_ ABSL_GUARDED_BY(mu_);
