@@ -12,36 +12,40 @@ cudaEvent_t NewEvent() {
 
 }  // namespace
 
-StepInputs::StepInputs(size_t bytes) : bytes_(bytes) {
-  Check(cudaMalloc(&device_, bytes), "memory for a step's inputs");
+Uploads::Uploads(size_t bytes) : bytes_(bytes) {
   for (Slot& slot : slots_) {
-    Check(cudaMallocHost(&slot.host, bytes), "pinned memory for a step's inputs");
+    Check(cudaMallocHost(&slot.host, bytes), "pinned memory for uploads");
     slot.fetched = NewEvent();
   }
 }
 
-StepInputs::~StepInputs() {
+Uploads::~Uploads() {
   for (const Slot& slot : slots_) {
+    if (slot.used) Check(cudaEventSynchronize(slot.fetched), "waiting for an upload");
     Check(cudaFreeHost(slot.host), "freeing");
     Check(cudaEventDestroy(slot.fetched), "freeing");
   }
-  Check(cudaFree(device_), "freeing");
 }
 
-std::byte* StepInputs::Next() {
+std::byte* Uploads::Next() {
   const Slot& slot = slots_[next_];
-  if (slot.used) Check(cudaEventSynchronize(slot.fetched), "waiting for a step's inputs");
+  if (slot.used) Check(cudaEventSynchronize(slot.fetched), "waiting for an upload");
   return slot.host;
 }
 
-void StepInputs::Upload(Stream stream) {
+void Uploads::Upload(void* to, size_t bytes, Stream stream) {
   Slot& slot = slots_[next_];
-  Check(cudaMemcpyAsync(device_, slot.host, bytes_, cudaMemcpyHostToDevice, stream),
-        "copying a step's inputs");
+  if (bytes > bytes_) Check(cudaErrorInvalidValue, "an upload beyond its pinned memory");
+  Check(cudaMemcpyAsync(to, slot.host, bytes, cudaMemcpyHostToDevice, stream), "an upload");
   Check(cudaEventRecord(slot.fetched, stream), "an event");
   slot.used = true;
   next_ = 1 - next_;
 }
+
+StepInputs::StepInputs(size_t bytes) : uploads_(bytes) {
+  Check(cudaMalloc(&device_, bytes), "memory for a step's inputs");
+}
+StepInputs::~StepInputs() { Check(cudaFree(device_), "freeing"); }
 
 StepOutputs::StepOutputs(size_t bytes) : bytes_(bytes), written_(NewEvent()), copied_(NewEvent()) {
   Check(cudaMalloc(&device_, bytes), "memory for a step's outputs");

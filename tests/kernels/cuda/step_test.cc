@@ -81,7 +81,7 @@ class StepTest : public OnDevice {
     };
     for (size_t step = 0; step < steps.size(); ++step) {
       std::memcpy(inputs.Next(), steps[step].data(), kRows * sizeof(int32_t));
-      inputs.Upload(stream_);
+      inputs.Upload(kRows * sizeof(int32_t), stream_);
       if (step > 0 && read_each) read();  // of the last step, beside this one's upload
       outputs.BeginStep(stream_);
       graphs.Run(kRows, stream_, [&](Stream stream) {
