@@ -1,6 +1,7 @@
 // A model as an engine needs it, wherever it runs: a description, and forward passes over a cache.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -50,6 +51,7 @@ class Model {
   virtual const ModelConfig& config() const = 0;
   virtual const GenerationDefaults& generation() const = 0;
   virtual int32_t max_positions() const = 0;
+  virtual size_t weight_bytes() const = 0;  // as they are held
   // Rows that the tree of one sequence may have, its root included.
   virtual int32_t max_tree_rows() const = 0;
   // `cache` and `pool` outlive the pass; a model on a device holds keys and values there, by the cache's slots.

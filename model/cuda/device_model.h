@@ -23,6 +23,7 @@ class DeviceModel : public Model {
   const ModelConfig& config() const override { return description_.config; }
   const GenerationDefaults& generation() const override { return description_.generation; }
   int32_t max_positions() const override { return max_positions_; }
+  size_t weight_bytes() const override { return weights_.bytes; }
   int32_t max_tree_rows() const override { return kernels::cuda::kMaxNodes; }
   absl::StatusOr<std::unique_ptr<ForwardPass>> NewPass(KvCache& cache, const PassLimits& limits,
                                                        kernels::ThreadPool& pool) const override;

@@ -23,7 +23,7 @@
 #include "model/spec/continuation_source.h"
 #include "model/spec/drafter.h"
 #include "model/tokenizer/tokenizer.h"
-#include "model/transformer.h"
+#include "model/model.h"
 #include "services/worker/request.h"
 
 namespace clamor {
@@ -86,7 +86,7 @@ class Engine {
  public:
   // `model` and, unless null, `tokenizer` (needed for text and stop strings), `source` and `observer` must
   // outlive the engine.
-  static absl::StatusOr<std::unique_ptr<Engine>> Create(const Transformer* model, const Tokenizer* tokenizer,
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const Model* model, const Tokenizer* tokenizer,
                                                         ContinuationSource* source, StepObserver* observer,
                                                         const EngineOptions& options);
   ~Engine();
