@@ -115,7 +115,8 @@ TEST(DeviceModelLimitsTest, TooLittleMemoryIsARefusal) {
   auto model = DeviceModel::Load(TinyDirectory("llama"), 0, [](uint64_t, uint64_t) {});
   ASSERT_TRUE(model.ok()) << model.status();
   kernels::ThreadPool pool(1);
-  KvCache cache((*model)->config(), int64_t{1} << 21);
+  const size_t page = KvCache::BytesPerPage((*model)->config(), kernels::KvFormat::kBF16);
+  KvCache cache((*model)->config(), static_cast<int64_t>(kernels::cuda::FreeDeviceBytes() / page) + 1);
   const auto pass = (*model)->NewPass(cache, {.rows = 16, .sequences = 1, .top_k = 10}, pool);
   EXPECT_TRUE(absl::IsResourceExhausted(pass.status())) << pass.status();
 }
