@@ -38,6 +38,8 @@ class PackedMatrix {
   PackedMatrix() = default;  // empty: n() == 0
   // Room for n x k weights held as `stored`; contents are zero. REQUIRES: n > 0, k > 0.
   PackedMatrix(int64_t n, int64_t k, Storage stored);
+  // What bytes() of such a matrix is.
+  static size_t BytesFor(int64_t n, int64_t k, Storage stored);
   PackedMatrix(PackedMatrix&&) noexcept = default;
   PackedMatrix& operator=(PackedMatrix&&) noexcept = default;
 
@@ -51,6 +53,10 @@ class PackedMatrix {
   // matrix [k, n] is packed transposed, as the gradient of a product's input needs it. Not from two threads
   // at once. REQUIRES: stored() is neither kI8 nor kI4, whose groups may not come in pieces.
   void PackTransposed(int64_t first_k, int64_t count, const void* source, DType type, ThreadPool& pool);
+
+  // The panels as bytes, [bytes()], for whoever fills them with what data() of such a matrix was: they are
+  // the same on every CPU target. Any bytes are safe to compute with, though the results may mean nothing.
+  char* panels() { return static_cast<char*>(data_.get()); }
 
   // The weight at (row, col) as fp32; slow, for embedding look-up and tests.
   float At(int64_t row, int64_t col) const;

@@ -1,6 +1,12 @@
+#include <linux/mempolicy.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <bit>
+#include <climits>
 #include <cstring>
 #include <new>
 #include <type_traits>
@@ -15,6 +21,26 @@ namespace {
 
 constexpr int64_t kPanel = 16;
 constexpr size_t kHugePage = size_t{2} << 20;
+
+// The nodes whose memory this process may use, a bit for each; none if the kernel does not say.
+using Nodes = std::array<unsigned long, 1024 / (CHAR_BIT * sizeof(unsigned long))>;  // as many as Linux knows
+constexpr unsigned long kMaxNode = 1024;
+
+Nodes AllowedNodes() {
+  Nodes nodes{};
+  if (syscall(SYS_get_mempolicy, nullptr, nodes.data(), kMaxNode, nullptr, MPOL_F_MEMS_ALLOWED) != 0)
+    return {};
+  return nodes;
+}
+
+// Spreads the pages over all nodes, where there is more than one: every thread reads weights, and from a
+// single node they would come at that node's bandwidth. A hint too.
+void Interleave(void* data, size_t bytes) {
+  static const Nodes nodes = AllowedNodes();
+  int count = 0;
+  for (const unsigned long word : nodes) count += std::popcount(word);
+  if (count > 1) syscall(SYS_mbind, data, bytes, MPOL_INTERLEAVE, nodes.data(), kMaxNode, 0);
+}
 
 // Zero pages from the kernel, so that the zero padding costs nothing and memory appears only as it is packed.
 // Large blocks start at a huge page: a token reads every weight once, and 4 KB pages would cost a TLB miss
@@ -31,6 +57,7 @@ void* MapPages(size_t bytes) {
   if (tail != 0) munmap(reinterpret_cast<void*>(aligned + bytes), tail);
   void* result = reinterpret_cast<void*>(aligned);
   madvise(result, bytes, MADV_HUGEPAGE);  // a hint: failure only costs speed
+  Interleave(result, bytes);
   return result;
 }
 
@@ -179,11 +206,12 @@ std::string_view StorageName(Storage stored) {
   return "unknown";
 }
 
+size_t PackedMatrix::BytesFor(int64_t n, int64_t k, Storage stored) {
+  return static_cast<size_t>((n + kPanel - 1) / kPanel) * PanelBytes(k, stored);
+}
+
 PackedMatrix::PackedMatrix(int64_t n, int64_t k, Storage stored)
-    : n_(n),
-      k_(k),
-      bytes_(static_cast<size_t>((n + kPanel - 1) / kPanel) * PanelBytes(k, stored)),
-      stored_(stored) {
+    : n_(n), k_(k), bytes_(BytesFor(n, k, stored)), stored_(stored) {
   constexpr size_t kPage = 4096;
   const size_t mapped = (bytes_ + kPage - 1) / kPage * kPage;
   data_ = std::unique_ptr<void, Free>(MapPages(mapped), Free{mapped});

@@ -58,10 +58,11 @@ class TransformerPass : public ForwardPass {
 absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Load(const std::string& model_dir,
                                                                WeightFormat format, int32_t max_positions,
                                                                kernels::ThreadPool& pool,
-                                                               Weights::Progress progress) {
+                                                               Weights::Progress progress,
+                                                               const std::string& packed_file) {
   CLAMOR_ASSIGN_OR_RETURN(ModelDescription description, LoadModelDescription(model_dir));
   CLAMOR_ASSIGN_OR_RETURN(Weights weights,
-                          Weights::Load(model_dir, description.config, format, pool, progress));
+                          Weights::Load(model_dir, description.config, format, pool, progress, packed_file));
   int32_t positions = description.config.max_positions;
   if (max_positions > 0) positions = std::min(positions, max_positions);
   return std::unique_ptr<Transformer>(new Transformer(std::move(description), std::move(weights), positions));

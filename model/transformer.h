@@ -23,11 +23,12 @@ namespace clamor {
 // Immutable after Load. Forward's scratch is the caller's.
 class Transformer : public Model {
  public:
-  // `max_positions` > 0 caps the context below what the config allows (it sizes tables). Errors as
-  // LoadModelDescription and Weights::Load.
+  // `max_positions` > 0 caps the context below what the config allows (it sizes tables). `packed_file` as in
+  // Weights::Load. Errors as LoadModelDescription and Weights::Load.
   static absl::StatusOr<std::unique_ptr<Transformer>> Load(const std::string& model_dir, WeightFormat format,
                                                            int32_t max_positions, kernels::ThreadPool& pool,
-                                                           Weights::Progress progress);
+                                                           Weights::Progress progress,
+                                                           const std::string& packed_file = "");
 
   // Runs all rows of `batch`: writes their keys and values to their slots of `cache`, and the logits of the
   // rows that want them to scratch.logits, [batch.logit_rows.size(), vocab_size] in the order of

@@ -4,12 +4,14 @@
 #include <atomic>
 #include <cstring>
 #include <memory>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/status_macros.h"
 #include "model/checked_json.h"
 #include "model/model_tensors.h"
+#include "model/packed_file.h"
 #include "model/safetensors.h"
 
 namespace clamor {
@@ -65,20 +67,22 @@ std::vector<Field> Layout(ModelTensors model, Weights& weights) {
   return fields;
 }
 
-// Fills in the tensors of all fields. Returns the sum of their bytes.
-absl::StatusOr<uint64_t> FindFields(const std::string& model_dir, const Safetensors& files, bool tied_head,
-                                    std::vector<Field>& fields) {
+// Fills in the tensors of all fields.
+absl::Status FindFields(const std::string& model_dir, const Safetensors& files, bool tied_head,
+                        std::vector<Field>& fields) {
   TensorGroup wanted;
   for (const Field& field : fields) wanted.insert(wanted.end(), field.group.begin(), field.group.end());
   CLAMOR_ASSIGN_OR_RETURN(std::vector<Tensor> found, FindTensors(files, model_dir, wanted, tied_head));
-  uint64_t bytes = 0;
   auto next = found.begin();
   for (Field& field : fields) {
-    for (size_t i = 0; i < field.group.size(); ++i, ++next) {
-      bytes += next->bytes;
-      field.tensors.push_back(std::move(*next));
-    }
+    for (size_t i = 0; i < field.group.size(); ++i) field.tensors.push_back(std::move(*next++));
   }
+  return absl::OkStatus();
+}
+
+uint64_t BytesInFiles(const Field& field) {
+  uint64_t bytes = 0;
+  for (const Tensor& tensor : field.tensors) bytes += tensor.bytes;
   return bytes;
 }
 
@@ -106,6 +110,40 @@ Storage StoredAs(const Field& field, WeightFormat format) {
       return field.finer ? Storage::kI8 : Storage::kI4;
   }
   return Storage::kF32;
+}
+
+int64_t RowsOf(const Field& field) {
+  int64_t rows = 0;
+  for (const TensorShape& tensor : field.group) rows += tensor.shape[0];
+  return rows;
+}
+
+std::vector<const PackedMatrix*> MatricesOf(const std::vector<Field>& fields) {
+  std::vector<const PackedMatrix*> matrices;
+  for (const Field& field : fields) {
+    if (field.matrix != nullptr) matrices.push_back(field.matrix);
+  }
+  return matrices;
+}
+
+// What a file of the packed matrices of `fields` must say it is.
+PackedOrigin OriginOf(const std::string& model_dir, const Safetensors& files,
+                      const std::vector<Field>& fields, WeightFormat format) {
+  PackedOrigin origin{.model = model_dir};
+  std::vector<Tensor> tensors;
+  std::set<Storage> held;
+  for (const Field& field : fields) {
+    if (field.matrix == nullptr) continue;
+    const Storage stored = StoredAs(field, format);
+    tensors.insert(tensors.end(), field.tensors.begin(), field.tensors.end());
+    held.insert(stored);
+    origin.bytes += PackedMatrix::BytesFor(RowsOf(field), field.group[0].shape[1], stored);
+  }
+  origin.fingerprint = FingerprintOf(files, tensors);
+  // Matrices that are all stored in one format are what asking for that format gives.
+  const bool by_name = format != WeightFormat::kStored || held.size() != 1;
+  origin.format = by_name ? WeightFormatName(format) : kernels::StorageName(*held.begin());
+  return origin;
 }
 
 // The first element whose bits but the sign are at least `limit`; `count` if there is none.
@@ -149,15 +187,16 @@ absl::Status CheckValues(const Tensor& tensor, WeightFormat format, kernels::Thr
       " weights cannot hold it; load it as stored, fp32 or bf16"));
 }
 
+PackedMatrix EmptyMatrix(const Field& field, WeightFormat format) {
+  return PackedMatrix(RowsOf(field), field.group[0].shape[1], StoredAs(field, format));
+}
+
 // Packs the tensors of `field`, giving their pages back one by one.
 absl::Status Pack(const Safetensors& files, const Field& field, WeightFormat format,
                   kernels::ThreadPool& pool) {
-  int64_t rows = 0;
-  for (const TensorShape& tensor : field.group) rows += tensor.shape[0];
   // A vector is packed as one column of fp32, which leaves all conversions to PackRows.
-  PackedMatrix packed = field.matrix != nullptr
-                            ? PackedMatrix(rows, field.group[0].shape[1], StoredAs(field, format))
-                            : PackedMatrix(rows, 1, Storage::kF32);
+  PackedMatrix packed =
+      field.matrix != nullptr ? EmptyMatrix(field, format) : PackedMatrix(RowsOf(field), 1, Storage::kF32);
   int64_t row = 0;
   for (const Tensor& tensor : field.tensors) {
     if (field.matrix != nullptr) CLAMOR_RETURN_IF_ERROR(CheckValues(tensor, format, pool));
@@ -169,10 +208,27 @@ absl::Status Pack(const Safetensors& files, const Field& field, WeightFormat for
   if (field.matrix != nullptr) {
     *field.matrix = std::move(packed);
   } else {
-    field.vector->resize(rows);
-    for (int64_t i = 0; i < rows; ++i) (*field.vector)[i] = packed.At(i, 0);
+    field.vector->resize(row);
+    for (int64_t i = 0; i < row; ++i) (*field.vector)[i] = packed.At(i, 0);
   }
   return absl::OkStatus();
+}
+
+// Fills in all fields; matrices from `packed` if it is not null.
+absl::Status LoadFields(const Safetensors& files, const std::vector<Field>& fields, WeightFormat format,
+                        PackedFileReader* packed, kernels::ThreadPool& pool, Weights::Progress progress) {
+  uint64_t done = 0, total = 0;
+  for (const Field& field : fields) total += BytesInFiles(field);
+  for (const Field& field : fields) {
+    if (packed != nullptr && field.matrix != nullptr) {
+      *field.matrix = EmptyMatrix(field, format);
+      CLAMOR_RETURN_IF_ERROR(packed->Read(*field.matrix, pool));
+    } else {
+      CLAMOR_RETURN_IF_ERROR(Pack(files, field, format, pool));
+    }
+    progress(done += BytesInFiles(field), total);
+  }
+  return packed != nullptr ? packed->Finish() : absl::OkStatus();
 }
 
 }  // namespace
@@ -193,17 +249,30 @@ absl::StatusOr<WeightFormat> ParseWeightFormat(std::string_view name) {
 }
 
 absl::StatusOr<Weights> Weights::Load(const std::string& model_dir, const ModelConfig& config,
-                                      WeightFormat format, kernels::ThreadPool& pool, Progress progress) {
+                                      WeightFormat format, kernels::ThreadPool& pool, Progress progress,
+                                      const std::string& packed_file) {
   CLAMOR_ASSIGN_OR_RETURN(const std::unique_ptr<Safetensors> files, Safetensors::Open(model_dir));
   Weights weights;
   std::vector<Field> fields = Layout(TensorsOf(config), weights);
-  CLAMOR_ASSIGN_OR_RETURN(const uint64_t total, FindFields(model_dir, *files, config.tied_head, fields));
-  uint64_t done = 0;
-  for (const Field& field : fields) {
-    CLAMOR_RETURN_IF_ERROR(Pack(*files, field, format, pool));
-    for (const Tensor& tensor : field.tensors) done += tensor.bytes;
-    progress(done, total);
+  CLAMOR_RETURN_IF_ERROR(FindFields(model_dir, *files, config.tied_head, fields));
+  if (packed_file.empty()) {
+    CLAMOR_RETURN_IF_ERROR(LoadFields(*files, fields, format, nullptr, pool, progress));
+    return weights;
   }
+  const PackedOrigin origin = OriginOf(model_dir, *files, fields, format);
+  absl::StatusOr<PackedFileReader> reader = PackedFileReader::Open(packed_file, origin);
+  if (reader.ok()) {
+    CLAMOR_RETURN_IF_ERROR(LoadFields(*files, fields, format, &*reader, pool, progress));
+    weights.packed_file = PackedFileUse::kRead;
+    return weights;
+  }
+  if (!absl::IsNotFound(reader.status())) return reader.status();
+  // Opened before the work, so that a folder that cannot hold the file is no news after it.
+  absl::StatusOr<AtomicFile> file = AtomicFile::Create(packed_file, PackedFileBytes(origin));
+  if (!file.ok() && !absl::IsAborted(file.status())) return file.status();
+  CLAMOR_RETURN_IF_ERROR(LoadFields(*files, fields, format, nullptr, pool, progress));
+  weights.packed_file = file.ok() ? PackedFileUse::kWritten : PackedFileUse::kLeft;
+  if (file.ok()) CLAMOR_RETURN_IF_ERROR(WritePackedFile(*std::move(file), origin, MatricesOf(fields), pool));
   return weights;
 }
 

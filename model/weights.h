@@ -26,6 +26,9 @@ enum class WeightFormat : uint8_t { kStored, kF32, kBF16, kF16, kI8, kI4 };
 absl::StatusOr<WeightFormat> ParseWeightFormat(std::string_view name);
 std::string_view WeightFormatName(WeightFormat format);
 
+// What became of the file of packed weights that Load was asked for. kLeft: another process is writing it.
+enum class PackedFileUse : uint8_t { kNone, kRead, kWritten, kLeft };
+
 struct LayerWeights {
   std::vector<float> attention_norm;  // [hidden]
   kernels::PackedMatrix qkv;          // [q_size + 2 * kv_size, hidden]: q, then k, then v
@@ -46,6 +49,8 @@ struct Weights {
   std::vector<float> final_norm;  // [hidden]
   kernels::PackedMatrix head;     // [vocab, hidden]; empty if tied
 
+  PackedFileUse packed_file = PackedFileUse::kNone;
+
   const kernels::PackedMatrix& head_matrix() const { return head.n() > 0 ? head : embedding; }
   size_t bytes() const;  // packed, all matrices and vectors
 
@@ -55,8 +60,13 @@ struct Weights {
   // Reads the safetensors of `model_dir`. Peak memory: the packed weights and one tensor. Errors are those of
   // Safetensors::Open and FindTensors; and INVALID_ARGUMENT names a tensor with a value that `format` cannot
   // hold: infinities and NaN in kI8 and kI4, in kF16 whatever would become infinite.
+  //
+  // `packed_file`: if there is such a file, matrices are read from it, to the same bits as if they were
+  // packed; errors are those of model/packed_file.h. If there is none it is written in the end, and what
+  // forbids that (no folder, no right, no room) is an error before anything is packed. Empty: neither.
   static absl::StatusOr<Weights> Load(const std::string& model_dir, const ModelConfig& config,
-                                      WeightFormat format, kernels::ThreadPool& pool, Progress progress);
+                                      WeightFormat format, kernels::ThreadPool& pool, Progress progress,
+                                      const std::string& packed_file = "");
 };
 
 }  // namespace clamor

@@ -26,6 +26,8 @@ const ErrorReason kReasons[] = {
      absl::Seconds(1)},
     {"STORE_FULL", absl::StatusCode::kResourceExhausted, 429, "insufficient_quota", "store_full"},
     {"NO_WORKER", absl::StatusCode::kUnavailable, 503, "server_error", "no_worker"},
+    {"NO_COMPATIBLE_WORKER", absl::StatusCode::kUnavailable, 503, "server_error", "no_compatible_worker"},
+    {"POISON_REQUEST", absl::StatusCode::kAborted, 500, "server_error", "poison_request"},
     {"DRAINING", absl::StatusCode::kUnavailable, 503, "server_error", "draining"},
     {"SLOW_CONSUMER", absl::StatusCode::kCancelled, 499, "invalid_request_error", "slow_consumer"},
     {"DEADLINE", absl::StatusCode::kDeadlineExceeded, 504, "server_error", "deadline_exceeded"},

@@ -27,14 +27,17 @@ class SourceTrust {
     r = {.trials = kDecay * r.trials + 1,
          .hits = kDecay * r.hits + (hit ? 1.0f : 0.0f),
          .expected = kDecay * r.expected + mean};
-    const float better = (r.hits + kPrior) / (r.expected + kPrior);
-    const float worse = (r.trials - r.hits + kPrior) / (r.trials - r.expected + kPrior);
+    const float prior = source == Source::kContext || source == Source::kStore ? kTextPrior : kPrior;
+    const float better = (r.hits + prior) / (r.expected + prior);
+    const float worse = (r.trials - r.hits + prior) / (r.trials - r.expected + prior);
     odds_[static_cast<size_t>(source)] = std::clamp(better / worse, 1 / kMostOdds, kMostOdds);
   }
 
  private:
   static constexpr float kDecay = 0.99f;  // about the last hundred trials count
-  static constexpr float kPrior = 4;      // trials that went as expected, of hits and of misses
+  // Trials that went as expected, of hits and of misses: texts differ most in how they repeat themselves and
+  // others.
+  static constexpr float kTextPrior = 4, kPrior = 25;
   static constexpr float kMostOdds = 8;
   struct Record {
     float trials = 0, hits = 0, expected = 0;

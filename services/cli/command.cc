@@ -49,6 +49,10 @@ CLI::Option* AddModelFlags(CLI::App& verb, ModelOptions& options) {
                   "How matrices are held: stored, fp32, bf16, fp16, int8 or int4")
       ->capture_default_str()
       ->group("Model");
+  verb.add_option(
+          "--packed-weights", options.packed_weights,
+          "File of weights as --weights holds them: read if it is there, else written for the next start")
+      ->group("Model");
   verb.add_option("--kv", options.kv, "How keys and values are held: fp32, bf16 or int8")
       ->capture_default_str()
       ->group("Model");

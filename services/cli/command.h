@@ -34,7 +34,8 @@ int ExitCode(const absl::Status& status);
 // `text` with line breaks made spaces: an error is one line.
 std::string OneLine(absl::string_view text);
 
-// --model, --weights, --kv, --device, --threads and --context, in the group "Model". The model flag is returned.
+// --model, --weights, --packed-weights, --kv, --device, --threads and --context, in the group "Model". The
+// model flag is returned.
 CLI::Option* AddModelFlags(CLI::App& verb, ModelOptions& options);
 
 // LoadModel with progress on stderr (if it is a terminal) and, unless `quiet`, a closing line.

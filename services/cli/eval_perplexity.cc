@@ -47,7 +47,7 @@ absl::StatusOr<std::vector<Document>> Encode(const PerplexityTask& task, const L
   return documents;
 }
 
-// All documents, read with the weights held as `weights`.
+// All documents, read with the weights held in one way.
 struct Reading {
   PerplexityReport::Side side;
   std::vector<Document> documents;
@@ -58,10 +58,9 @@ double Loss(const TextScore& score) {
   return -std::accumulate(score.logprobs.begin(), score.logprobs.end(), 0.0);
 }
 
-absl::StatusOr<Reading> Read(const PerplexityTask& task, const std::string& weights,
+absl::StatusOr<Reading> Read(const PerplexityTask& task, const ModelOptions& options,
                              const std::vector<SuitePrompt>& texts) {
-  ModelOptions options = task.model;
-  options.weights = weights;
+  const std::string& weights = options.weights;
   CLAMOR_ASSIGN_OR_RETURN(const LoadedModel model, LoadModelWithProgress(options, /*quiet=*/false));
   Reading reading;
   CLAMOR_ASSIGN_OR_RETURN(reading.documents, Encode(task, model, texts));
@@ -94,8 +93,11 @@ absl::StatusOr<Reading> Read(const PerplexityTask& task, const std::string& weig
 absl::StatusOr<PerplexityReport> MeasurePerplexity(const PerplexityTask& task) {
   CLAMOR_ASSIGN_OR_RETURN(const std::vector<SuitePrompt> texts, ReadSuite(Suite::kPerplexity, task.data));
   Interrupted();  // from here on Ctrl-C ends the evaluation, not the process
-  CLAMOR_ASSIGN_OR_RETURN(const Reading against, Read(task, task.against, texts));
-  CLAMOR_ASSIGN_OR_RETURN(const Reading judged, Read(task, task.model.weights, texts));
+  ModelOptions other = task.model;
+  other.weights = task.against;
+  other.packed_weights.clear();  // is of --weights
+  CLAMOR_ASSIGN_OR_RETURN(const Reading against, Read(task, other, texts));
+  CLAMOR_ASSIGN_OR_RETURN(const Reading judged, Read(task, task.model, texts));
 
   PerplexityReport report{.model = ModelName(task.model.directory), .data = task.data};
   report.documents = static_cast<int64_t>(judged.documents.size());

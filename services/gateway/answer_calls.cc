@@ -7,11 +7,12 @@ namespace clamor {
 
 class AnswerCalls::Answer final : private GenerationListener {
  public:
-  Answer(AnswerCalls* all, uint32_t index, WorkerLease lease, v1::WorkerServiceStreamGenerateRequest request,
-         absl::Time deadline)
-      : all_(*all), index_(index), call_(std::move(lease), std::move(request), deadline, this) {}
+  Answer(AnswerCalls* all, uint32_t index, WorkerLease lease)
+      : all_(*all),
+        index_(index),
+        call_(all->context_, std::move(lease), RequestOf(all->request_, index), this) {}
 
-  WorkerCall& call() { return call_; }
+  AnswerCall& call() { return call_; }
 
  private:
   void OnStarted(v1::Started started) override {
@@ -40,37 +41,42 @@ class AnswerCalls::Answer final : private GenerationListener {
 
   void OnEnded(const absl::Status& status) override { all_.End(status); }
 
+  static v1::WorkerServiceStreamGenerateRequest RequestOf(v1::WorkerServiceStreamGenerateRequest request,
+                                                          uint32_t index) {
+    if (index == 0) return request;
+    v1::SamplingParameters& sampling = *request.mutable_options()->mutable_sampling();
+    sampling.set_seed(sampling.seed() + index);
+    request.set_follows(true);
+    return request;
+  }
+
   AnswerCalls& all_;
   const uint32_t index_;
-  WorkerCall call_;
+  AnswerCall call_;
 };
 
-AnswerCalls::AnswerCalls(WorkerLease lease, v1::WorkerServiceStreamGenerateRequest request,
-                         absl::Time deadline, GenerationListener* listener)
-    : deadline_(deadline),
+AnswerCalls::AnswerCalls(const CallContext& context, WorkerLease lease,
+                         v1::WorkerServiceStreamGenerateRequest request, GenerationListener* listener)
+    : context_(context),
+      request_(std::move(request)),
       listener_(listener),
-      first_(std::make_unique<Answer>(this, 0, std::move(lease), std::move(request), deadline)) {}
+      first_(std::make_unique<Answer>(this, 0, std::move(lease))) {}
 
 AnswerCalls::~AnswerCalls() = default;
 
 void AnswerCalls::Start() { first_->call().Start(); }
 
 void AnswerCalls::StartRest() {
-  std::vector<WorkerCall*> calls;
+  std::vector<AnswerCall*> calls;
   {
     absl::MutexLock lock(&mu_);
     if (stopped_) return;
-    for (uint32_t i = static_cast<uint32_t>(rest_.size()) + 1; i < AnswersOf(first_->call().request()); ++i) {
-      v1::WorkerServiceStreamGenerateRequest request = first_->call().request();
-      v1::SamplingParameters& sampling = *request.mutable_options()->mutable_sampling();
-      sampling.set_seed(sampling.seed() + i);
-      request.set_follows(true);
-      rest_.push_back(std::make_unique<Answer>(this, i, WorkerLease(&first_->call().worker()),
-                                               std::move(request), deadline_));
+    for (uint32_t i = static_cast<uint32_t>(rest_.size()) + 1; i < AnswersOf(request_); ++i) {
+      rest_.push_back(std::make_unique<Answer>(this, i, WorkerLease(&first_->call().worker())));
       calls.push_back(&rest_.back()->call());
     }
   }
-  for (WorkerCall* call : calls) call->Start();
+  for (AnswerCall* call : calls) call->Start();
 }
 
 void AnswerCalls::Cancel(const absl::Status& why) {
@@ -94,10 +100,6 @@ void AnswerCalls::End(const absl::Status& status) {
     all = status_;
   }
   listener_->OnEnded(all);  // which may end this
-}
-
-const v1::WorkerServiceStreamGenerateRequest& AnswerCalls::request() const {
-  return first_->call().request();
 }
 
 }  // namespace clamor

@@ -1,5 +1,5 @@
-// All answers of one request: a call to the worker for each, heard as one generation whose events say which
-// answer they belong to.
+// All answers of one request: an AnswerCall for each, heard as one generation whose events say which answer
+// they belong to.
 //
 // The first call goes alone until its prompt has been read: the others then find it in the worker's cache.
 // What ends one with an error ends all.
@@ -14,8 +14,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/time.h"
-#include "services/gateway/worker_call.h"
+#include "services/gateway/answer_call.h"
 
 namespace clamor {
 
@@ -28,7 +27,7 @@ class AnswerCalls {
  public:
   // AnswersOf(request) of them, with the seeds seed, seed + 1, ... `listener` must outlive this; it hears
   // one event at a time.
-  AnswerCalls(WorkerLease lease, v1::WorkerServiceStreamGenerateRequest request, absl::Time deadline,
+  AnswerCalls(const CallContext& context, WorkerLease lease, v1::WorkerServiceStreamGenerateRequest request,
               GenerationListener* listener);
   // REQUIRES: never started, or OnEnded was called.
   ~AnswerCalls();
@@ -37,7 +36,7 @@ class AnswerCalls {
   // As WorkerCall::Cancel.
   void Cancel(const absl::Status& why);
 
-  const v1::WorkerServiceStreamGenerateRequest& request() const;  // of the first
+  const v1::WorkerServiceStreamGenerateRequest& request() const { return request_; }
 
  private:
   class Answer;
@@ -46,7 +45,8 @@ class AnswerCalls {
   void End(const absl::Status& status);
   void Stop(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
-  const absl::Time deadline_;
+  const CallContext context_;
+  const v1::WorkerServiceStreamGenerateRequest request_;
   GenerationListener* const listener_;
   absl::Mutex listening_;  // held while the listener hears an event; never taken with mu_ held
   const std::unique_ptr<Answer> first_;

@@ -9,13 +9,18 @@
 
 namespace clamor {
 
-Fleet::Fleet(const std::vector<std::string>& addresses) {
-  for (const std::string& address : addresses) workers_.push_back(std::make_unique<WorkerChannel>(address));
+Fleet::Fleet(const std::vector<std::string>& addresses, const FleetOptions& options)
+    : options_(options), successors_([this](const auto& wanted) { return FindSuccessor(wanted); }) {
+  for (const std::string& address : addresses)
+    workers_.push_back(std::make_unique<WorkerChannel>(address, options_.hang_after));
 }
 
 Fleet::~Fleet() {
-  absl::MutexLock lock(&ready_mu_);
-  on_ready_ = nullptr;
+  {
+    absl::MutexLock lock(&ready_mu_);
+    on_ready_ = nullptr;
+  }
+  workers_.clear();  // while what they report changes to is still there
 }
 
 void Fleet::Connect(std::function<void(bool)> on_ready) {
@@ -23,8 +28,8 @@ void Fleet::Connect(std::function<void(bool)> on_ready) {
     absl::MutexLock lock(&ready_mu_);
     on_ready_ = std::move(on_ready);
   }
-  ReportReady();
-  for (const auto& worker : workers_) worker->Connect([this] { ReportReady(); });
+  OnChange();
+  for (const auto& worker : workers_) worker->Connect([this] { OnChange(); });
 }
 
 absl::StatusOr<std::shared_ptr<const ServedModel>> Fleet::FindModel(const std::string& name) const {
@@ -59,12 +64,28 @@ std::vector<WorkerSnapshot> Fleet::Snapshots() const {
   return snapshots;
 }
 
-void Fleet::ReportReady() {
+std::optional<WorkerLease> Fleet::FindSuccessor(const SuccessorSearch::Wanted& wanted) {
+  const auto index = RouteSuccessor(Snapshots(), wanted.like, wanted.excluded, turn_++);
+  if (!index) return std::nullopt;
+  return WorkerLease(workers_[*index].get());
+}
+
+void Fleet::OnChange() {
   absl::MutexLock lock(&ready_mu_);
   if (on_ready_ == nullptr) return;
-  const auto snapshots = Snapshots();
+  const std::vector<WorkerSnapshot> snapshots = Snapshots();
   on_ready_(std::any_of(snapshots.begin(), snapshots.end(),
                         [](const WorkerSnapshot& worker) { return worker.state == v1::WORKER_STATE_READY; }));
+  successors_.FleetChanged();
+  RelieveDraining(snapshots);
+}
+
+// Streams leave a worker that drains as soon as another can go on with them; else it finishes them itself.
+void Fleet::RelieveDraining(std::span<const WorkerSnapshot> snapshots) {
+  for (size_t i = 0; i < snapshots.size(); ++i) {
+    if (snapshots[i].state != v1::WORKER_STATE_DRAINING || snapshots[i].model == nullptr) continue;
+    if (RouteSuccessor(snapshots, snapshots[i].model->info(), {}, 0)) workers_[i]->SendAway(Loss::kDrained);
+  }
 }
 
 }  // namespace clamor

@@ -7,6 +7,8 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,13 +16,20 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "services/gateway/served_model.h"
+#include "services/gateway/successor_search.h"
 #include "services/gateway/worker_channel.h"
 
 namespace clamor {
 
+struct FleetOptions {
+  absl::Duration hang_after = WorkerChannel::kHangAfter;  // a worker that stands still for as long is hung
+  absl::Duration failover_wait =
+      absl::Seconds(5);  // for a worker that can go on with an answer, if there is none yet
+};
+
 class Fleet {
  public:
-  explicit Fleet(const std::vector<std::string>& addresses);
+  explicit Fleet(const std::vector<std::string>& addresses, const FleetOptions& options = {});
   // REQUIRES: no lease is left.
   ~Fleet();
 
@@ -35,16 +44,24 @@ class Fleet {
   // A worker for one request. UNAVAILABLE "[NO_WORKER]" if none of the model is ready.
   absl::StatusOr<WorkerLease> Acquire(const std::string& model);
 
+  // Workers for answers that have lost theirs.
+  SuccessorSearch& successors() { return successors_; }
+  const FleetOptions& options() const { return options_; }
+
   // In the order of the addresses.
   std::vector<WorkerSnapshot> Snapshots() const;
 
  private:
-  void ReportReady();
+  void OnChange();
+  void RelieveDraining(std::span<const WorkerSnapshot> snapshots);
+  std::optional<WorkerLease> FindSuccessor(const SuccessorSearch::Wanted& wanted);
 
+  const FleetOptions options_;
   std::vector<std::unique_ptr<WorkerChannel>> workers_;
   std::atomic<uint64_t> turn_ = 0;
+  SuccessorSearch successors_;  // looks at the workers
 
-  absl::Mutex ready_mu_;  // held while on_ready_ runs: it hears the states in order
+  absl::Mutex ready_mu_;  // held while a change is dealt with: on_ready_ hears the states in order
   std::function<void(bool)> on_ready_ ABSL_GUARDED_BY(ready_mu_);
 };
 

@@ -8,7 +8,7 @@ absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const ServerOptions& opt
                                                         const std::vector<std::string>& workers,
                                                         const GatewayLimits& limits) {
   std::unique_ptr<Gateway> gateway(new Gateway());
-  gateway->fleet_ = std::make_unique<Fleet>(workers);
+  gateway->fleet_ = std::make_unique<Fleet>(workers, limits.fleet);
   gateway->generation_ = std::make_unique<GatewayService>(gateway->fleet_.get(), &gateway->metrics_, limits);
   gateway->models_ = std::make_unique<ModelService>(gateway->fleet_.get());
   const ServicePart parts[] = {{v1::GenerationService::service_full_name(), gateway->generation_.get()},

@@ -79,9 +79,10 @@ absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const grpc::CallbackS
   CLAMOR_RETURN_IF_ERROR(CheckOptions(request.options()));
   CLAMOR_RETURN_IF_ERROR(CheckPrompt(request));
 
-  CLAMOR_ASSIGN_OR_RETURN(auto model, fleet_->FindModel(request.model()));
+  CLAMOR_ASSIGN_OR_RETURN(auto named, fleet_->FindModel(request.model()));
   CLAMOR_ASSIGN_OR_RETURN(WorkerLease lease,
-                          fleet_->Acquire(model->info().name()));  // before the work of encoding
+                          fleet_->Acquire(named->info().name()));  // before the work of encoding
+  const std::shared_ptr<const ServedModel> model = lease.model();  // workers of a name may differ for a while
   CLAMOR_ASSIGN_OR_RETURN(std::vector<int32_t> ids, EncodePrompt(*model, request));
   CLAMOR_RETURN_IF_ERROR(CheckOptionIds(request.options(), model->info().vocab_size()));
   CLAMOR_RETURN_IF_ERROR(CheckContext(ids.size(), request.options(), model->info()));
@@ -93,9 +94,9 @@ absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const grpc::CallbackS
   if (!sampling.has_seed()) sampling.set_seed(Random64());
   const absl::Time deadline =
       std::min(absl::FromChrono(context.deadline()), absl::Now() + limits_.max_request_time);
-  return PreparedGeneration{.lease = std::move(lease),
+  return PreparedGeneration{.context = {.fleet = fleet_, .metrics = metrics_, .deadline = deadline},
+                            .lease = std::move(lease),
                             .request = std::move(prepared),
-                            .deadline = deadline,
                             .model = model->info().name()};
 }
 

@@ -23,6 +23,7 @@ struct GatewayLimits {
   absl::Duration max_request_time =
       absl::Hours(1);                  // for clients without a deadline, and those with a later one
   size_t max_pending_bytes = 1 << 20;  // of a stream whose client reads too slowly
+  FleetOptions fleet;
 };
 
 class GatewayService final : public v1::GenerationService::CallbackService {

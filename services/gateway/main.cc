@@ -13,6 +13,8 @@ int main(int argc, char** argv) {
   std::vector<std::string> workers;
   clamor::GatewayLimits limits;
   double max_request_seconds = absl::ToDoubleSeconds(limits.max_request_time);
+  double failover_wait = absl::ToDoubleSeconds(limits.fleet.failover_wait);
+  double hang_after = absl::ToDoubleSeconds(limits.fleet.hang_after);
   CLI::App app("Answers clients: checks, routes and relays generations to workers.", server_options.name);
   clamor::AddServerFlags(app, server_options);
   app.add_option("--workers", workers, "Workers, as HOST:PORT,HOST:PORT,...")->required()->delimiter(',');
@@ -21,8 +23,18 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(0.001, 1e6));
   app.add_option("--max-pending-bytes", limits.max_pending_bytes, "A client that lets more wait is cut off")
       ->capture_default_str();
+  app.add_option("--failover-wait", failover_wait,
+                 "Seconds that a stream whose worker was lost waits for one that can go on with it")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 3600.0));
+  app.add_option("--hang-after", hang_after,
+                 "Seconds without an answer or a step of its engine after which a worker is taken for hung")
+      ->capture_default_str()
+      ->check(CLI::Range(0.1, 3600.0));
   if (auto exit_status = clamor::ParseFlags(app, argc, argv)) return *exit_status;
   limits.max_request_time = absl::Seconds(max_request_seconds);
+  limits.fleet.failover_wait = absl::Seconds(failover_wait);
+  limits.fleet.hang_after = absl::Seconds(hang_after);
   clamor::StartLogging(server_options.name);
   auto gateway = clamor::Gateway::Start(server_options, workers, limits);
   if (!gateway.ok()) {

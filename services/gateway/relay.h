@@ -22,11 +22,11 @@
 
 namespace clamor {
 
-// A checked request with the worker that will do it.
+// A checked request with the worker that will begin it.
 struct PreparedGeneration {
+  CallContext context;
   WorkerLease lease;
   v1::WorkerServiceStreamGenerateRequest request;
-  absl::Time deadline;
   std::string model;
 };
 
@@ -43,7 +43,7 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
         max_pending_bytes_(max_pending_bytes),
         record_(record),
         pending_(AnswersOf(generation.request)),
-        call_(std::move(generation.lease), std::move(generation.request), generation.deadline, this) {
+        call_(generation.context, std::move(generation.lease), std::move(generation.request), this) {
     call_.Start();
   }
 
@@ -140,7 +140,7 @@ class UnaryRelay final : public grpc::ServerUnaryReactor, private GenerationList
       : model_(std::move(generation.model)),
         response_(response),
         record_(record),
-        call_(std::move(generation.lease), std::move(generation.request), generation.deadline, this) {
+        call_(generation.context, std::move(generation.lease), std::move(generation.request), this) {
     for (uint32_t i = 0; i < AnswersOf(call_.request()); ++i) response_->add_answers();
     call_.Start();
   }

@@ -48,6 +48,13 @@ GatewayMetrics::GatewayMetrics(prometheus::Registry* registry)
                                kTokenSeconds)),
       request_seconds(AddHistogram(registry, "clamor_gateway_request_seconds",
                                    "From a generation's arrival to its end", kRequestSeconds)),
+      failovers(BuildCounter()
+                    .Name("clamor_gateway_failovers_total")
+                    .Help("Answers whose worker was lost, by how it was and what became of them")
+                    .Register(*registry)),
+      failover_pause(AddHistogram(registry, "clamor_gateway_failover_pause_seconds",
+                                  "From the last tokens of a worker that was lost to the next ones",
+                                  kRequestSeconds)),
       streams_open(BuildGauge()
                        .Name("clamor_gateway_streams_open")
                        .Help("Generations under way")

@@ -29,6 +29,8 @@ struct GatewayMetrics {
   prometheus::Histogram& time_to_first_token;
   prometheus::Histogram& inter_token;
   prometheus::Histogram& request_seconds;
+  prometheus::Family<prometheus::Counter>& failovers;  // reason, outcome
+  prometheus::Histogram& failover_pause;
   prometheus::Gauge& streams_open;
 };
 

@@ -11,15 +11,16 @@ double RelativeLoad(const WorkerSnapshot& worker) {
   return static_cast<double>(from_others + worker.streams) / std::max(1u, worker.load.max_running());
 }
 
-std::optional<size_t> Route(std::span<const WorkerSnapshot> workers, const std::string& model,
-                            uint64_t turn) {
+namespace {
+
+// `fits` is asked of workers that are ready.
+template <class Fits>
+std::optional<size_t> LeastLoaded(std::span<const WorkerSnapshot> workers, uint64_t turn, Fits fits) {
   std::vector<size_t> best;
   double least = 0;
   for (size_t i = 0; i < workers.size(); ++i) {
     const WorkerSnapshot& worker = workers[i];
-    if (worker.state != v1::WORKER_STATE_READY || worker.model == nullptr ||
-        worker.model->info().name() != model)
-      continue;
+    if (worker.state != v1::WORKER_STATE_READY || worker.model == nullptr || !fits(worker)) continue;
     const double load = RelativeLoad(worker);
     if (best.empty() || load < least) {
       best.clear();
@@ -29,6 +30,22 @@ std::optional<size_t> Route(std::span<const WorkerSnapshot> workers, const std::
   }
   if (best.empty()) return std::nullopt;
   return best[turn % best.size()];
+}
+
+}  // namespace
+
+std::optional<size_t> Route(std::span<const WorkerSnapshot> workers, const std::string& model,
+                            uint64_t turn) {
+  return LeastLoaded(workers, turn,
+                     [&model](const WorkerSnapshot& worker) { return worker.model->info().name() == model; });
+}
+
+std::optional<size_t> RouteSuccessor(std::span<const WorkerSnapshot> workers, const v1::ModelInfo& like,
+                                     std::span<const std::string> excluded, uint64_t turn) {
+  return LeastLoaded(workers, turn, [&](const WorkerSnapshot& worker) {
+    return AnswerAlike(worker.model->info(), like) &&
+           std::find(excluded.begin(), excluded.end(), worker.address) == excluded.end();
+  });
 }
 
 }  // namespace clamor

@@ -19,4 +19,9 @@ double RelativeLoad(const WorkerSnapshot& worker);
 // None if no worker of the model is ready.
 std::optional<size_t> Route(std::span<const WorkerSnapshot> workers, const std::string& model, uint64_t turn);
 
+// Likewise of those that answer as `like` does and whose addresses are not in `excluded`: who can go on with
+// an answer.
+std::optional<size_t> RouteSuccessor(std::span<const WorkerSnapshot> workers, const v1::ModelInfo& like,
+                                     std::span<const std::string> excluded, uint64_t turn);
+
 }  // namespace clamor

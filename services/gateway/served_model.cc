@@ -8,6 +8,12 @@
 
 namespace clamor {
 
+bool AnswerAlike(const v1::ModelInfo& a, const v1::ModelInfo& b) {
+  return a.name() == b.name() && a.revision() == b.revision() && a.numerics() == b.numerics() &&
+         a.tokenizer_fingerprint() == b.tokenizer_fingerprint() &&
+         a.max_context_tokens() == b.max_context_tokens();
+}
+
 absl::StatusOr<std::shared_ptr<const ServedModel>> ServedModel::Load(const v1::ModelInfo& info,
                                                                      const TokenizerFiles& files) {
   if (files.Fingerprint() != info.tokenizer_fingerprint()) {

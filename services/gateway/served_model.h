@@ -17,6 +17,10 @@
 
 namespace clamor {
 
+// Whether workers of these models give the same answers, to the bit, so that one can go on where the other
+// stopped.
+bool AnswerAlike(const v1::ModelInfo& a, const v1::ModelInfo& b);
+
 class ServedModel {
  public:
   // INVALID_ARGUMENT names the file that is not understood, or both fingerprints if they differ.

@@ -6,18 +6,31 @@
 #include "services/rpc_error.h"
 
 namespace clamor {
+namespace {
 
-WorkerCall::WorkerCall(WorkerLease lease, v1::WorkerServiceStreamGenerateRequest request, absl::Time deadline,
-                       GenerationListener* listener)
+uint64_t MostTokens(const WorkerLease& lease, int prompt_tokens) {
+  const uint64_t context = lease.model()->info().max_context_tokens(),
+                 prompt = static_cast<uint64_t>(prompt_tokens);
+  return context > prompt ? context - prompt : 0;
+}
+
+}  // namespace
+
+WorkerCall::WorkerCall(WorkerLease lease, const v1::WorkerServiceStreamGenerateRequest& request,
+                       const AnswerStart& start, absl::Time deadline, GenerationListener* listener)
     : lease_(std::move(lease)),
-      request_(std::move(request)),
+      request_(request),
+      revision_(start.revision),
+      most_tokens_(MostTokens(lease_, request_.prompt_ids_size())),
       listener_(listener),
-      next_token_index_(static_cast<uint64_t>(request_.emitted_ids_size())) {
+      next_token_index_(static_cast<uint64_t>(request_.emitted_ids_size())),
+      next_text_byte_(start.text_bytes) {
   context_.set_deadline(absl::ToChronoTime(deadline));
 }
 
 void WorkerCall::Start() {
   lease_.worker().stub().async()->StreamGenerate(&context_, &request_, this);
+  lease_.OnLeave([this](Loss why) { Leave(why); });
   StartRead(&response_);
   StartCall();
 }
@@ -29,8 +42,21 @@ void WorkerCall::Cancel(absl::Status why) {
   context_.TryCancel();
 }
 
+void WorkerCall::Leave(Loss why) {
+  absl::MutexLock lock(&mu_);
+  if (!cancelled_.ok() || left_) return;
+  left_ = why;
+  context_.TryCancel();
+}
+
+bool WorkerCall::over() {
+  absl::MutexLock lock(&mu_);
+  return !cancelled_.ok() || left_;
+}
+
 void WorkerCall::OnReadDone(bool ok) {
-  if (!ok) return;
+  if (!ok || over()) return;
+  lease_.worker().ReportAlive();
   if (absl::Status status = Accept(); !status.ok()) {
     Cancel(std::move(status));
     return;
@@ -47,21 +73,19 @@ absl::Status WorkerCall::Accept() {
                                             static_cast<int>(response_.event_case()), " out of order"));
   }
   switch (response_.event_case()) {
-    case Response::kStarted:
-      started_ = true;
-      listener_->OnStarted(std::move(*response_.mutable_started()));
-      break;
-    case Response::kDelta: {
-      v1::Delta& delta = *response_.mutable_delta();
-      if (delta.first_token_index() != next_token_index_) {
-        return absl::InternalError(absl::StrCat("worker ", lease_.worker().address(),
-                                                " sent tokens from index ", delta.first_token_index(),
-                                                ", expected ", next_token_index_));
+    case Response::kStarted: {
+      v1::Started& started = *response_.mutable_started();
+      if (!revision_.empty() && started.model_revision() != revision_) {
+        return Refusal("NO_COMPATIBLE_WORKER",
+                       absl::StrCat("worker ", lease_.worker().address(), " has revision ",
+                                    started.model_revision(), ", the answer began with ", revision_));
       }
-      next_token_index_ += static_cast<uint64_t>(delta.token_ids_size());
-      listener_->OnDelta(std::move(delta));
+      started_ = true;
+      listener_->OnStarted(std::move(started));
       break;
     }
+    case Response::kDelta:
+      return AcceptDelta();
     default:
       finished_ = true;
       listener_->OnFinished(std::move(*response_.mutable_finished()));
@@ -69,24 +93,59 @@ absl::Status WorkerCall::Accept() {
   return absl::OkStatus();
 }
 
+absl::Status WorkerCall::AcceptDelta() {
+  v1::Delta& delta = *response_.mutable_delta();
+  if (delta.first_token_index() != next_token_index_) {
+    return absl::InternalError(absl::StrCat("worker ", lease_.worker().address(), " sent tokens from index ",
+                                            delta.first_token_index(), ", expected ", next_token_index_));
+  }
+  if (delta.has_first_text_byte() && delta.first_text_byte() != next_text_byte_) {
+    return absl::InternalError(absl::StrCat("worker ", lease_.worker().address(), " sent text from byte ",
+                                            delta.first_text_byte(), ", expected ", next_text_byte_));
+  }
+  next_token_index_ += static_cast<uint64_t>(delta.token_ids_size());
+  next_text_byte_ += delta.text().size();
+  if (next_token_index_ > most_tokens_) {
+    return absl::InternalError(absl::StrCat("worker ", lease_.worker().address(), " sent ", next_token_index_,
+                                            " tokens, the context has room for ", most_tokens_));
+  }
+  listener_->OnDelta(std::move(delta));
+  return absl::OkStatus();
+}
+
 absl::Status WorkerCall::EndStatus(const grpc::Status& status) {
+  std::optional<Loss> left;
   {
     absl::MutexLock lock(&mu_);
     if (!cancelled_.ok()) return cancelled_;
+    left = left_;
   }
-  if (status.ok() && finished_) return absl::OkStatus();
-  if (status.ok()) {
+  if (status.ok() && !finished_) {
     return absl::InternalError(
         absl::StrCat("worker ", lease_.worker().address(), " ended a stream without Finished"));
   }
-  absl::Status error = FromGrpc(status);
+  const absl::Status error = FromGrpc(status);
+  const absl::string_view reason = ReasonOf(error);
   // Without a reason these are gRPC's own: the connection broke, or the worker stopped and cut its streams.
-  if ((absl::IsUnavailable(error) || absl::IsCancelled(error)) && ReasonOf(error).empty()) {
+  const bool broke = (absl::IsUnavailable(error) || absl::IsCancelled(error)) && reason.empty();
+  if (finished_ && (status.ok() || broke || reason == "DRAINING"))
+    return absl::OkStatus();  // nothing is missing
+  if (left) return Lost(*left, LossName(*left));
+  if (broke) {
     lease_.worker().ReportLost();
-    return Refusal("NO_WORKER",
-                   absl::StrCat("worker ", lease_.worker().address(), " went away: ", MessageOf(error)));
+    const bool draining = lease_.worker().Snapshot().load.draining();
+    return Lost(draining ? Loss::kDrained : Loss::kDied, absl::StrCat("went away: ", MessageOf(error)));
+  }
+  if (reason == "DRAINING") {
+    lease_.worker().ReportDraining();
+    loss_ = Loss::kDrained;
   }
   return error;
+}
+
+absl::Status WorkerCall::Lost(Loss loss, absl::string_view how) {
+  loss_ = loss;
+  return Refusal("NO_WORKER", absl::StrCat("worker ", lease_.worker().address(), " ", how));
 }
 
 void WorkerCall::OnDone(const grpc::Status& status) { listener_->OnEnded(EndStatus(status)); }

@@ -1,15 +1,20 @@
 // One generation on one worker, as callbacks.
 //
-// Checks what a worker must keep to (Started, Deltas without gaps, Finished) and turns every way to end into
-// one status:
-//   the worker's own        passed on with its reason
-//   the worker went away    UNAVAILABLE "[NO_WORKER]", and the worker is reported lost
+// Checks what a worker must keep to (Started, Deltas without gaps in tokens and text, Finished) and turns
+// every way to end into one status:
+//   the worker's own        passed on with its reason; "[DRAINING]" is a loss
+//   the worker went away    UNAVAILABLE "[NO_WORKER]", a loss, and the worker is reported lost
+//   told to leave it        likewise, and what it still sends is dropped
 //   Cancel(why)             `why`
 //   nonsense                INTERNAL
-// Tested by tests/services/gateway/streaming_test.cc and failure_test.cc.
+// After a loss another worker may go on with the answer: by then this call is over, so that nothing of a
+// worker that wakes up again can come between. Tested by tests/services/gateway/streaming_test.cc and
+// failure_test.cc.
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <string>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -32,11 +37,18 @@ class GenerationListener {
   virtual void OnEnded(const absl::Status& status) = 0;
 };
 
+// What a call goes on with.
+struct AnswerStart {
+  uint64_t text_bytes = 0;  // of the request's emitted_ids
+  std::string revision;     // of the model that they came from; empty: any will do
+};
+
 class WorkerCall final : private grpc::ClientReadReactor<v1::WorkerServiceStreamGenerateResponse> {
  public:
-  // `listener` must outlive the call.
-  WorkerCall(WorkerLease lease, v1::WorkerServiceStreamGenerateRequest request, absl::Time deadline,
-             GenerationListener* listener);
+  // `lease` is of a worker that was reached. `request` and `listener` must outlive the call, the one
+  // unchanged.
+  WorkerCall(WorkerLease lease, const v1::WorkerServiceStreamGenerateRequest& request,
+             const AnswerStart& start, absl::Time deadline, GenerationListener* listener);
   // REQUIRES: never started, or OnEnded was called.
   ~WorkerCall() override = default;
 
@@ -45,26 +57,37 @@ class WorkerCall final : private grpc::ClientReadReactor<v1::WorkerServiceStream
   // ended.
   void Cancel(absl::Status why);
 
-  const v1::WorkerServiceStreamGenerateRequest& request() const { return request_; }
   WorkerChannel& worker() const { return lease_.worker(); }
+
+  // How the call ended, from OnEnded on: whether Started came, and by which loss, if by one.
+  bool started() const { return started_; }
+  std::optional<Loss> loss() const { return loss_; }
 
  private:
   void OnReadDone(bool ok) override;
   void OnDone(const grpc::Status& status) override;
+  void Leave(Loss why);
+  bool over();            // what still comes is of no interest
   absl::Status Accept();  // response_; an error if it breaks the rules
+  absl::Status AcceptDelta();
   absl::Status EndStatus(const grpc::Status& status);
+  absl::Status Lost(Loss loss, absl::string_view how);
 
   const WorkerLease lease_;
-  const v1::WorkerServiceStreamGenerateRequest request_;
+  const v1::WorkerServiceStreamGenerateRequest& request_;
+  const std::string revision_;
+  const uint64_t most_tokens_;  // that the model's context has room for
   GenerationListener* const listener_;
   grpc::ClientContext context_;
 
   v1::WorkerServiceStreamGenerateResponse response_;  // of the read under way
   bool started_ = false, finished_ = false;           // read reactions only
-  uint64_t next_token_index_;
+  uint64_t next_token_index_, next_text_byte_;
+  std::optional<Loss> loss_;  // since the end
 
   absl::Mutex mu_;
-  absl::Status cancelled_ ABSL_GUARDED_BY(mu_);  // why; OK: it was not
+  absl::Status cancelled_ ABSL_GUARDED_BY(mu_);    // why; OK: it was not
+  std::optional<Loss> left_ ABSL_GUARDED_BY(mu_);  // why the worker was left; none: it was not
 };
 
 }  // namespace clamor

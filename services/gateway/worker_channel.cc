@@ -19,6 +19,10 @@ constexpr absl::Duration kFirstRetry = absl::Milliseconds(100);
 constexpr absl::Duration kLastRetry = absl::Seconds(1);
 constexpr absl::Duration kPollInterval = absl::Milliseconds(250);
 constexpr absl::Duration kCallTimeout = absl::Seconds(2);
+constexpr absl::Duration kOwnLateness = absl::Milliseconds(250);  // more: this process stood still itself
+constexpr double kSlowSteps = 4;  // an engine that stands still for as many of its slowest steps is stuck
+constexpr double kUnknownSteps =
+    10;  // and for as many times hang_after if it does not know what a step takes
 constexpr absl::Duration kTokenizerTimeout = absl::Seconds(30);
 
 std::shared_ptr<grpc::Channel> NewChannel(const std::string& address) {
@@ -36,8 +40,21 @@ std::shared_ptr<grpc::Channel> NewChannel(const std::string& address) {
 
 }  // namespace
 
-WorkerChannel::WorkerChannel(std::string address)
+const char* LossName(Loss loss) {
+  switch (loss) {
+    case Loss::kDied:
+      return "died";
+    case Loss::kHung:
+      return "hung";
+    case Loss::kDrained:
+      return "drained";
+  }
+  return "";
+}
+
+WorkerChannel::WorkerChannel(std::string address, absl::Duration hang_after)
     : address_(std::move(address)),
+      hang_after_(hang_after),
       channel_(NewChannel(address_)),
       stub_(v1::WorkerService::NewStub(channel_)) {
   snapshot_.address = address_;
@@ -66,12 +83,27 @@ void WorkerChannel::ReportLost() {
   Update([this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { lost_ = true; });
 }
 
+void WorkerChannel::ReportDraining() {
+  Update([this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { snapshot_.load.set_draining(true); });
+}
+
+void WorkerChannel::SendAway(Loss why) {
+  absl::MutexLock lock(&mu_);
+  sent_away_ = why;
+  for (const auto& [number, leave] : leaves_) leave(why);
+}
+
+void WorkerChannel::Hung(const char* how) {
+  spdlog::warn("event=worker_hung worker={} how={}", address_, how);
+  SendAway(Loss::kHung);
+}
+
 // Applies `change` to the guarded members and derives the state from them.
 void WorkerChannel::Update(const std::function<void()>& change) {
   {
     absl::MutexLock lock(&mu_);
     change();
-    const v1::WorkerState state = lost_                       ? v1::WORKER_STATE_DOWN
+    const v1::WorkerState state = lost_ || stalled_           ? v1::WORKER_STATE_DOWN
                                   : snapshot_.load.draining() ? v1::WORKER_STATE_DRAINING
                                   : serving_                  ? v1::WORKER_STATE_READY
                                                               : v1::WORKER_STATE_DOWN;
@@ -117,7 +149,10 @@ absl::Status WorkerChannel::Meet() {
 }
 
 void WorkerChannel::FollowUntilLost() {
-  Update([this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { lost_ = serving_ = false; });
+  Update([this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    lost_ = serving_ = stalled_ = false;
+    sent_away_.reset();
+  });
   {
     HealthWatch health(
         channel_, v1::WorkerService::service_full_name(),
@@ -133,14 +168,33 @@ void WorkerChannel::FollowUntilLost() {
 }
 
 absl::Status WorkerChannel::PollLoad() {
+  const uint64_t signs = signs_of_life_;
+  const auto asked = std::chrono::steady_clock::now();
   v1::GetLoadResponse response;
-  CLAMOR_RETURN_IF_ERROR(FromGrpc(Call(kCallTimeout, [&](grpc::ClientContext* context) {
+  const grpc::Status status = Call(hang_after_, [&](grpc::ClientContext* context) {
     return stub_->GetLoad(context, v1::GetLoadRequest(), &response);
-  })));
-  Update([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    snapshot_.load = response.load();
-    snapshot_.streams_at_poll = snapshot_.streams;
   });
+  if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
+    const auto waited = absl::FromChrono(std::chrono::steady_clock::now() - asked);
+    if (signs_of_life_ != signs || waited > hang_after_ + kOwnLateness) return absl::OkStatus();
+    ReportLost();
+    Hung("silent");
+  }
+  CLAMOR_RETURN_IF_ERROR(FromGrpc(status));
+  const v1::WorkerLoad& load = response.load();
+  const double hang_seconds = absl::ToDoubleSeconds(hang_after_), slow_step = load.slow_step_seconds();
+  const double longest =
+      slow_step > 0 ? std::max(hang_seconds, kSlowSteps * slow_step) : kUnknownSteps * hang_seconds;
+  const bool stalled = load.stalled_seconds() > longest;
+  bool newly_stalled = false;
+  Update([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    snapshot_.load = load;
+    snapshot_.streams_at_poll = snapshot_.streams;
+    newly_stalled = stalled && !stalled_;
+    if (stalled_ && !stalled) sent_away_.reset();
+    stalled_ = stalled;
+  });
+  if (newly_stalled) Hung("stalled");
   return absl::OkStatus();
 }
 
@@ -163,12 +217,21 @@ grpc::Status WorkerChannel::Call(absl::Duration timeout,
 WorkerLease::WorkerLease(WorkerChannel* worker) : worker_(worker) {
   absl::MutexLock lock(&worker_->mu_);
   ++worker_->snapshot_.streams;
+  number_ = worker_->next_lease_++;
+  model_ = worker_->snapshot_.model;
+}
+
+void WorkerLease::OnLeave(std::function<void(Loss)> leave) const {
+  absl::MutexLock lock(&worker_->mu_);
+  if (worker_->sent_away_) leave(*worker_->sent_away_);
+  worker_->leaves_.emplace(number_, std::move(leave));
 }
 
 WorkerLease::~WorkerLease() {
   if (worker_ == nullptr) return;
   absl::MutexLock lock(&worker_->mu_);
   --worker_->snapshot_.streams;
+  worker_->leaves_.erase(number_);
 }
 
 }  // namespace clamor

@@ -1,13 +1,19 @@
 // The gateway's line to one worker: keeps it connected, knows its model, health and load.
 //
 // A thread asks for the model and the tokenizer, watches health and polls the load; when the worker is lost
-// it tries again, waiting 0.1 s to 1 s between tries, until it is back.
+// it tries again, waiting 0.1 s to 1 s between tries, until it is back. A worker is hung if it lets a poll go
+// unanswered for `hang_after` and sends nothing on any stream meanwhile, or if its engine stands still for as
+// long (and for several times what its slowest steps take): its streams are then told to leave.
 // Threads: all methods, any thread.
 // Tested by tests/services/gateway/worker_channel_test.cc.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -34,9 +40,13 @@ struct WorkerSnapshot {
   int streams_at_poll = 0;                   // and when the load was polled
 };
 
+// Why a worker does not go on with an answer.
+enum class Loss { kDied, kHung, kDrained };
+const char* LossName(Loss loss);  // "died", ...
+
 class WorkerChannel {
  public:
-  explicit WorkerChannel(std::string address);
+  explicit WorkerChannel(std::string address, absl::Duration hang_after = kHangAfter);
   // REQUIRES: no lease is left.
   ~WorkerChannel();
 
@@ -50,26 +60,43 @@ class WorkerChannel {
 
   // A stream broke: no more requests until the worker has answered again.
   void ReportLost();
+  // It refused a request because it drains: no more requests.
+  void ReportDraining();
+  // Something came on a stream.
+  void ReportAlive() { ++signs_of_life_; }
+  // Every stream, and each that opens from now on, shall leave: until the worker is well again.
+  void SendAway(Loss why);
+
+  static constexpr absl::Duration kHangAfter = absl::Milliseconds(1500);
 
  private:
   friend class WorkerLease;
+  using Leave = std::function<void(Loss)>;
   void KeepContact();
   absl::Status Meet();     // model and tokenizer
   void FollowUntilLost();  // health and load
   absl::Status PollLoad();
+  void Hung(const char* how);
   grpc::Status Call(absl::Duration timeout, const std::function<grpc::Status(grpc::ClientContext*)>& call);
   void Update(const std::function<void()>& change) ABSL_LOCKS_EXCLUDED(mu_);
 
   const std::string address_;
+  const absl::Duration hang_after_;
   std::function<void()> on_change_;  // constant since Connect
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<v1::WorkerService::StubInterface> stub_;
+
+  std::atomic<uint64_t> signs_of_life_ = 0;
 
   mutable absl::Mutex mu_;
   WorkerSnapshot snapshot_ ABSL_GUARDED_BY(mu_);
   bool serving_ ABSL_GUARDED_BY(mu_) = false;  // as health says
   bool lost_ ABSL_GUARDED_BY(mu_) = true;
+  bool stalled_ ABSL_GUARDED_BY(mu_) = false;  // its engine
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  std::optional<Loss> sent_away_ ABSL_GUARDED_BY(mu_);     // why streams shall leave
+  std::map<uint64_t, Leave> leaves_ ABSL_GUARDED_BY(mu_);  // of the leases, by number
+  uint64_t next_lease_ ABSL_GUARDED_BY(mu_) = 0;
   grpc::ClientContext* in_call_ ABSL_GUARDED_BY(mu_) =
       nullptr;  // of the contact thread, for the destructor to cancel
 
@@ -81,13 +108,24 @@ class WorkerLease {
  public:
   explicit WorkerLease(WorkerChannel* worker);
   ~WorkerLease();
-  WorkerLease(WorkerLease&& other) noexcept : worker_(std::exchange(other.worker_, nullptr)) {}
+  WorkerLease(WorkerLease&& other) noexcept
+      : worker_(std::exchange(other.worker_, nullptr)),
+        number_(other.number_),
+        model_(std::move(other.model_)) {}
   WorkerLease& operator=(WorkerLease&&) = delete;
 
+  // `leave` is called when the stream shall leave the worker, at once if that is so now; on any thread, maybe
+  // more than once, never after the lease is gone. It must call neither the worker nor the lease. Once.
+  void OnLeave(std::function<void(Loss)> leave) const;
+
   WorkerChannel& worker() const { return *worker_; }
+  // As known when the lease was made; null if the worker was never reached.
+  const std::shared_ptr<const ServedModel>& model() const { return model_; }
 
  private:
   WorkerChannel* worker_;  // outlives the lease
+  uint64_t number_;
+  std::shared_ptr<const ServedModel> model_;
 };
 
 }  // namespace clamor

@@ -100,6 +100,13 @@ std::optional<FinishReason> Engine::Rep::Append(Sequence& s, int32_t id, std::st
   return std::nullopt;
 }
 
+// Appends what was held back of the text of an answer that `end` ended, and returns why it ended: maybe by a
+// stop string that was held back.
+FinishReason Engine::Rep::CloseText(Sequence& s, FinishReason end, std::string& text) {
+  s.text.Finish(text);
+  return s.text.matched_stop().empty() ? end : FinishReason::kStop;
+}
+
 std::unique_ptr<Drafter> Engine::Rep::MakeDrafter(Sequence& s) {
   if (options.drafter_factory) return options.drafter_factory(s.request);
   if (s.request.speculation.shape == TreeShape::kPublished) {
@@ -254,6 +261,7 @@ void Engine::Rep::CommitSequence(const StepShare& share, int64_t first_row, Step
 
   delta.Clear();
   delta.first_token_index = s.answer_tokens();
+  delta.first_text_byte = s.text_bytes;
   for (const int32_t node : accepted.path) {
     delta.token_ids.push_back(s.tree.nodes[node].token);
     delta.sources.push_back(s.tree.nodes[node].source);
@@ -265,6 +273,8 @@ void Engine::Rep::CommitSequence(const StepShare& share, int64_t first_row, Step
   std::optional<FinishReason> end;
   size_t kept = 0;
   while (!end && kept < delta.token_ids.size()) end = Append(s, delta.token_ids[kept++], delta.text);
+  if (end) end = CloseText(s, *end, delta.text);
+  s.text_bytes += static_cast<int64_t>(delta.text.size());
   delta.token_ids.resize(kept);
   delta.sources.resize(kept);
   if (s.request.top_logprobs) AddLogprobs(s, first_row);
@@ -299,8 +309,6 @@ void Engine::Rep::CommitSequence(const StepShare& share, int64_t first_row, Step
     s.sink->OnDelta(delta);
     return;
   }
-  s.text.Finish(delta.text);
-  if (!s.text.matched_stop().empty()) end = FinishReason::kStop;  // maybe only by what was held back
   s.sink->OnDelta(delta);
   Finish(s, *end);
   running[share.sequence].reset();

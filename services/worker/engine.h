@@ -57,6 +57,10 @@ struct EngineLoad {
   int64_t kv_pages_used = 0, kv_pages_total = 0;
   int64_t steps = 0;
   absl::Time last_step = absl::InfinitePast();
+  // For how long there has been something to do and no step has ended, while the machine let the engine work.
+  double stalled_seconds = 0;
+  // What the slowest steps of late took, or what one may be expected to take; 0: nobody knows.
+  double slow_step_seconds = 0;
 };
 
 // What one step did; handed to the observer for metrics.
@@ -115,6 +119,8 @@ class Engine {
   void Drain();
 
   EngineLoad Load() const;
+  // The most tokens that an answer to a prompt of so many may have here; not positive if there is no room.
+  int64_t RoomForAnswer(int64_t prompt_tokens) const;
   const EngineOptions& options() const;
 
  private:

@@ -1,5 +1,7 @@
 // Who gets into the engine and who leaves it: everything that other threads may call, and the step's two
 // ends.
+#include <unistd.h>
+
 #include <algorithm>
 #include <optional>
 #include <utility>
@@ -8,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "kernels/status_macros.h"
+#include "services/worker/cpu_wait.h"
 #include "services/worker/engine.h"
 #include "services/worker/engine_rep.h"
 #include "services/worker/step_cost_probe.h"
@@ -15,6 +18,7 @@
 namespace clamor {
 namespace {
 
+constexpr double kForgetting = 0.95;                    // of a slow step, by each that is not
 constexpr absl::Duration kLastSave = absl::Seconds(5);  // for what was learned, at the end
 
 absl::Status CheckRange(const char* field, int64_t value, int64_t least, int64_t most) {
@@ -95,11 +99,11 @@ void Engine::Rep::Admit() {
   }
 }
 
-// Behind those of its priority; before them if it was running already.
+// Behind those of its priority; before them if it was running already, here or elsewhere.
 void Engine::Rep::Enqueue(std::unique_ptr<Sequence> s) {
   const auto place = std::find_if(waiting.begin(), waiting.end(), [&s](const auto& other) {
-    return s->was_admitted() ? other->request.priority <= s->request.priority
-                             : other->request.priority < s->request.priority;
+    return s->begun() ? other->request.priority <= s->request.priority
+                      : other->request.priority < s->request.priority;
   });
   waiting.insert(place, std::move(s));
 }
@@ -160,9 +164,10 @@ bool Engine::Rep::Start(Sequence& s) {
     if (!end) end = Append(s, id, already_sent);
   }
   if (end) {
-    Finish(s, *end);
+    Finish(s, CloseText(s, *end, already_sent));
     return false;
   }
+  s.text_bytes = static_cast<int64_t>(already_sent.size());
   if (s.request.speculation.nodes != 0) {
     s.drafter = MakeDrafter(s);
     s.drafter->Extend(s.tokens);
@@ -219,9 +224,23 @@ void Engine::Rep::PublishLoad(bool stepped) {
   load.running = static_cast<int32_t>(running.size());
   load.kv_pages_used = cache.pages_used();
   load.kv_pages_total = cache.pages_total();
-  if (!stepped) return;
-  ++load.steps;
-  load.last_step = absl::Now();
+  const bool busy = !running.empty() || !waiting.empty();
+  const SteadyTime now = std::chrono::steady_clock::now();
+  double took = 0;
+  if (stepped) {
+    ++load.steps;
+    load.last_step = absl::Now();
+    if (due) took = std::chrono::duration<double>(now - *due).count();
+    load.slow_step_seconds *= kForgetting;
+  }
+  // Where no step was measured nobody knows what a prompt takes that is longer than those before.
+  if (const double prompt = cost.PrefillSeconds(options.prefill_chunk); prompt > 0)
+    load.slow_step_seconds = std::max({load.slow_step_seconds, took, prompt});
+  if (!busy) {
+    due.reset();
+  } else if (stepped || !due) {
+    due = now;
+  }
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Model* model, const Tokenizer* tokenizer,
@@ -249,9 +268,7 @@ absl::StatusOr<uint64_t> Engine::Submit(Request request, TokenSink* sink) {
   const int32_t context = rep_->model->max_positions();
   CLAMOR_RETURN_IF_ERROR(request.Validate(rep_->model->config().vocab_size, context));
   auto s = std::make_unique<Sequence>(0, std::move(request), sink, rep_->tokenizer);
-  const int64_t capacity = rep_->cache.pages_total() * kernels::kPageSize;
-  const int64_t room =
-      std::min<int64_t>(context, capacity - SpeculationOptions::kMaxNodes) - s->prompt_tokens();
+  const int64_t room = RoomForAnswer(s->prompt_tokens());
   const int64_t least = std::max<int64_t>(1, static_cast<int64_t>(s->request.emitted_ids.size()));
   s->max_tokens =
       static_cast<int32_t>(s->request.max_tokens > 0 ? s->request.max_tokens : std::max(room, least));
@@ -283,6 +300,7 @@ absl::StatusOr<uint64_t> Engine::Submit(Request request, TokenSink* sink) {
   s->handle = rep_->next_handle++;
   const uint64_t handle = s->handle;
   rep_->Enqueue(std::move(s));
+  if (!rep_->due) rep_->due = std::chrono::steady_clock::now();
   return handle;
 }
 
@@ -292,6 +310,7 @@ void Engine::Cancel(uint64_t handle, FinishReason reason) {
 }
 
 void Engine::Run(const std::atomic<bool>& stop) {
+  rep_->thread = gettid();
   while (!stop) {
     const bool stepped = rep_->Step();
     const absl::Time next_save = rep_->knowledge.SaveDue(absl::Now());
@@ -325,10 +344,21 @@ void Engine::Drain() {
 }
 
 EngineLoad Engine::Load() const {
+  const double waited = CpuWaitSeconds(rep_->thread);
   absl::MutexLock lock(&rep_->mu);
   EngineLoad load = rep_->load;
   load.waiting = static_cast<int32_t>(rep_->waiting.size());
+  if (!rep_->due) return load;
+  if (std::exchange(rep_->watched_steps, load.steps) != load.steps) rep_->watched_wait = waited;
+  const double since = std::chrono::duration<double>(std::chrono::steady_clock::now() - *rep_->due).count();
+  load.stalled_seconds = std::max(0.0, since - (waited - rep_->watched_wait));
   return load;
+}
+
+int64_t Engine::RoomForAnswer(int64_t prompt_tokens) const {
+  const int64_t capacity = rep_->cache.pages_total() * kernels::kPageSize;
+  return std::min<int64_t>(rep_->model->max_positions(), capacity - SpeculationOptions::kMaxNodes) -
+         prompt_tokens;
 }
 
 const EngineOptions& Engine::options() const { return rep_->options; }

@@ -2,6 +2,10 @@
 // includes it.
 #pragma once
 
+#include <sys/types.h>
+
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -24,6 +28,8 @@
 #include "services/worker/step_cost.h"
 
 namespace clamor {
+
+using SteadyTime = std::chrono::steady_clock::time_point;
 
 struct Engine::Rep {
   Rep(const Model* model, const Tokenizer* tokenizer, ContinuationSource* source, StepObserver* observer,
@@ -82,6 +88,14 @@ struct Engine::Rep {
   bool draining ABSL_GUARDED_BY(mu) = false;
   bool woken ABSL_GUARDED_BY(mu) = false;
   EngineLoad load ABSL_GUARDED_BY(mu);
+  // Since when the step that should end next has been due: since the last one ended, or since there was
+  // something to do again.
+  std::optional<SteadyTime> due ABSL_GUARDED_BY(mu);
+  // For how long the engine's thread had waited for a CPU when somebody first asked for the load after so
+  // many steps.
+  int64_t watched_steps ABSL_GUARDED_BY(mu) = -1;
+  double watched_wait ABSL_GUARDED_BY(mu) = 0;
+  std::atomic<pid_t> thread = 0;  // that Run belongs to
 
   // A step, in order.
   bool Step();
@@ -100,6 +114,7 @@ struct Engine::Rep {
   void Enqueue(std::unique_ptr<Sequence> s) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
   std::unique_ptr<Drafter> MakeDrafter(Sequence& s);
   std::optional<FinishReason> Append(Sequence& s, int32_t id, std::string& text);
+  static FinishReason CloseText(Sequence& s, FinishReason end, std::string& text);
   void Budget();
   void JudgeSpeculation(StepReport& report);
   NodeLogits LogitsOf(int64_t first_row) const;

@@ -172,8 +172,9 @@ absl::StatusOr<LoadedModel> LoadModel(const ModelOptions& options, Weights::Prog
     model.no_device = std::string(on_device.status().message());
   }
   kernels::ThreadPool pool(model.threads);
-  CLAMOR_ASSIGN_OR_RETURN(model.transformer,
-                          Transformer::Load(options.directory, *format, options.context, pool, progress));
+  CLAMOR_ASSIGN_OR_RETURN(model.transformer, Transformer::Load(options.directory, *format, options.context,
+                                                               pool, progress, options.packed_weights));
+  model.packed_weights = options.packed_weights;
   model.stored_as = *format == WeightFormat::kStored
                         ? kernels::StorageName(model.transformer->weights().embedding.stored())
                         : WeightFormatName(*format);
@@ -183,11 +184,26 @@ absl::StatusOr<LoadedModel> LoadModel(const ModelOptions& options, Weights::Prog
 
 std::string DescribeLoad(const LoadedModel& model) {
   constexpr double kMiB = 1024.0 * 1024.0;
-  return absl::StrFormat("%s: %.1f MiB of %s weights in %.2f s, peak memory %.1f MiB, %s, %d thread%s",
-                         model.name, model.model().weight_bytes() / kMiB, model.stored_as, model.load_seconds,
-                         PeakMemoryBytes() / kMiB,
-                         model.on_device != nullptr ? "cuda" : kernels::CpuTargetName(kernels::ActiveCpuTarget()),
-                         model.threads, model.threads == 1 ? "" : "s");
+  std::string from, file;
+  switch (model.on_device != nullptr ? PackedFileUse::kNone : model.transformer->weights().packed_file) {
+    case PackedFileUse::kNone:
+      break;
+    case PackedFileUse::kRead:
+      from = absl::StrCat(" from ", model.packed_weights);
+      break;
+    case PackedFileUse::kWritten:
+      file = absl::StrCat("; wrote ", model.packed_weights);
+      break;
+    case PackedFileUse::kLeft:
+      file = absl::StrCat("; ", model.packed_weights, " is being written by another process");
+      break;
+  }
+  return absl::StrFormat("%s: %.1f MiB of %s weights%s in %.2f s, peak memory %.1f MiB, %s, %d thread%s%s",
+                         model.name, model.model().weight_bytes() / kMiB, model.stored_as, from,
+                         model.load_seconds, PeakMemoryBytes() / kMiB,
+                         model.on_device != nullptr ? "cuda"
+                                                    : kernels::CpuTargetName(kernels::ActiveCpuTarget()),
+                         model.threads, model.threads == 1 ? "" : "s", file);
 }
 
 }  // namespace clamor

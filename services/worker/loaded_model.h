@@ -17,6 +17,7 @@ namespace clamor {
 struct ModelOptions {
   std::string directory;
   std::string weights = "stored";  // what ParseWeightFormat knows
+  std::string packed_weights;      // a file, as Weights::Load takes it; empty: none
   std::string kv = "fp32";         // of keys and values: fp32, bf16 or int8
   std::string device = "auto";     // auto, cpu or cuda
   bool may_be_on_device = false;   // the caller needs a model(), not a transformer
@@ -31,11 +32,12 @@ struct LoadedModel {
   TokenizerFiles files;
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // null if the directory has none
-  std::unique_ptr<Transformer> transformer;  // null if on a GPU,
-  std::unique_ptr<Model> on_device;          // null if not
-  std::string no_device;                     // with --device auto: why not
+  std::unique_ptr<Transformer> transformer;     // null if on a GPU,
+  std::unique_ptr<Model> on_device;             // null if not
+  std::string no_device;                        // with --device auto: why not
   const Model& model() const { return on_device != nullptr ? *on_device : *transformer; }
-  std::string stored_as;  // of the matrices: options.weights; if "stored", what the embedding is held as
+  std::string stored_as;       // of the matrices: options.weights; if "stored", what the embedding is held as
+  std::string packed_weights;  // options.packed_weights, unless on a GPU
   kernels::KvFormat kv_format = kernels::KvFormat::kF32;
   double load_seconds = 0;
 };
@@ -58,7 +60,8 @@ absl::StatusOr<std::string> ModelRevision(const std::string& directory, const st
 // All formats that change what the model answers: "bf16, keys and values fp32".
 std::string HeldAs(const LoadedModel& model);
 
-// "demo: 12.3 MiB of bf16 weights in 0.3 s, peak memory 45.6 MiB, avx2, 2 threads".
+// "demo: 12.3 MiB of bf16 weights in 0.3 s, peak memory 45.6 MiB, avx2, 2 threads"; a file of packed weights
+// is named, and whether they came from it.
 std::string DescribeLoad(const LoadedModel& model);
 
 // Cores that this process may run on (affinity mask and cgroup quota), hyper-threads of one core counted

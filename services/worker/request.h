@@ -57,7 +57,8 @@ struct Request {
   // With each token, its log-probability and those of this many likeliest tokens; up to kMaxTopLogprobs.
   std::optional<int32_t> top_logprobs;
   SpeculationOptions speculation;
-  // A further answer to a request whose first has begun here: neither a full queue nor a drain refuses it.
+  // Of a request that has been admitted before: a further answer to it, or the rest of one that another
+  // worker began. Neither a full queue nor a drain refuses it.
   bool follows = false;
   bool use_store = true;  // whether the shared store may be asked for drafts
   Priority priority = Priority::kNormal;
@@ -86,10 +87,12 @@ struct TokenLogprobs {
   std::vector<TokenLogprob> top;  // [top_logprobs, at most the vocabulary], best first, ties by lowest id
 };
 
-// New tokens of one step. Indices count the answer's tokens from 0, emitted_ids included.
+// New tokens of one step. Indices count the answer's tokens, and the bytes of its text, from 0; those of
+// emitted_ids are counted.
 struct Delta {
   int64_t first_token_index = 0;
   std::vector<int32_t> token_ids;
+  int64_t first_text_byte = 0;
   std::string text;  // may lag behind the ids: incomplete characters and possible stop strings are held back
   std::vector<Source>
       sources;  // [token_ids] who drafted each; kNone for a token that came from the model's own step
@@ -99,6 +102,7 @@ struct Delta {
   void Clear() {
     first_token_index = 0;
     token_ids.clear();
+    first_text_byte = 0;
     text.clear();
     sources.clear();
     logprobs.clear();

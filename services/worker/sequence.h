@@ -34,6 +34,7 @@ struct Sequence {
   std::vector<int32_t> tokens;  // prompt, emitted before, emitted here; the last is the root of the next tree
   int64_t committed = 0;        // tokens[0, committed) have their keys and values in the cache
   int32_t max_tokens = 0;       // of the whole answer, resolved
+  int64_t text_bytes = 0;       // of the answer, as sent
   KvLease pages;
 
   std::shared_ptr<DraftKnowledge> knowledge;  // of the tenant; the drafter uses it
@@ -43,7 +44,8 @@ struct Sequence {
 
   int64_t prompt_tokens() const { return static_cast<int64_t>(request.prompt_ids.size()); }
   int64_t answer_tokens() const { return static_cast<int64_t>(tokens.size()) - prompt_tokens(); }
-  bool was_admitted() const { return admitted != absl::Time(); }  // though it may wait again
+  bool was_admitted() const { return admitted != absl::Time(); }                 // though it may wait again
+  bool begun() const { return was_admitted() || !request.emitted_ids.empty(); }  // here or elsewhere
   // Known tokens before the newest that the model has not read.
   int64_t unread() const { return static_cast<int64_t>(tokens.size()) - 1 - committed; }
 

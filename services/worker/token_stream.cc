@@ -10,8 +10,10 @@ namespace clamor {
 namespace {
 
 void AppendDelta(const Delta& delta, v1::Delta& message) {
-  if (message.token_ids().empty())
+  if (message.token_ids().empty()) {
     message.set_first_token_index(static_cast<uint64_t>(delta.first_token_index));
+    message.set_first_text_byte(static_cast<uint64_t>(delta.first_text_byte));
+  }
   message.mutable_token_ids()->Add(delta.token_ids.begin(), delta.token_ids.end());
   message.mutable_text()->append(delta.text);
   for (const Source source : delta.sources) message.add_sources(static_cast<v1::DraftSource>(source));

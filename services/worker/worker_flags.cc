@@ -24,6 +24,10 @@ std::optional<int> ParseWorkerFlags(int argc, char** argv, WorkerFlags& flags) {
                  "How matrices are held: stored, fp32, bf16, fp16, int8 or int4")
       ->capture_default_str()
       ->group("Model");
+  app.add_option(
+         "--packed-weights", worker.model.packed_weights,
+         "File of weights as --weights holds them: read if it is there, else written for the next start")
+      ->group("Model");
   app.add_option("--kv", worker.model.kv, "How keys and values are held: fp32, bf16 or int8")
       ->capture_default_str()
       ->group("Model");

@@ -250,6 +250,8 @@ grpc::ServerWriteReactor<v1::WorkerServiceStreamGenerateResponse>* WorkerService
   started.set_model(worker->info().name());
   started.set_model_revision(worker->info().revision());
   started.set_prompt_tokens(static_cast<uint32_t>(request->prompt_ids.size()));
+  const int64_t room = worker->engine().RoomForAnswer(static_cast<int64_t>(request->prompt_ids.size()));
+  started.set_max_tokens(static_cast<uint32_t>(request->max_tokens > 0 ? request->max_tokens : room));
 
   // What the store gets: the prompt and the whole answer, wherever it began.
   const bool stored =
@@ -292,6 +294,8 @@ grpc::ServerUnaryReactor* WorkerService::GetLoad(grpc::CallbackServerContext* co
   message.set_kv_pages_used(load.kv_pages_used);
   message.set_kv_pages_total(load.kv_pages_total);
   message.set_steps(load.steps);
+  message.set_stalled_seconds(load.stalled_seconds);
+  message.set_slow_step_seconds(load.slow_step_seconds);
   message.set_draining(draining_);
   return Reply(context, grpc::Status::OK);
 }

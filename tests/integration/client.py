@@ -73,6 +73,7 @@ def collect(events, on_tokens=lambda count: None):
             finished = event.finished
         else:
             assert event.delta.first_token_index == len(ids), (event.delta.first_token_index, len(ids))
+            assert event.delta.first_text_byte == len(text.encode()), (event.delta.first_text_byte, len(text.encode()))
             assert len(event.delta.sources) == len(event.delta.token_ids), event.delta
             ids += event.delta.token_ids
             sources += event.delta.sources

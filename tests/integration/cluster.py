@@ -37,16 +37,18 @@ def wait_until(condition, what, seconds=SECONDS):
 
 
 class Server:
-    """One process of `name`. The first start takes free ports; later ones the same gRPC port again."""
+    """One process of `name`. The first start takes free ports; later ones the same gRPC port again. `label` tells several
+    of a name apart; `environment` is added to this process's own."""
 
-    def __init__(self, name, folder, *flags):
+    def __init__(self, name, folder, *flags, label="", environment=None):
         self.name = name
         self.flags = [str(flag) for flag in flags]
-        self.log = folder / f"{name}.log"
+        self.environment = environment or {}
+        self.log = folder / f"{name}{label}.log"
         self.address = "127.0.0.1:0"  # of gRPC
         self.http = None
         self.process = None
-        self._port_file = folder / f"{name}.ports"
+        self._port_file = folder / f"{name}{label}.ports"
 
     def start(self):
         """Starts the process and waits until both ports are bound."""
@@ -57,7 +59,7 @@ class Server:
             # The kernel kills it when this process goes; preexec_fn would not do beside gRPC's threads.
             self.process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=subprocess.STDOUT,
-                                            env={"CLAMOR_GRACE": str(SECONDS // 2), **os.environ})
+                                            env={"CLAMOR_GRACE": str(SECONDS // 2), **os.environ, **self.environment})
         self._wait_until(self._port_file.exists, "has bound its ports")
         ports = dict(line.split("=", 1) for line in self._port_file.read_text().splitlines())
         self.address, self.http = ports["grpc"], ports["http"]
@@ -103,6 +105,13 @@ class Server:
         self.process.kill()
         self.process.wait()
 
+    def pause(self):
+        """SIGSTOP: it stands still, its connections stay."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.process.send_signal(signal.SIGCONT)
+
     def terminate(self):
         self.process.send_signal(signal.SIGTERM)
 
@@ -116,21 +125,24 @@ class Server:
 
 
 class Cluster:
-    """All three, ready to answer."""
+    """All three, ready to answer; of workers, one for each environment."""
 
-    def __init__(self, worker_flags=()):
+    def __init__(self, worker_flags=(), gateway_flags=(), worker_environments=({},)):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="clamor-test-"))
         self.servers = []
         atexit.register(self._kill)
         self.retrieval = self.add("clamor-retrieval", "--store", self.folder / "store")
-        self.worker = self.add("clamor-worker", "--model", DEMO_MODEL, "--retrieval", self.retrieval.address,
-                               *worker_flags)
-        self.gateway = self.add("clamor-gateway", "--workers", self.worker.address)
+        self.workers = [self.add("clamor-worker", "--model", DEMO_MODEL, "--retrieval", self.retrieval.address,
+                                 *worker_flags, label=f"-{i}" if i else "", environment=environment)
+                        for i, environment in enumerate(worker_environments)]
+        self.worker = self.workers[0]
+        self.gateway = self.add("clamor-gateway", "--workers", ",".join(worker.address for worker in self.workers),
+                                *gateway_flags)
         for server in self.servers:
             server.wait_ready()
 
-    def add(self, name, *flags):
-        server = Server(name, self.folder, *flags)
+    def add(self, name, *flags, **fields):
+        server = Server(name, self.folder, *flags, **fields)
         self.servers.append(server)
         return server.start()
 
@@ -163,10 +175,12 @@ class ClusterTest(unittest.TestCase):
 
     # One thread: workers, servers and clients share the machine, and a pool that spins pays for that dearly.
     worker_flags = ("--threads", "1")
+    gateway_flags = ()
+    worker_environments = ({},)
 
     @classmethod
     def setUpClass(cls):
-        cls.cluster = Cluster(cls.worker_flags)
+        cls.cluster = Cluster(cls.worker_flags, cls.gateway_flags, cls.worker_environments)
         cls.addClassCleanup(cls.cluster.stop)
 
     def run(self, result=None):

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -23,10 +24,12 @@ constexpr float kTolerance = 2e-4f;
 // A model, a cache and the scratch to run single sequences through it.
 class Runner {
  public:
-  explicit Runner(const std::string& family, int threads = 1, WeightFormat format = WeightFormat::kStored)
+  explicit Runner(const std::string& family, int threads = 1, WeightFormat format = WeightFormat::kStored,
+                  const std::string& packed_file = "")
       : pool_(threads) {
-    auto model = Transformer::Load(std::string(CLAMOR_TESTDATA) + "/tiny-" + family, format, 0, pool_,
-                                   [](uint64_t, uint64_t) {});
+    auto model = Transformer::Load(
+        std::string(CLAMOR_TESTDATA) + "/tiny-" + family, format, 0, pool_, [](uint64_t, uint64_t) {},
+        packed_file);
     if (!model.ok()) {
       ADD_FAILURE() << model.status();
       std::abort();
@@ -34,6 +37,8 @@ class Runner {
     model_ = *std::move(model);
     cache_ = std::make_unique<KvCache>(model_->config(), 64);
   }
+
+  PackedFileUse packed_file() const { return model_->weights().packed_file; }
 
   // Logits after each of `ids`, then after each node of a tree (parents[0] == -1 is the root; it follows the
   // last id).
@@ -177,6 +182,22 @@ TEST_P(GoldenTest, EveryFormatStaysNear) {
   EXPECT_LT(int8, 0.05);
   EXPECT_GT(int4, int8);
   EXPECT_LT(int4, 0.4);
+}
+
+TEST_P(GoldenTest, AFileOfPackedWeightsGivesTheSameLogits) {
+  const auto ids = cases_.at(2).at("prompt_ids").get<std::vector<int32_t>>();
+  const std::string file = testing::TempDir() + "transformer_test." + GetParam() + ".packed";
+  for (const WeightFormat format : {WeightFormat::kStored, WeightFormat::kF32, WeightFormat::kBF16,
+                                    WeightFormat::kF16, WeightFormat::kI8, WeightFormat::kI4}) {
+    std::filesystem::remove(file);
+    const auto packed = Runner(GetParam(), 1, format).Logits(ids);
+    Runner writes(GetParam(), 2, format, file), reads(GetParam(), 2, format, file);
+    EXPECT_EQ(writes.packed_file(), PackedFileUse::kWritten);
+    EXPECT_EQ(reads.packed_file(), PackedFileUse::kRead);
+    EXPECT_EQ(writes.Logits(ids), packed) << WeightFormatName(format);
+    EXPECT_EQ(reads.Logits(ids), packed) << WeightFormatName(format);
+  }
+  std::filesystem::remove(file);
 }
 
 // A node's logits are the bits that its path gives as a plain text, on every target, with any number of

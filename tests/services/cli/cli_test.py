@@ -135,6 +135,31 @@ class Generate(CliTest):
             self.assertEqual(drafted["token_ids"], plain["token_ids"], held)
             self.assertEqual(drafted["logprobs"], plain["logprobs"], held)
 
+    def test_a_second_start_reads_packed_weights(self):
+        with tempfile.TemporaryDirectory() as folder:
+            file = os.path.join(folder, "tiny.packed")
+            common = ["--model", TINY, "--ids", "5,6,7,5,6,7", "--max-tokens", 8, "--weights", "int4"]
+            plain = self.ok("generate", *common)
+            self.assertNotIn("packed", plain.stderr)
+            first = self.ok("generate", *common, "--packed-weights", file)
+            self.assertRegex(first.stderr, rf"loaded tiny-qwen2: .* MiB of int4 weights in .*; wrote {file}\n")
+            second = self.ok("generate", *common, "--packed-weights", file)
+            self.assertRegex(second.stderr, rf"loaded tiny-qwen2: .* MiB of int4 weights from {file} in .* s")
+            self.assertEqual([first.stdout, second.stdout], [plain.stdout] * 2)
+            self.assertEqual(os.listdir(folder), ["tiny.packed"])
+            # One file serves one way to hold the weights; the other side of a comparison does without.
+            self.fails(1, f'^clamor: {file}: holds the weights as "int4", wanted is "int8"; delete it',
+                       "generate", "--model", TINY, "--ids", "1", "--weights", "int8", "--packed-weights", file)
+            texts = os.path.join(folder, "texts.jsonl")
+            pathlib.Path(texts).write_text(json.dumps({"text": "one two three"}))
+            done = self.ok("eval", "--model", TINY, "--suite", "perplexity", "--data", texts, "--weights", "int4",
+                           "--against", "int8", "--packed-weights", file)
+            self.assertEqual(done.stderr.count(f" from {file} "), 1, done.stderr)
+            with open(file, "r+b") as damaged:
+                damaged.truncate(5000)
+            self.fails(1, f"^clamor: {file}: has 5000 bytes", "generate", *common, "--packed-weights", file)
+            self.fails(1, "^clamor: /nowhere/w: cannot create", "generate", *common, "--packed-weights", "/nowhere/w")
+
     def test_an_unset_seed_is_told_and_gives_the_same_again(self):
         common = ["--model", TINY, "--ids", "5,6,7", "--max-tokens", 16, "--temperature", 1.5, "--ignore-eos"]
         first = self.generate(*common)
@@ -331,7 +356,9 @@ class Servers(CliTest):
         cls.folder = tempfile.TemporaryDirectory()
         cls.processes = []
         cls.retrieval = cls.start("CLAMOR_RETRIEVAL", "--store", os.path.join(cls.folder.name, "store"))
-        cls.worker = cls.start("CLAMOR_WORKER", "--model", DEMO, "--threads", "1", "--retrieval", cls.retrieval)
+        cls.packed = os.path.join(cls.folder.name, "demo.packed")
+        cls.worker = cls.start("CLAMOR_WORKER", "--model", DEMO, "--threads", "1", "--retrieval", cls.retrieval,
+                               "--packed-weights", cls.packed)
         cls.gateway = cls.start("CLAMOR_GATEWAY", "--workers", cls.worker)
         for _ in range(600):
             if run("generate", "--server", cls.gateway, "--prompt", "x", "--max-tokens", 1).returncode == 0:
@@ -380,6 +407,10 @@ class Servers(CliTest):
                        for where in (("--model", DEMO), ("--server", self.gateway)))
         self.assertEqual(there["token_ids"], here["token_ids"])
         self.assertTrue(2 <= len(json.loads(there["text"])) <= 4)
+
+    def test_what_the_worker_packed_serves_others(self):
+        done = self.ok("generate", "--model", DEMO, "--prompt", "x", "--max-tokens", 1, "--packed-weights", self.packed)
+        self.assertIn(f" from {self.packed} in ", done.stderr)
 
     def test_eval_drafts_from_the_store(self):
         folder = pathlib.Path(self.folder.name)

@@ -31,6 +31,9 @@ FakeWorker::Script EndlessUntilCancelled(absl::Notification* cancelled) {
   };
 }
 
+// Nobody waits long for a worker that could go on: there is none.
+constexpr GatewayLimits kHasty = {.fleet = {.failover_wait = absl::Milliseconds(100)}};
+
 class FailureTest : public testing::GatewayTest {};
 
 TEST_F(FailureTest, ClientsCancellationReachesTheWorker) {
@@ -200,7 +203,7 @@ TEST_F(FailureTest, UnhealthyWorkerGetsNothingUntilItIsWell) {
 }
 
 TEST_F(FailureTest, WorkerThatStopsMidStream) {
-  StartWithWorker();
+  StartWithWorker(kHasty);
   const int port = worker_->port();
   absl::Notification cancelled;
   worker_->SetScript(EndlessUntilCancelled(&cancelled));
@@ -212,7 +215,7 @@ TEST_F(FailureTest, WorkerThatStopsMidStream) {
   worker_->Stop();
   const absl::Status status = ReadAll(*reader).status;
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
-  EXPECT_EQ(ReasonOf(status), "NO_WORKER");
+  EXPECT_EQ(ReasonOf(status), "NO_COMPATIBLE_WORKER");
   EXPECT_LT(absl::Now() - start, absl::Seconds(2));
   worker_ = std::make_unique<FakeWorker>(port);
   ASSERT_TRUE(Eventually([&] { return Stream(IdsRequest({1}, 3)).status.ok(); }));
@@ -226,7 +229,7 @@ TEST_F(FailureTest, WorkerThatIsKilledMidStreamAndStartedAgain) {
   }
   const std::vector<std::string> command = {CLAMOR_FAKE_WORKER, std::to_string(port)};
   auto process = std::make_unique<ChildProcess>(command);
-  StartGateway({"127.0.0.1:" + std::to_string(port)});
+  StartGateway({"127.0.0.1:" + std::to_string(port)}, kHasty);
   ASSERT_TRUE(Eventually([&] { return Ready(); }));
   grpc::ClientContext context;
   auto reader = stub_->StreamGenerate(&context, IdsRequest({1}, 1));
@@ -236,7 +239,7 @@ TEST_F(FailureTest, WorkerThatIsKilledMidStreamAndStartedAgain) {
   process->Signal(SIGKILL);
   const absl::Status status = ReadAll(*reader).status;
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
-  EXPECT_EQ(ReasonOf(status), "NO_WORKER");
+  EXPECT_EQ(ReasonOf(status), "NO_COMPATIBLE_WORKER");
   EXPECT_LT(absl::Now() - start, absl::Seconds(2));
   EXPECT_EQ(ReasonOf(Stream(IdsRequest({1}, 1)).status), "NO_WORKER");
   EXPECT_LT(absl::Now() - start, absl::Seconds(2));

@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -63,10 +64,11 @@ class FakeWorker final : public v1::WorkerService::Service {
   }
 
   // Port 0 takes a free one.
-  explicit FakeWorker(int port = 0, const std::string& model = "tiny", Script script = Echo)
+  explicit FakeWorker(int port = 0, const std::string& model = "tiny", Script script = Echo,
+                      const std::string& revision = "r1")
       : files_(*TokenizerFiles::Read(kModelDir)), script_(std::move(script)) {
     info_.set_name(model);
-    info_.set_revision("r1");
+    info_.set_revision(revision);
     info_.set_max_context_tokens(kContext);
     info_.set_vocab_size(static_cast<uint32_t>((*Tokenizer::Load(files_))->vocab_size()));
     info_.set_tokenizer_fingerprint(files_.Fingerprint());
@@ -81,7 +83,15 @@ class FakeWorker final : public v1::WorkerService::Service {
   ~FakeWorker() override { Stop(); }
 
   // Cuts every stream.
-  void Stop() { server_->Shutdown(std::chrono::system_clock::now()); }
+  void Stop() {
+    SetSilent(false);
+    server_->Shutdown(std::chrono::system_clock::now());
+  }
+  // GetLoad is not answered until it is no longer so.
+  void SetSilent(bool silent) {
+    absl::MutexLock lock(&mu_);
+    silent_ = silent;
+  }
   void SetServing(bool serving) {
     server_->GetHealthCheckService()->SetServingStatus(v1::WorkerService::service_full_name(), serving);
   }
@@ -103,7 +113,11 @@ class FakeWorker final : public v1::WorkerService::Service {
   int streams() const { return streams_; }
   Request last_request() const {
     absl::MutexLock lock(&mu_);
-    return last_request_;
+    return requests_.back();
+  }
+  std::vector<Request> requests() const {
+    absl::MutexLock lock(&mu_);
+    return requests_;
   }
 
  private:
@@ -111,7 +125,7 @@ class FakeWorker final : public v1::WorkerService::Service {
     Script script;
     {
       absl::MutexLock lock(&mu_);
-      last_request_ = *request;
+      requests_.push_back(*request);
       script = script_;
     }
     ++streams_;
@@ -119,7 +133,8 @@ class FakeWorker final : public v1::WorkerService::Service {
   }
   grpc::Status GetLoad(grpc::ServerContext*, const v1::GetLoadRequest*,
                        v1::GetLoadResponse* response) override {
-    absl::MutexLock lock(&mu_);
+    const auto talks = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return !silent_; };
+    absl::MutexLock lock(&mu_, absl::Condition(&talks));
     *response->mutable_load() = load_;
     return grpc::Status::OK;
   }
@@ -156,9 +171,10 @@ class FakeWorker final : public v1::WorkerService::Service {
 
   mutable absl::Mutex mu_;
   Script script_ ABSL_GUARDED_BY(mu_);
-  Request last_request_ ABSL_GUARDED_BY(mu_);
+  std::vector<Request> requests_ ABSL_GUARDED_BY(mu_);
   v1::WorkerLoad load_ ABSL_GUARDED_BY(mu_);
   bool corrupt_ ABSL_GUARDED_BY(mu_) = false;
+  bool silent_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 }  // namespace clamor::testing

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "model/tokenizer/tokenizer.h"
@@ -12,10 +14,12 @@ namespace {
 
 class RouterTest : public ::testing::Test {
  protected:
-  static std::shared_ptr<const ServedModel> Model(const std::string& name) {
+  static std::shared_ptr<const ServedModel> Model(const std::string& name,
+                                                  const std::string& revision = "r1") {
     static const TokenizerFiles files = *TokenizerFiles::Read(CLAMOR_TESTDATA "/tiny-qwen2");
     v1::ModelInfo info;
     info.set_name(name);
+    info.set_revision(revision);
     info.set_tokenizer_fingerprint(files.Fingerprint());
     return *ServedModel::Load(info, files);
   }
@@ -62,6 +66,34 @@ TEST_F(RouterTest, EqualsTakeTurns) {
   for (uint64_t turn = 0; turn < 10; ++turn) taken.insert(*Route(workers, "a", turn));
   EXPECT_EQ(taken.count(1), 5u);
   EXPECT_EQ(taken.count(2), 5u);
+}
+
+TEST_F(RouterTest, OnlyWhoAnswersAlikeGoesOn) {
+  std::vector<WorkerSnapshot> workers = {Worker(Model("a", "r2"), 0, 0, 0), Worker(b_, 0, 0, 0),
+                                         Worker(a_, 9, 0, 0), Worker(a_, 3, 0, 0)};
+  workers[2].address = "x";
+  workers[3].address = "y";
+  EXPECT_EQ(RouteSuccessor(workers, a_->info(), {}, 0), 3u);
+  const std::vector<std::string> excluded = {"y"};
+  EXPECT_EQ(RouteSuccessor(workers, a_->info(), excluded, 0), 2u);
+  workers[2].state = v1::WORKER_STATE_DRAINING;
+  EXPECT_EQ(RouteSuccessor(workers, a_->info(), excluded, 0), std::nullopt);
+}
+
+TEST_F(RouterTest, AlikeIsWhatShowsInAnswers) {
+  v1::ModelInfo other = a_->info();
+  other.set_has_chat_template(!other.has_chat_template());
+  EXPECT_TRUE(AnswerAlike(a_->info(), other));
+  const std::vector<std::function<void(v1::ModelInfo&)>> changes = {
+      [](v1::ModelInfo& m) { m.set_name("b"); }, [](v1::ModelInfo& m) { m.set_revision("r2"); },
+      [](v1::ModelInfo& m) { m.set_numerics(v1::NUMERICS_BITWISE); },
+      [](v1::ModelInfo& m) { m.set_tokenizer_fingerprint("x"); },
+      [](v1::ModelInfo& m) { m.set_max_context_tokens(7); }};
+  for (const auto& change : changes) {
+    other = a_->info();
+    change(other);
+    EXPECT_FALSE(AnswerAlike(a_->info(), other)) << other.ShortDebugString();
+  }
 }
 
 }  // namespace

@@ -196,8 +196,8 @@ TEST_F(StreamingTest, HeadersAreHeldBackUntilTheWorkerHasStarted) {
 // A client that sleeps gets fewer messages, and the same tokens.
 TEST_F(StreamingTest, WaitingDeltasComeAsOne) {
   StartWithWorker();
-  constexpr uint64_t kTokens = 3000;
-  const std::string text(100, 'y');
+  constexpr uint64_t kTokens = testing::kContext - 1;
+  const std::string text(600, 'y');
   absl::Notification written;
   worker_->SetScript([&](auto&, const auto& request, auto& writer) {
     FakeWorker::WriteStarted(writer, request);

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <string>
+
 #include "tests/services/gateway/fake_worker.h"
 #include "tests/services/gateway/gateway_fixture.h"
 
@@ -54,6 +57,77 @@ TEST(WorkerChannelTest, LeasesAreCounted) {
     EXPECT_EQ(channel.Snapshot().streams, 2);
   }
   EXPECT_EQ(channel.Snapshot().streams, 0);
+}
+
+TEST(WorkerChannelTest, StreamsAreToldToLeaveWheneverTheyOpen) {
+  WorkerChannel channel("127.0.0.1:1");
+  std::string told;
+  const auto teller = [&told](char who) {
+    return [&told, who](Loss why) { told += absl::StrCat(std::string(1, who), LossName(why), " "); };
+  };
+  WorkerLease before(&channel);
+  before.OnLeave(teller('a'));
+  {
+    WorkerLease gone(&channel);
+    gone.OnLeave(teller('b'));
+  }
+  EXPECT_EQ(told, "");
+  channel.SendAway(Loss::kDrained);
+  EXPECT_EQ(told, "adrained ");
+  WorkerLease after(&channel);
+  after.OnLeave(teller('c'));
+  EXPECT_EQ(told, "adrained cdrained ");
+}
+
+TEST(WorkerChannelTest, ASilentWorkerIsDownUntilItTalks) {
+  FakeWorker worker;
+  WorkerChannel channel(worker.address(), /*hang_after=*/absl::Milliseconds(200));
+  channel.Connect([] {});
+  ASSERT_TRUE(Eventually([&] { return StateOf(channel) == v1::WORKER_STATE_READY; }));
+  std::atomic<int> left = 0;
+  WorkerLease lease(&channel);
+  lease.OnLeave([&left](Loss why) {
+    EXPECT_EQ(why, Loss::kHung);
+    ++left;
+  });
+  worker.SetSilent(true);
+  EXPECT_TRUE(Eventually([&] { return StateOf(channel) == v1::WORKER_STATE_DOWN; }));
+  EXPECT_TRUE(Eventually([&] { return left == 1; }));
+  worker.SetSilent(false);
+  EXPECT_TRUE(Eventually([&] { return StateOf(channel) == v1::WORKER_STATE_READY; }));
+}
+
+TEST(WorkerChannelTest, AWorkerWhoseEngineStandsStillIsDownUntilItMoves) {
+  FakeWorker worker;
+  WorkerChannel channel(worker.address());
+  channel.Connect([] {});
+  ASSERT_TRUE(Eventually([&] { return StateOf(channel) == v1::WORKER_STATE_READY; }));
+  std::atomic<int> left = 0;
+  WorkerLease lease(&channel);
+  lease.OnLeave([&left](Loss) { ++left; });
+  v1::WorkerLoad load;
+  load.set_stalled_seconds(3);
+  load.set_slow_step_seconds(1);  // as slow as ever
+  worker.SetLoad(load);
+  ASSERT_TRUE(Eventually([&] { return channel.Snapshot().load.stalled_seconds() == 3; }));
+  EXPECT_EQ(StateOf(channel), v1::WORKER_STATE_READY);
+  EXPECT_EQ(left, 0);
+  load.set_stalled_seconds(5);
+  worker.SetLoad(load);
+  EXPECT_TRUE(Eventually([&] { return StateOf(channel) == v1::WORKER_STATE_DOWN; }));
+  EXPECT_TRUE(Eventually([&] { return left == 1; }));
+  load.set_slow_step_seconds(0);  // which is to say that it is not known
+  worker.SetLoad(load);
+  EXPECT_TRUE(Eventually([&] { return StateOf(channel) == v1::WORKER_STATE_READY; }));
+  load.set_stalled_seconds(30);
+  worker.SetLoad(load);
+  EXPECT_TRUE(Eventually([&] { return StateOf(channel) == v1::WORKER_STATE_DOWN; }));
+  EXPECT_TRUE(Eventually([&] { return left == 2; }));
+  load.set_stalled_seconds(0);
+  worker.SetLoad(load);
+  EXPECT_TRUE(Eventually([&] { return StateOf(channel) == v1::WORKER_STATE_READY; }));
+  WorkerLease late(&channel);
+  late.OnLeave([](Loss) { ADD_FAILURE() << "the worker is well"; });
 }
 
 TEST(WorkerChannelTest, DamagedTokenizerIsNotUsed) {

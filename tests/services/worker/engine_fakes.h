@@ -101,11 +101,14 @@ class RecordingSink : public TokenSink {
   void OnDelta(const Delta& delta) override {
     EXPECT_TRUE(started && !finished.has_value());
     EXPECT_EQ(delta.first_token_index, first_index_ + static_cast<int64_t>(ids.size()));
+    if (deltas == 0) first_text_byte = delta.first_text_byte;
+    EXPECT_EQ(delta.first_text_byte, first_text_byte + static_cast<int64_t>(text.size()));
     EXPECT_FALSE(delta.token_ids.empty());
     EXPECT_EQ(delta.sources.size(), delta.token_ids.size());
     ids.insert(ids.end(), delta.token_ids.begin(), delta.token_ids.end());
     sources.insert(sources.end(), delta.sources.begin(), delta.sources.end());
     text += delta.text;
+    text_at.resize(ids.size() + 1, text.size());
     ++deltas;
     if (on_delta) on_delta();
   }
@@ -119,6 +122,8 @@ class RecordingSink : public TokenSink {
   std::vector<int32_t> ids;
   std::vector<Source> sources;
   std::string text;
+  int64_t first_text_byte = 0;        // of the first delta
+  std::vector<size_t> text_at = {0};  // [ids + 1] bytes of text that had come with so many ids
   int64_t deltas = 0;
   std::optional<Finished> finished;
   std::function<void()> on_delta;

@@ -89,6 +89,61 @@ TEST_F(EngineSchedulingTest, PriorityThenArrival) {
   EXPECT_EQ(order, (std::vector<int>{2, 5, 1, 4, 0, 3}));
 }
 
+TEST_F(EngineSchedulingTest, WhatAnotherWorkerBeganGoesFirst) {
+  const auto engine = MakeEngine(model_, {.max_sequences = 1, .max_waiting = 1, .default_nodes = 0});
+  std::string order;
+  RecordingSink sinks[3];
+  for (int i = 0; i < 3; ++i) sinks[i].on_delta = [&order, i] { order += static_cast<char>('0' + i); };
+  Submit(*engine, Golden(0, 1), sinks[0]);
+  engine->Step();
+  Submit(*engine, Golden(0, 1), sinks[1]);
+  Request urgent = Golden(0, 1);
+  urgent.priority = Priority::kHigh;
+  urgent.follows = true;  // or the full queue would refuse it
+  Submit(*engine, urgent, sinks[2]);
+  Request begun = Golden(0, 2);
+  begun.emitted_ids = {goldens_[0].greedy_ids[0]};
+  begun.follows = true;
+  RecordingSink rest(1);
+  rest.on_delta = [&order] { order += 'r'; };
+  Submit(*engine, begun, rest);
+  StepUntilIdle(*engine);
+  EXPECT_EQ(order, "02r1");
+  EXPECT_EQ(rest.ids, std::vector<int32_t>{goldens_[0].greedy_ids[1]});
+}
+
+TEST_F(EngineSchedulingTest, StalledWhileThereIsWorkAndNoStepEnds) {
+  const auto engine = MakeEngine(model_, {});
+  EXPECT_EQ(engine->Load().stalled_seconds, 0);
+  const double expected = engine->Load().slow_step_seconds;
+  EXPECT_GT(expected, 0) << "measured before the first request";
+  RecordingSink sink;
+  Submit(*engine, Golden(0), sink);
+  const absl::Duration pause = absl::Seconds(2 * expected);
+  absl::SleepFor(pause);
+  const double before = engine->Load().stalled_seconds;
+  EXPECT_GE(before, absl::ToDoubleSeconds(pause));
+  engine->Step();
+  const double slowest = engine->Load().slow_step_seconds;
+  EXPECT_GE(slowest, before) << "the wait counts, too";
+  absl::SleepFor(pause);
+  EXPECT_GE(engine->Load().stalled_seconds, absl::ToDoubleSeconds(pause)) << "the answer is not complete";
+  StepUntilIdle(*engine);
+  EXPECT_EQ(engine->Load().stalled_seconds, 0);
+  for (int i = 0; i < 3; ++i) {
+    RecordingSink more;
+    Submit(*engine, Golden(0), more);
+    StepUntilIdle(*engine);
+  }
+  EXPECT_LT(engine->Load().slow_step_seconds, slowest) << "slow steps are forgotten";
+
+  const auto unmeasured = MakeEngine(model_, {.default_nodes = 0});
+  RecordingSink unknown;
+  Submit(*unmeasured, Golden(0), unknown);
+  StepUntilIdle(*unmeasured);
+  EXPECT_EQ(unmeasured->Load().slow_step_seconds, 0);
+}
+
 TEST_F(EngineSchedulingTest, WhoCameLastLosesItsPagesAndItsAnswerIsTheSame) {
   for (const int32_t nodes : {0, 64}) {
     const auto alone = [&](int golden, uint64_t seed) {
@@ -97,7 +152,8 @@ TEST_F(EngineSchedulingTest, WhoCameLastLosesItsPagesAndItsAnswerIsTheSame) {
       return request;
     };
     reports_ = {};
-    const auto engine = MakeEngine(model_, {.kv_tokens = 400, .default_nodes = nodes}, &tokenizer_, nullptr, &reports_);
+    const auto engine =
+        MakeEngine(model_, {.kv_tokens = 400, .default_nodes = nodes}, &tokenizer_, nullptr, &reports_);
     RecordingSink sinks[3];
     for (int i = 0; i < 3; ++i) Submit(*engine, alone(i, i), sinks[i]);
     std::vector<uint64_t> finished;

@@ -192,6 +192,8 @@ class WorkerServiceTest : public testing::Test {
   struct Stream {
     v1::Started started;
     std::vector<uint32_t> ids;
+    std::string text;
+    uint64_t first_text_byte = 0;  // of the first delta
     v1::Finished finished;
     grpc::Status status;
   };
@@ -205,8 +207,13 @@ class WorkerServiceTest : public testing::Test {
       if (response.has_finished()) result.finished = response.finished();
       EXPECT_TRUE(!response.has_delta() ||
                   response.delta().first_token_index() == result.ids.size() + message.emitted_ids_size());
+      if (response.has_delta()) {
+        if (result.ids.empty()) result.first_text_byte = response.delta().first_text_byte();
+        EXPECT_EQ(response.delta().first_text_byte(), result.first_text_byte + result.text.size());
+      }
       result.ids.insert(result.ids.end(), response.delta().token_ids().begin(),
                         response.delta().token_ids().end());
+      result.text += response.delta().text();
     }
     result.status = reader->Finish();
     return result;
@@ -273,6 +280,31 @@ TEST_F(WorkerServiceTest, GoesOnWithAnAnswerBegunElsewhere) {
   const Stream continued = Run(rest);
   ASSERT_TRUE(continued.status.ok()) << continued.status.error_message();
   EXPECT_EQ(continued.ids, std::vector<uint32_t>(whole.ids.begin() + 7, whole.ids.end()));
+  ASSERT_LE(continued.first_text_byte, whole.text.size());
+  EXPECT_EQ(whole.text.substr(0, continued.first_text_byte) + continued.text, whole.text);
+}
+
+TEST_F(WorkerServiceTest, TellsHowLongAnAnswerMayGetWhereNobodySaidSo) {
+  Start([](WorkerOptions& options) { options.engine.kv_tokens = 256; });
+  Message message = Ask({3, 4, 5}, 20);
+  EXPECT_EQ(Run(message).started.max_tokens(), 20u);
+  message.mutable_options()->clear_max_tokens();
+  const Stream stream = Run(message);
+  EXPECT_EQ(stream.started.max_tokens(), 256u - 128 - 3) << "what the cache has room for beside guesses";
+  EXPECT_EQ(stream.ids.size(), stream.started.max_tokens());
+}
+
+TEST_F(WorkerServiceTest, LoadTellsWhetherTheEngineMoves) {
+  Start();
+  const auto load = [this] {
+    grpc::ClientContext context;
+    v1::GetLoadResponse response;
+    EXPECT_TRUE(stub_->GetLoad(&context, {}, &response).ok());
+    return response.load();
+  };
+  ASSERT_TRUE(Run(Ask({1, 2}, 4)).status.ok());
+  EXPECT_TRUE(Eventually([&] { return load().stalled_seconds() == 0; })) << "there is nothing to do";
+  EXPECT_GT(load().steps(), 0u);
 }
 
 TEST_F(WorkerServiceTest, RefusesWithReasons) {
