@@ -54,8 +54,8 @@ class Model {
   virtual size_t weight_bytes() const = 0;  // as they are held
   // Rows that the tree of one sequence may have, its root included.
   virtual int32_t max_tree_rows() const = 0;
-  // `cache` and `pool` outlive the pass; a model on a device holds keys and values there, by the cache's slots.
-  // RESOURCE_EXHAUSTED: the device has too little memory; says how much is missing and what to lower.
+  // `cache` and `pool` outlive the pass; a model on a device holds keys and values there, by the cache's
+  // slots. RESOURCE_EXHAUSTED: the device has too little memory; says how much is missing and what to lower.
   virtual absl::StatusOr<std::unique_ptr<ForwardPass>> NewPass(KvCache& cache, const PassLimits& limits,
                                                                kernels::ThreadPool& pool) const = 0;
 };

@@ -19,11 +19,11 @@ __global__ void __launch_bounds__(kThreads) AddBiasKernel(const float* bias, int
 
 void AddBias(const float* bias, int64_t rows, int n, float* y, Stream stream) {
   if (rows == 0) return;
-  gpu::Launch({.blocks = dim3(static_cast<unsigned>((n / 4 + kThreads - 1) / kThreads),
-                              static_cast<unsigned>(rows)),
-               .threads = dim3(kThreads),
-               .stream = stream},
-              AddBiasKernel, bias, n, y);
+  gpu::Launch(
+      {.blocks = dim3(static_cast<unsigned>((n / 4 + kThreads - 1) / kThreads), static_cast<unsigned>(rows)),
+       .threads = dim3(kThreads),
+       .stream = stream},
+      AddBiasKernel, bias, n, y);
 }
 
 }  // namespace clamor::kernels::cuda

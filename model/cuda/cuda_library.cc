@@ -38,8 +38,8 @@ absl::StatusOr<void*> Open() {
   if (library == nullptr) return absl::UnavailableError(LastError());
   CLAMOR_ASSIGN_OR_RETURN(const auto version, Find<CudaVersionFunction>(library, "clamor_cuda_version"));
   if (std::string_view(version()) != CLAMOR_VERSION) {
-    return absl::UnavailableError(absl::StrCat(kCudaLibraryName, " is of version ", version(),
-                                               ", this program of ", CLAMOR_VERSION));
+    return absl::UnavailableError(
+        absl::StrCat(kCudaLibraryName, " is of version ", version(), ", this program of ", CLAMOR_VERSION));
   }
   return library;
 }

@@ -29,8 +29,8 @@ struct CudaLoad {
   absl::StatusOr<std::unique_ptr<Model>> result;
 };
 inline constexpr const char* kCudaLibraryName = "libclamor_cuda.so";
-using CudaVersionFunction = const char*();   // clamor_cuda_version
-using CudaDevicesFunction = int();           // clamor_cuda_devices
-using CudaLoadFunction = void(CudaLoad*);    // clamor_cuda_load
+using CudaVersionFunction = const char*();  // clamor_cuda_version
+using CudaDevicesFunction = int();          // clamor_cuda_devices
+using CudaLoadFunction = void(CudaLoad*);   // clamor_cuda_load
 
 }  // namespace clamor

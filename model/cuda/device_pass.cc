@@ -63,10 +63,10 @@ absl::StatusOr<std::unique_ptr<ForwardPass>> DevicePass::Create(const ModelConfi
   const size_t bytes = pass->Place(max_positions);
   pass->memory_ = cuda::DeviceBuffer(bytes, pass->stream_.get());
   if (pass->memory_.data() == nullptr) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "a cache of ", slots, " tokens and steps of ", limits.rows, " rows over ", max_positions,
-        " positions take ", bytes, " bytes, the device has ", cuda::FreeDeviceBytes(),
-        " left: lower --kv-tokens, --max-sequences, --prefill-chunk or --context"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("a cache of ", slots, " tokens and steps of ", limits.rows, " rows over ", max_positions,
+                     " positions take ", bytes, " bytes, the device has ", cuda::FreeDeviceBytes(),
+                     " left: lower --kv-tokens, --max-sequences, --prefill-chunk or --context"));
   }
   pass->Place(max_positions);
   pass->UploadLayers();
@@ -243,7 +243,8 @@ void DevicePass::RecordLayer(int layer, const StepShape& shape, cuda::Stream str
                                .n = c.hidden_size,
                                .y = scratch_.normed};
   cuda::AddRmsNorm(norm, stream);
-  Product(scratch_.normed, rows, w.qkv, w.qkv_bias, c.q_size() + 2 * c.kv_size(), hidden, scratch_.qkv, stream);
+  Product(scratch_.normed, rows, w.qkv, w.qkv_bias, c.q_size() + 2 * c.kv_size(), hidden, scratch_.qkv,
+          stream);
   cuda::RopeKv({.qkv = scratch_.qkv,
                 .q_norm = w.q_norm,
                 .k_norm = w.k_norm,
@@ -299,7 +300,8 @@ void DevicePass::RecordHead(const StepShape& shape, cuda::Stream stream) {
   norm.rows = shape.wanted;
   norm.y = scratch_.selected;
   cuda::AddRmsNorm(norm, stream);
-  Product(scratch_.selected, shape.wanted, weights_.head, nullptr, vocab, c.hidden_size, scratch_.logits, stream);
+  Product(scratch_.selected, shape.wanted, weights_.head, nullptr, vocab, c.hidden_size, scratch_.logits,
+          stream);
   int32_t* const ids = reinterpret_cast<int32_t*>(outputs_.device());
   float* const values = reinterpret_cast<float*>(ids + shape.wanted * limits_.top_k);
   cuda::TopK({.logits = scratch_.logits,

@@ -48,18 +48,18 @@ class DevicePass : public ForwardPass {
  private:
   // Where activations lie; pointers into memory_. Rows are padded to blocks of kRowBlock.
   struct Scratch {
-    float* hidden;        // [rows, hidden]
-    uint16_t* normed;     // [rows, hidden]
-    float* qkv;           // [rows, q_size + 2 * kv_size]
-    uint16_t* q;          // [rows, q_size]
-    uint16_t* attention;  // [rows, q_size]
-    float* projected;     // [rows, hidden]
-    float* gate_up;       // [rows, 2 * intermediate]
-    uint16_t* gated;      // [rows, intermediate]
-    uint16_t* selected;   // [rows, hidden]
-    float* logits;        // [rows, PaddedVocab]
-    float* workspace;     // of attention
-    std::byte* kv;        // [layers][2][slots and surplus slots, in pages]
+    float* hidden;                   // [rows, hidden]
+    uint16_t* normed;                // [rows, hidden]
+    float* qkv;                      // [rows, q_size + 2 * kv_size]
+    uint16_t* q;                     // [rows, q_size]
+    uint16_t* attention;             // [rows, q_size]
+    float* projected;                // [rows, hidden]
+    float* gate_up;                  // [rows, 2 * intermediate]
+    uint16_t* gated;                 // [rows, intermediate]
+    uint16_t* selected;              // [rows, hidden]
+    float* logits;                   // [rows, PaddedVocab]
+    float* workspace;                // of attention
+    std::byte* kv;                   // [layers][2][slots and surplus slots, in pages]
     kernels::cuda::KvPages* layers;  // [layers], for moves
   };
 

@@ -34,7 +34,7 @@ struct DeviceWeights {
   const uint16_t* embedding = nullptr;  // [vocab, hidden]
   std::vector<DeviceLayer> layers;
   const float* final_norm = nullptr;  // [hidden]
-  const uint16_t* head = nullptr;     // [PaddedVocab, hidden], zeros below the vocabulary; the embedding if tied
+  const uint16_t* head = nullptr;  // [PaddedVocab, hidden], zeros below the vocabulary; the embedding if tied
   size_t bytes = 0;
   kernels::cuda::DeviceBuffer memory;
 

@@ -72,9 +72,8 @@ StepWriter::StepWriter(int64_t slots, int group, int32_t max_sequences)
 
 StepShape StepWriter::ShapeOf(const Batch& batch) const {
   int64_t pages = 0;
-  ForEachSequence(batch, [&](int64_t first, int64_t end) {
-    pages = std::max(pages, PagesSeen(batch, first, end));
-  });
+  ForEachSequence(batch,
+                  [&](int64_t first, int64_t end) { pages = std::max(pages, PagesSeen(batch, first, end)); });
   const int64_t rows = RoundedRows(batch.rows()), wanted = static_cast<int64_t>(batch.logit_rows.size());
   return {.rows = rows,
           .wanted = wanted == 0 ? 0 : RoundedRows(wanted),
@@ -95,7 +94,8 @@ AttentionRow StepWriter::RowOf(const Batch& batch, int64_t row, int32_t sequence
     const int32_t slot = from.extra[i], ancestor = row_of_[slot];
     Require(ancestor <= row && batch.slots[ancestor] == slot, "sees a slot that is no row before it", row);
     if (i == 0) to.tree = ancestor;
-    Require(ancestor > last && ancestor - to.tree < kMaxNodes, "sees rows too far apart, or not in order", row);
+    Require(ancestor > last && ancestor - to.tree < kMaxNodes, "sees rows too far apart, or not in order",
+            row);
     to.ancestors |= uint64_t{1} << (ancestor - to.tree);
     last = ancestor;
   }
@@ -124,7 +124,8 @@ void StepWriter::Write(const Batch& batch, const StepShape& shape, std::byte* to
     Require(sequence < shape.sequences, "is of one sequence too many", first);
     for (int64_t r = first; r < end; ++r) attention[r] = RowOf(batch, r, sequence);
     for (int64_t r = first; r < end; r += rows_per_tile) {
-      *tile++ = {.first = static_cast<int32_t>(r), .rows = static_cast<int32_t>(std::min(rows_per_tile, end - r))};
+      *tile++ = {.first = static_cast<int32_t>(r),
+                 .rows = static_cast<int32_t>(std::min(rows_per_tile, end - r))};
     }
     std::copy_n(batch.attention[first].pages, PagesSeen(batch, first, end), pages);
     pages += shape.pages_per_sequence;

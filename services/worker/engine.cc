@@ -198,9 +198,7 @@ void Engine::Rep::Budget() {
   }
 }
 
-void Engine::Rep::Forward() {
-  top = pass->Forward(batch);
-}
+void Engine::Rep::Forward() { top = pass->Forward(batch); }
 
 NodeLogits Engine::Rep::LogitsOf(int64_t first_row) const {
   return {.k = Drafter::kTopK,

@@ -20,10 +20,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "model/model.h"
 #include "model/spec/continuation_source.h"
 #include "model/spec/drafter.h"
 #include "model/tokenizer/tokenizer.h"
-#include "model/model.h"
 #include "services/worker/request.h"
 
 namespace clamor {

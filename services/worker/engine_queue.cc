@@ -250,7 +250,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Model* model, const
   auto rep = std::make_unique<Rep>(model, tokenizer, source, observer, options);
   const int64_t tree_rows = std::min(model->max_tree_rows(), SpeculationOptions::kMaxNodes + 1);
   const PassLimits limits = {
-      .rows = std::max<int64_t>(options.prefill_chunk + options.max_sequences * tree_rows, StepCost::kRows.back()),
+      .rows = std::max<int64_t>(options.prefill_chunk + options.max_sequences * tree_rows,
+                                StepCost::kRows.back()),
       .sequences = options.max_sequences,
       .top_k = Drafter::kTopK};
   CLAMOR_ASSIGN_OR_RETURN(rep->pass, model->NewPass(rep->cache, limits, rep->pool));

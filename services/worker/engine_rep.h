@@ -70,11 +70,11 @@ struct Engine::Rep {
   std::vector<StepShare> plan;
   std::vector<float> survivals;
   Batch batch;
-  TopLogits top;                // of the last pass, [rows, Drafter::kTopK]
-  std::vector<int32_t> moved;   // slots of one sequence's accepted guesses
-  std::vector<int32_t> path;  // guesses down to the node that is verified
-  std::vector<float> edited;  // its logits, where they are not used as they are
-  Delta delta;                // what one sequence emits
+  TopLogits top;               // of the last pass, [rows, Drafter::kTopK]
+  std::vector<int32_t> moved;  // slots of one sequence's accepted guesses
+  std::vector<int32_t> path;   // guesses down to the node that is verified
+  std::vector<float> edited;   // its logits, where they are not used as they are
+  Delta delta;                 // what one sequence emits
 
   // Made when a grammar first needs it.
   absl::once_flag trie_made;

@@ -37,7 +37,8 @@ absl::StatusOr<std::unique_ptr<Model>> LoadOnDevice(const ModelOptions& options,
     return absl::UnavailableError("this command runs without CUDA; clamor-worker can use it");
   }
   if (format != WeightFormat::kStored && format != WeightFormat::kBF16) {
-    return absl::UnavailableError(absl::StrCat("--weights is ", options.weights, ", CUDA knows stored and bf16"));
+    return absl::UnavailableError(
+        absl::StrCat("--weights is ", options.weights, ", CUDA knows stored and bf16"));
   }
   if (kv == kernels::KvFormat::kInt8) {
     return absl::UnavailableError("--kv is int8, on CUDA keys and values are bf16");
@@ -165,9 +166,9 @@ absl::StatusOr<LoadedModel> LoadModel(const ModelOptions& options, Weights::Prog
       return model;
     }
     if (options.device == "cuda") {
-      return absl::Status(on_device.status().code(), absl::StrCat("--device cuda: CUDA cannot be used: ",
-                                                                  on_device.status().message(),
-                                                                  "; use cpu or auto"));
+      return absl::Status(on_device.status().code(),
+                          absl::StrCat("--device cuda: CUDA cannot be used: ", on_device.status().message(),
+                                       "; use cpu or auto"));
     }
     model.no_device = std::string(on_device.status().message());
   }
@@ -198,12 +199,12 @@ std::string DescribeLoad(const LoadedModel& model) {
       file = absl::StrCat("; ", model.packed_weights, " is being written by another process");
       break;
   }
-  return absl::StrFormat("%s: %.1f MiB of %s weights%s in %.2f s, peak memory %.1f MiB, %s, %d thread%s%s",
-                         model.name, model.model().weight_bytes() / kMiB, model.stored_as, from,
-                         model.load_seconds, PeakMemoryBytes() / kMiB,
-                         model.on_device != nullptr ? "cuda"
-                                                    : kernels::CpuTargetName(kernels::ActiveCpuTarget()),
-                         model.threads, model.threads == 1 ? "" : "s", file);
+  return absl::StrFormat(
+      "%s: %.1f MiB of %s weights%s in %.2f s, peak memory %.1f MiB, %s, %d thread%s%s", model.name,
+      model.model().weight_bytes() / kMiB, model.stored_as, from, model.load_seconds,
+      PeakMemoryBytes() / kMiB,
+      model.on_device != nullptr ? "cuda" : kernels::CpuTargetName(kernels::ActiveCpuTarget()), model.threads,
+      model.threads == 1 ? "" : "s", file);
 }
 
 }  // namespace clamor

@@ -42,8 +42,8 @@ struct LoadedModel {
   double load_seconds = 0;
 };
 
-// Reads everything, onto a GPU if the options allow it and there is one; keys and values are bf16 then. Errors
-// name the flag, the file or the field. `progress` as Weights::Load.
+// Reads everything, onto a GPU if the options allow it and there is one; keys and values are bf16 then.
+// Errors name the flag, the file or the field. `progress` as Weights::Load.
 absl::StatusOr<LoadedModel> LoadModel(const ModelOptions& options, Weights::Progress progress);
 
 // The tokenizer and the chat template alone; `transformer` stays null.

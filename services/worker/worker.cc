@@ -79,9 +79,9 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Load(const WorkerOptions& option
   }
   CLAMOR_ASSIGN_OR_RETURN(worker->engine_, Engine::Create(&loaded.model(), loaded.tokenizer.get(),
                                                           worker->drafter_.get(), metrics, engine));
-  spdlog::info("event=kv_cache format={} tokens={} bytes={}", worker->info_.kv_cache(), engine.kv_tokens,
-               KvCache::PagesFor(engine.kv_tokens) *
-                   KvCache::BytesPerPage(loaded.model().config(), engine.kv_format));
+  spdlog::info(
+      "event=kv_cache format={} tokens={} bytes={}", worker->info_.kv_cache(), engine.kv_tokens,
+      KvCache::PagesFor(engine.kv_tokens) * KvCache::BytesPerPage(loaded.model().config(), engine.kv_format));
   worker->engine_thread_ = std::thread([w = worker.get()] { w->engine_->Run(w->stop_); });
   return worker;
 }

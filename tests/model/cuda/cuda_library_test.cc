@@ -13,8 +13,10 @@ TEST(CudaLibraryTest, SaysWhyItCannotBeUsed) {
   EXPECT_TRUE(absl::IsUnavailable(model.status())) << model.status();
   // The library that is missing, or what is missing behind it.
   const std::string message(model.status().message());
-  EXPECT_TRUE(message.find("lib") != std::string::npos || message.find("GPU") != std::string::npos) << message;
-  const auto again = LoadCudaModel(std::string(CLAMOR_TESTDATA) + "/tiny-llama", 0, [](uint64_t, uint64_t) {});
+  EXPECT_TRUE(message.find("lib") != std::string::npos || message.find("GPU") != std::string::npos)
+      << message;
+  const auto again =
+      LoadCudaModel(std::string(CLAMOR_TESTDATA) + "/tiny-llama", 0, [](uint64_t, uint64_t) {});
   EXPECT_EQ(again.status(), model.status());
 }
 

@@ -13,17 +13,9 @@
 #include "kernels/cuda/device_memory.h"
 #include "model/cuda/device_model.h"
 #include "nlohmann/json.hpp"
-#ifndef CLAMOR_ON_GPU
-#include "tests/simt/schedule.h"
-#endif
+#include "tests/model/cuda/schedule.h"
 
 namespace clamor {
-
-inline void SetSchedule([[maybe_unused]] int seed) {
-#ifndef CLAMOR_ON_GPU
-  simt::SetSeed(seed);
-#endif
-}
 
 inline std::string TinyDirectory(const std::string& family) {
   return std::string(CLAMOR_TESTDATA) + "/tiny-" + family;
@@ -103,7 +95,8 @@ class DeviceRunner {
   void Add(Sequence& s, Batch& batch) {
     const int32_t n = static_cast<int32_t>(s.text.size());
     ASSERT_TRUE(cache_->Grow(s.lease, n + static_cast<int64_t>(s.tree.size())));
-    const auto add = [&](int32_t token, int32_t position, int64_t slot, kernels::AttentionRow row, bool wanted) {
+    const auto add = [&](int32_t token, int32_t position, int64_t slot, kernels::AttentionRow row,
+                         bool wanted) {
       if (wanted) batch.logit_rows.push_back(static_cast<int32_t>(batch.rows()));
       batch.tokens.push_back(token);
       batch.positions.push_back(position);

@@ -39,10 +39,10 @@ class DullDeviceTwin {
       for (int t = 0; t < n; ++t) {
         qkv[t] = Product(Norm(hidden[t], w.attention_norm), w.qkv, w.qkv_bias);
         if (c.qk_norm) {
-          kernels::RmsNormHeads(qkv[t].data(), 1, qkv_size, c.heads, c.head_dim, w.q_norm.data(), c.rms_norm_eps,
-                                pool_);
-          kernels::RmsNormHeads(qkv[t].data() + c.q_size(), 1, qkv_size, c.kv_heads, c.head_dim, w.k_norm.data(),
+          kernels::RmsNormHeads(qkv[t].data(), 1, qkv_size, c.heads, c.head_dim, w.q_norm.data(),
                                 c.rms_norm_eps, pool_);
+          kernels::RmsNormHeads(qkv[t].data() + c.q_size(), 1, qkv_size, c.kv_heads, c.head_dim,
+                                w.k_norm.data(), c.rms_norm_eps, pool_);
         }
         kernels::Rope(qkv[t].data(), 1, qkv_size, c.heads + c.kv_heads, &t, rope, pool_);
         Round(qkv[t]);
@@ -71,8 +71,8 @@ class DullDeviceTwin {
 
   std::vector<float> Norm(const std::vector<float>& x, const std::vector<float>& weight) {
     std::vector<float> y(x.size());
-    kernels::RmsNorm(x.data(), 1, static_cast<int64_t>(x.size()), weight.data(), model_->config().rms_norm_eps,
-                     y.data(), pool_);
+    kernels::RmsNorm(x.data(), 1, static_cast<int64_t>(x.size()), weight.data(),
+                     model_->config().rms_norm_eps, y.data(), pool_);
     Round(y);
     return y;
   }

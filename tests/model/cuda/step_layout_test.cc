@@ -25,8 +25,8 @@ TEST(StepLayoutTest, FewShapesOccur) {
 
 TEST(StepLayoutTest, PlacesAreAlignedAndApart) {
   const StepPlaces places({.rows = 3, .wanted = 1, .sequences = 2, .pages_per_sequence = 8});
-  const size_t all[] = {places.attention, places.tiles,      places.tokens, places.positions, places.slots,
-                        places.which,     places.page_table, places.bytes};
+  const size_t all[] = {places.attention, places.tiles, places.tokens,     places.positions,
+                        places.slots,     places.which, places.page_table, places.bytes};
   const size_t least[] = {3 * sizeof(AttentionRow), 3 * sizeof(AttentionTile), 12, 12, 12, 4, 64};
   for (size_t i = 0; i < std::size(least); ++i) {
     EXPECT_EQ(all[i] % 16, 0u) << i;
