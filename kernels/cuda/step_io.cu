@@ -64,11 +64,12 @@ void StepOutputs::BeginStep(Stream stream) {
   if (used_) Check(cudaStreamWaitEvent(stream, copied_), "waiting for the last outputs");
 }
 
-void StepOutputs::Download(Stream stream) {
+void StepOutputs::Download(size_t bytes, Stream stream) {
+  if (bytes > bytes_) Check(cudaErrorInvalidValue, "a copy beyond the outputs");
   latest_ = 1 - latest_;
   Check(cudaEventRecord(written_, stream), "an event");
   Check(cudaStreamWaitEvent(copies_, written_), "waiting for a step");
-  Check(cudaMemcpyAsync(host_[latest_], device_, bytes_, cudaMemcpyDeviceToHost, copies_), "copying outputs");
+  Check(cudaMemcpyAsync(host_[latest_], device_, bytes, cudaMemcpyDeviceToHost, copies_), "copying outputs");
   Check(cudaEventRecord(copied_, copies_), "an event");
   used_ = true;
 }

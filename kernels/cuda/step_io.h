@@ -63,8 +63,8 @@ class StepOutputs {
   std::byte* device() { return device_; }
   // To be called before the step that writes device(): its work then waits until the last outputs are out.
   void BeginStep(Stream stream);
-  // Queues the copy of what `stream` has written by then.
-  void Download(Stream stream);
+  // Queues the copy of the first `bytes`, as `stream` has written them by then.
+  void Download(size_t bytes, Stream stream);
   // The outputs of the last Download(), once they are there. Good until the Download() after the next.
   const std::byte* Wait();
 

@@ -150,7 +150,7 @@ TopLogits DevicePass::Forward(const Batch& batch) {
   } else {
     Record(shape, stream_.get());
   }
-  outputs_.Download(stream_.get());
+  outputs_.Download(OutputBytes(shape.wanted, limits_.top_k), stream_.get());
   const int64_t values = shape.wanted * limits_.top_k;
   const auto* const ids = reinterpret_cast<const int32_t*>(outputs_.Wait());
   const auto* const floats = reinterpret_cast<const float*>(ids + values);

@@ -46,7 +46,7 @@ Request RequestOf(int32_t i, int32_t nodes) {
   return request;
 }
 
-std::vector<Answer> Run(const Model& model, int32_t nodes, int32_t batch, int64_t* accepted = nullptr) {
+std::vector<Answer> Answers(const Model& model, int32_t nodes, int32_t batch, int64_t* accepted = nullptr) {
   std::vector<Answer> answers;
   for (int32_t first = 0; first < kAnswers; first += batch) {
     KeepLogits watch;
@@ -74,7 +74,7 @@ TEST(DeviceMatrixTest, NothingChangesWhatIsAnswered) {
   const auto model =
       DeviceModel::Load(std::string(CLAMOR_TESTDATA) + "/tiny-" + kFamily, 128, [](uint64_t, uint64_t) {});
   ASSERT_TRUE(model.ok()) << model.status();
-  const std::vector<Answer> plain = Run(**model, /*nodes=*/0, /*batch=*/1);
+  const std::vector<Answer> plain = Answers(**model, /*nodes=*/0, /*batch=*/1);
   for (const Answer& answer : plain) {
     ASSERT_EQ(answer.ids.size(), static_cast<size_t>(kTokens));
     ASSERT_EQ(answer.logits.size(), answer.ids.size() * (*model)->config().vocab_size);
@@ -84,7 +84,7 @@ TEST(DeviceMatrixTest, NothingChangesWhatIsAnswered) {
       for (const int32_t batch : {1, 3}) {
         SetSchedule(seed);
         int64_t accepted = 0;
-        EXPECT_TRUE(Run(**model, nodes, batch, &accepted) == plain)
+        EXPECT_TRUE(Answers(**model, nodes, batch, &accepted) == plain)
             << nodes << " nodes, batch " << batch << ", schedule " << seed;
         if (nodes > 0) {
           EXPECT_GT(accepted, 0) << "no guess was right: nothing was tested";

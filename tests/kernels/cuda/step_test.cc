@@ -99,7 +99,7 @@ class StepTest : public OnDevice {
         plans.MatMul(normed.data(), kRows, w.data(), 2 * kSize, kSize, gate_up.data(), stream);
         SiluGate(gate_up.data(), kRows, kSize, reinterpret_cast<uint16_t*>(outputs.device()), stream);
       });
-      outputs.Download(stream_);
+      outputs.Download(kRows * kSize * sizeof(uint16_t), stream_);
     }
     read();
     return all;
