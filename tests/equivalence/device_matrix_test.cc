@@ -14,7 +14,7 @@ namespace clamor {
 namespace {
 
 constexpr const char* kFamily = "qwen3";
-constexpr int32_t kTokens = 12, kAnswers = 3;
+constexpr int32_t kTokens = 8, kAnswers = 3;
 
 class KeepLogits : public StepObserver {
  public:
