@@ -21,16 +21,19 @@ Uploads::Uploads(size_t bytes) : bytes_(bytes) {
 
 Uploads::~Uploads() {
   for (const Slot& slot : slots_) {
-    if (slot.used) Check(cudaEventSynchronize(slot.fetched), "waiting for an upload");
+    AwaitFetched(slot);
     Check(cudaFreeHost(slot.host), "freeing");
     Check(cudaEventDestroy(slot.fetched), "freeing");
   }
 }
 
 std::byte* Uploads::Next() {
-  const Slot& slot = slots_[next_];
+  AwaitFetched(slots_[next_]);
+  return slots_[next_].host;
+}
+
+void Uploads::AwaitFetched(const Slot& slot) const {
   if (slot.used) Check(cudaEventSynchronize(slot.fetched), "waiting for an upload");
-  return slot.host;
 }
 
 void Uploads::Upload(void* to, size_t bytes, Stream stream) {

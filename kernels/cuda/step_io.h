@@ -31,6 +31,8 @@ class Uploads {
     CUevent_st* fetched = nullptr;
     bool used = false;
   };
+  void AwaitFetched(const Slot& slot) const;
+
   const size_t bytes_;
   Slot slots_[2];
   int next_ = 0;
