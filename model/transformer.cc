@@ -7,6 +7,7 @@
 #include "kernels/elementwise.h"
 #include "kernels/matmul.h"
 #include "kernels/status_macros.h"
+#include "kernels/top_k.h"
 
 namespace clamor {
 namespace {
@@ -15,6 +16,42 @@ namespace {
 constexpr int32_t kSpareDepth = 128;
 
 const float* OrNull(const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); }
+
+class TransformerPass : public ForwardPass {
+ public:
+  TransformerPass(const Transformer& model, KvCache& cache, int32_t top_k, kernels::ThreadPool& pool)
+      : model_(model), cache_(cache), top_k_(top_k), pool_(pool) {}
+
+  TopLogits Forward(const Batch& batch) override {
+    model_.Forward(batch, cache_, activations_, pool_);
+    const int64_t rows = static_cast<int64_t>(batch.logit_rows.size()), vocab = model_.config().vocab_size;
+    ids_.resize(rows * top_k_);
+    values_.resize(rows * top_k_);
+    log_sum_exp_.resize(rows);
+    kernels::TopK(activations_.logits.data(), vocab, rows, vocab, top_k_, ids_.data(), values_.data(),
+                  log_sum_exp_.data(), pool_);
+    return {.ids = ids_.data(), .values = values_.data(), .log_sum_exp = log_sum_exp_.data()};
+  }
+  std::span<const float> Logits(int64_t wanted_row) override {
+    const int64_t vocab = model_.config().vocab_size;
+    return std::span(activations_.logits.data() + wanted_row * vocab, vocab);
+  }
+  void Move(std::span<const int32_t> from, const KvLease& lease, int64_t first) override {
+    for (size_t i = 0; i < from.size(); ++i) {
+      const int32_t to = lease.Slot(first + static_cast<int64_t>(i));
+      if (from[i] != to) cache_.Move(from[i], to);
+    }
+  }
+
+ private:
+  const Transformer& model_;
+  KvCache& cache_;
+  const int32_t top_k_;
+  kernels::ThreadPool& pool_;
+  Activations activations_;
+  std::vector<int32_t> ids_;
+  std::vector<float> values_, log_sum_exp_;
+};
 
 }  // namespace
 
@@ -37,6 +74,11 @@ Transformer::Transformer(ModelDescription description, Weights weights, int32_t 
       max_positions_(max_positions),
       rope_(description_.config.rope.InverseFrequencies(description_.config.head_dim),
             max_positions + kSpareDepth) {}
+
+absl::StatusOr<std::unique_ptr<ForwardPass>> Transformer::NewPass(KvCache& cache, const PassLimits& limits,
+                                                                  kernels::ThreadPool& pool) const {
+  return std::make_unique<TransformerPass>(*this, cache, limits.top_k, pool);
+}
 
 void Transformer::Forward(const Batch& batch, KvCache& cache, Activations& scratch,
                           kernels::ThreadPool& pool) const {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 
@@ -14,12 +15,13 @@
 #include "model/batch.h"
 #include "model/config.h"
 #include "model/kv_cache.h"
+#include "model/model.h"
 #include "model/weights.h"
 
 namespace clamor {
 
-// Immutable after Load; several engines may share one. Forward's scratch is the caller's.
-class Transformer {
+// Immutable after Load. Forward's scratch is the caller's.
+class Transformer : public Model {
  public:
   // `max_positions` > 0 caps the context below what the config allows (it sizes tables). `packed_file` as in
   // Weights::Load. Errors as LoadModelDescription and Weights::Load.
@@ -33,9 +35,14 @@ class Transformer {
   // batch.logit_rows.
   void Forward(const Batch& batch, KvCache& cache, Activations& scratch, kernels::ThreadPool& pool) const;
 
-  const ModelConfig& config() const { return description_.config; }
-  const GenerationDefaults& generation() const { return description_.generation; }
-  int32_t max_positions() const { return max_positions_; }
+  const ModelConfig& config() const override { return description_.config; }
+  const GenerationDefaults& generation() const override { return description_.generation; }
+  int32_t max_positions() const override { return max_positions_; }
+  size_t weight_bytes() const override { return weights_.bytes(); }
+  int32_t max_tree_rows() const override { return std::numeric_limits<int32_t>::max(); }
+  // Never fails.
+  absl::StatusOr<std::unique_ptr<ForwardPass>> NewPass(KvCache& cache, const PassLimits& limits,
+                                                       kernels::ThreadPool& pool) const override;
   const Weights& weights() const { return weights_; }
 
  private:

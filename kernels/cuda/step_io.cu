@@ -12,36 +12,43 @@ cudaEvent_t NewEvent() {
 
 }  // namespace
 
-StepInputs::StepInputs(size_t bytes) : bytes_(bytes) {
-  Check(cudaMalloc(&device_, bytes), "memory for a step's inputs");
+Uploads::Uploads(size_t bytes) : bytes_(bytes) {
   for (Slot& slot : slots_) {
-    Check(cudaMallocHost(&slot.host, bytes), "pinned memory for a step's inputs");
+    Check(cudaMallocHost(&slot.host, bytes), "pinned memory for uploads");
     slot.fetched = NewEvent();
   }
 }
 
-StepInputs::~StepInputs() {
+Uploads::~Uploads() {
   for (const Slot& slot : slots_) {
+    AwaitFetched(slot);
     Check(cudaFreeHost(slot.host), "freeing");
     Check(cudaEventDestroy(slot.fetched), "freeing");
   }
-  Check(cudaFree(device_), "freeing");
 }
 
-std::byte* StepInputs::Next() {
-  const Slot& slot = slots_[next_];
-  if (slot.used) Check(cudaEventSynchronize(slot.fetched), "waiting for a step's inputs");
-  return slot.host;
+std::byte* Uploads::Next() {
+  AwaitFetched(slots_[next_]);
+  return slots_[next_].host;
 }
 
-void StepInputs::Upload(Stream stream) {
+void Uploads::AwaitFetched(const Slot& slot) const {
+  if (slot.used) Check(cudaEventSynchronize(slot.fetched), "waiting for an upload");
+}
+
+void Uploads::Upload(void* to, size_t bytes, Stream stream) {
   Slot& slot = slots_[next_];
-  Check(cudaMemcpyAsync(device_, slot.host, bytes_, cudaMemcpyHostToDevice, stream),
-        "copying a step's inputs");
+  if (bytes > bytes_) Check(cudaErrorInvalidValue, "an upload beyond its pinned memory");
+  Check(cudaMemcpyAsync(to, slot.host, bytes, cudaMemcpyHostToDevice, stream), "an upload");
   Check(cudaEventRecord(slot.fetched, stream), "an event");
   slot.used = true;
   next_ = 1 - next_;
 }
+
+StepInputs::StepInputs(size_t bytes) : uploads_(bytes) {
+  Check(cudaMalloc(&device_, bytes), "memory for a step's inputs");
+}
+StepInputs::~StepInputs() { Check(cudaFree(device_), "freeing"); }
 
 StepOutputs::StepOutputs(size_t bytes) : bytes_(bytes), written_(NewEvent()), copied_(NewEvent()) {
   Check(cudaMalloc(&device_, bytes), "memory for a step's outputs");
@@ -60,11 +67,12 @@ void StepOutputs::BeginStep(Stream stream) {
   if (used_) Check(cudaStreamWaitEvent(stream, copied_), "waiting for the last outputs");
 }
 
-void StepOutputs::Download(Stream stream) {
+void StepOutputs::Download(size_t bytes, Stream stream) {
+  if (bytes > bytes_) Check(cudaErrorInvalidValue, "a copy beyond the outputs");
   latest_ = 1 - latest_;
   Check(cudaEventRecord(written_, stream), "an event");
   Check(cudaStreamWaitEvent(copies_, written_), "waiting for a step");
-  Check(cudaMemcpyAsync(host_[latest_], device_, bytes_, cudaMemcpyDeviceToHost, copies_), "copying outputs");
+  Check(cudaMemcpyAsync(host_[latest_], device_, bytes, cudaMemcpyDeviceToHost, copies_), "copying outputs");
   Check(cudaEventRecord(copied_, copies_), "an event");
   used_ = true;
 }

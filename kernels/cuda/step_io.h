@@ -2,7 +2,7 @@
 // of both stays where it is; the host's side is doubled, so that the host prepares step n + 1 while step n
 // runs.
 //
-// Both classes: one thread at a time. Tested by tests/kernels/cuda/step_test.cc.
+// All classes: one thread at a time. Tested by tests/kernels/cuda/step_test.cc.
 #pragma once
 
 #include <cstddef>
@@ -13,17 +13,17 @@ struct CUevent_st;
 
 namespace clamor::kernels::cuda {
 
-class StepInputs {
+// Pinned memory for what goes up, doubled: the host fills one half while the other is fetched.
+class Uploads {
  public:
-  explicit StepInputs(size_t bytes);
-  ~StepInputs();
-  StepInputs(const StepInputs&) = delete;
+  explicit Uploads(size_t bytes);
+  ~Uploads();
+  Uploads(const Uploads&) = delete;
 
-  // Host memory for the next step's inputs. Waits if the step before last has not fetched its own from there.
+  // `bytes` of host memory for the next upload. Waits if the one before last is not fetched yet.
   std::byte* Next();
-  // Queues the copy to device(), behind whatever `stream` still does with the inputs of the last step.
-  void Upload(Stream stream);
-  const std::byte* device() const { return device_; }
+  // Queues the copy of the first `bytes` of them to the device.
+  void Upload(void* to, size_t bytes, Stream stream);
 
  private:
   struct Slot {
@@ -31,13 +31,31 @@ class StepInputs {
     CUevent_st* fetched = nullptr;
     bool used = false;
   };
+  void AwaitFetched(const Slot& slot) const;
+
   const size_t bytes_;
-  std::byte* device_ = nullptr;
   Slot slots_[2];
   int next_ = 0;
 };
 
-// The copy back runs on a stream of its own, beside the next step's work.
+class StepInputs {
+ public:
+  explicit StepInputs(size_t bytes);
+  ~StepInputs();
+  StepInputs(const StepInputs&) = delete;
+
+  // Host memory for the next step's inputs. Waits if the step before last has not fetched its own from there.
+  std::byte* Next() { return uploads_.Next(); }
+  // Queues the copy of the first `bytes` to device(), behind whatever `stream` still does with the inputs of
+  // the last step.
+  void Upload(size_t bytes, Stream stream) { uploads_.Upload(device_, bytes, stream); }
+  const std::byte* device() const { return device_; }
+
+ private:
+  Uploads uploads_;
+  std::byte* device_ = nullptr;
+};
+
 class StepOutputs {
  public:
   explicit StepOutputs(size_t bytes);
@@ -47,8 +65,8 @@ class StepOutputs {
   std::byte* device() { return device_; }
   // To be called before the step that writes device(): its work then waits until the last outputs are out.
   void BeginStep(Stream stream);
-  // Queues the copy of what `stream` has written by then.
-  void Download(Stream stream);
+  // Queues the copy of the first `bytes`, as `stream` has written them by then.
+  void Download(size_t bytes, Stream stream);
   // The outputs of the last Download(), once they are there. Good until the Download() after the next.
   const std::byte* Wait();
 

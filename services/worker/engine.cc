@@ -145,10 +145,11 @@ void Engine::Rep::Draft(StepReport& report) {
     if (source != nullptr) {
       if (auto answer = source->Take(s.handle)) s.drafter->Offer(*std::move(answer));
     }
-    const int32_t nodes = s.request.speculation.nodes != SpeculationOptions::kAuto
+    const int32_t asked = s.request.speculation.nodes != SpeculationOptions::kAuto
                               ? s.request.speculation.nodes
                           : options.default_nodes != SpeculationOptions::kAuto ? options.default_nodes
                                                                                : StepCost::kRows.back() / 2;
+    const int32_t nodes = std::min(asked, model->max_tree_rows() - 1);
     s.drafter->Draft(nodes, s.tree);
   }
   budgeted = 0;
@@ -197,22 +198,13 @@ void Engine::Rep::Budget() {
   }
 }
 
-void Engine::Rep::Forward() {
-  model->Forward(batch, cache, activations, pool);
-  const int64_t rows = static_cast<int64_t>(batch.logit_rows.size());
-  top_ids.resize(rows * Drafter::kTopK);
-  top_values.resize(rows * Drafter::kTopK);
-  log_sum_exp.resize(rows);
-  const int64_t vocab = model->config().vocab_size;
-  kernels::TopK(activations.logits.data(), vocab, rows, vocab, Drafter::kTopK, top_ids.data(),
-                top_values.data(), log_sum_exp.data(), pool);
-}
+void Engine::Rep::Forward() { top = pass->Forward(batch); }
 
 NodeLogits Engine::Rep::LogitsOf(int64_t first_row) const {
   return {.k = Drafter::kTopK,
-          .ids = top_ids.data() + first_row * Drafter::kTopK,
-          .values = top_values.data() + first_row * Drafter::kTopK,
-          .log_sum_exp = log_sum_exp.data() + first_row};
+          .ids = top.ids + first_row * Drafter::kTopK,
+          .values = top.values + first_row * Drafter::kTopK,
+          .log_sum_exp = top.log_sum_exp + first_row};
 }
 
 void Engine::Rep::VerifyTrees() {
@@ -230,8 +222,8 @@ void Engine::Rep::VerifyTrees() {
 int32_t Engine::Rep::Target(Sequence& s, int32_t node, int64_t row) {
   const SamplingOptions& sampling = s.request.sampling;
   const bool edits = !s.edits.empty() || !s.grammar.empty();
-  if (sampling.greedy() && !edits) return std::max(top_ids[row * Drafter::kTopK], 0);
-  std::span<const float> logits = LogitsRow(row);
+  if (sampling.greedy() && !edits) return std::max(top.ids[row * Drafter::kTopK], 0);
+  std::span<const float> logits = pass->Logits(row);
   if (edits) {
     s.tree.PathTo(node, path);
     s.edits.Apply(path, logits, edited);
@@ -303,11 +295,9 @@ void Engine::Rep::CommitSequence(const StepShare& share, int64_t first_row, Step
 
   if (!end) {
     // Accepted rows move down to where their tokens stand: never past a row that is still to move.
-    for (size_t i = 0; i < accepted.path.size(); ++i) {
-      const int32_t from = s.pages.Slot(root + accepted.path[i]),
-                    to = s.pages.Slot(root + 1 + static_cast<int64_t>(i));
-      if (from != to) cache.Move(from, to);
-    }
+    moved.clear();
+    for (const int32_t node : accepted.path) moved.push_back(s.pages.Slot(root + node));
+    pass->Move(moved, s.pages, root + 1);
     s.committed = static_cast<int64_t>(s.tokens.size()) - 1;
     if (s.drafter != nullptr) {
       s.drafter->Observe(s.tree, LogitsOf(first_row), accepted);
@@ -327,14 +317,9 @@ int64_t Engine::Rep::RowOf(const Sequence& s, int64_t first_row, size_t i) const
   return first_row + (i == 0 ? 0 : s.accepted.path[i - 1]);
 }
 
-std::span<const float> Engine::Rep::LogitsRow(int64_t row) const {
-  const int64_t vocab = model->config().vocab_size;
-  return std::span(activations.logits.data() + row * vocab, vocab);
-}
-
-void Engine::Rep::ShowLogits(const Sequence& s, int64_t root, int64_t first_row, size_t tokens) const {
+void Engine::Rep::ShowLogits(const Sequence& s, int64_t root, int64_t first_row, size_t tokens) {
   for (size_t i = 0; i < tokens; ++i) {
-    observer->OnLogits(s.handle, root + 1 + static_cast<int64_t>(i), LogitsRow(RowOf(s, first_row, i)));
+    observer->OnLogits(s.handle, root + 1 + static_cast<int64_t>(i), pass->Logits(RowOf(s, first_row, i)));
   }
 }
 
@@ -346,14 +331,14 @@ void Engine::Rep::AddLogprobs(const Sequence& s, int64_t first_row) {
   delta.logprobs.resize(delta.token_ids.size());
   for (size_t i = 0; i < delta.token_ids.size(); ++i) {
     const int64_t row = RowOf(s, first_row, i);
-    const std::span<const float> logits = LogitsRow(row);
+    const std::span<const float> logits = pass->Logits(row);
     TokenLogprobs& logprobs = delta.logprobs[i];
-    logprobs.logprob = logits[delta.token_ids[i]] - log_sum_exp[row];
+    logprobs.logprob = logits[delta.token_ids[i]] - top.log_sum_exp[row];
     if (count == 0) continue;
     kernels::TopK(logits.data(), vocab, 1, vocab, count, ids.data(), values.data(), nullptr, pool);
     logprobs.top.reserve(count);
     for (int32_t k = 0; k < count && ids[k] >= 0; ++k)
-      logprobs.top.push_back({ids[k], values[k] - log_sum_exp[row]});
+      logprobs.top.push_back({ids[k], values[k] - top.log_sum_exp[row]});
   }
 }
 

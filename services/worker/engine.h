@@ -20,10 +20,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "model/model.h"
 #include "model/spec/continuation_source.h"
 #include "model/spec/drafter.h"
 #include "model/tokenizer/tokenizer.h"
-#include "model/transformer.h"
 #include "services/worker/request.h"
 
 namespace clamor {
@@ -90,7 +90,7 @@ class Engine {
  public:
   // `model` and, unless null, `tokenizer` (needed for text and stop strings), `source` and `observer` must
   // outlive the engine.
-  static absl::StatusOr<std::unique_ptr<Engine>> Create(const Transformer* model, const Tokenizer* tokenizer,
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const Model* model, const Tokenizer* tokenizer,
                                                         ContinuationSource* source, StepObserver* observer,
                                                         const EngineOptions& options);
   ~Engine();

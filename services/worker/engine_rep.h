@@ -32,8 +32,8 @@ namespace clamor {
 using SteadyTime = std::chrono::steady_clock::time_point;
 
 struct Engine::Rep {
-  Rep(const Transformer* model, const Tokenizer* tokenizer, ContinuationSource* source,
-      StepObserver* observer, const EngineOptions& options)
+  Rep(const Model* model, const Tokenizer* tokenizer, ContinuationSource* source, StepObserver* observer,
+      const EngineOptions& options)
       : model(model),
         tokenizer(tokenizer),
         source(source),
@@ -44,7 +44,7 @@ struct Engine::Rep {
         knowledge(options.knowledge) {}
 
   // Constant after construction.
-  const Transformer* const model;
+  const Model* const model;
   const Tokenizer* const tokenizer;
   ContinuationSource* const source;
   StepObserver* const observer;
@@ -53,6 +53,7 @@ struct Engine::Rep {
   // The engine thread's own.
   kernels::ThreadPool pool;
   KvCache cache;
+  std::unique_ptr<ForwardPass> pass;
   KnowledgePool knowledge;
   StepCost cost;
   SpeculationGuard guard;
@@ -69,12 +70,11 @@ struct Engine::Rep {
   std::vector<StepShare> plan;
   std::vector<float> survivals;
   Batch batch;
-  Activations activations;
-  std::vector<int32_t> top_ids;
-  std::vector<float> top_values, log_sum_exp;
-  std::vector<int32_t> path;  // guesses down to the node that is verified
-  std::vector<float> edited;  // its logits, where they are not used as they are
-  Delta delta;                // what one sequence emits
+  TopLogits top;               // of the last pass, [rows, Drafter::kTopK]
+  std::vector<int32_t> moved;  // slots of one sequence's accepted guesses
+  std::vector<int32_t> path;   // guesses down to the node that is verified
+  std::vector<float> edited;   // its logits, where they are not used as they are
+  Delta delta;                 // what one sequence emits
 
   // Made when a grammar first needs it.
   absl::once_flag trie_made;
@@ -118,10 +118,9 @@ struct Engine::Rep {
   void Budget();
   void JudgeSpeculation(StepReport& report);
   NodeLogits LogitsOf(int64_t first_row) const;
-  std::span<const float> LogitsRow(int64_t row) const;
   int64_t RowOf(const Sequence& s, int64_t first_row, size_t i) const;
   int32_t Target(Sequence& s, int32_t node, int64_t row);
-  void ShowLogits(const Sequence& s, int64_t root, int64_t first_row, size_t tokens) const;
+  void ShowLogits(const Sequence& s, int64_t root, int64_t first_row, size_t tokens);
   void AddLogprobs(const Sequence& s, int64_t first_row);
   void CommitSequence(const StepShare& share, int64_t first_row, StepReport& report);
   void AskStore(Sequence& s);

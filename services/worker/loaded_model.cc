@@ -19,17 +19,31 @@
 #include "absl/time/time.h"
 #include "kernels/cpu_target.h"
 #include "kernels/status_macros.h"
+#include "model/cuda/cuda_library.h"
 #include "model/sha256.h"
 
 namespace clamor {
 namespace {
 
 absl::Status CheckDevice(const std::string& device) {
-  if (device == "auto" || device == "cpu") return absl::OkStatus();
-  if (device == "cuda") {
-    return absl::FailedPreconditionError("--device cuda: this build has no CUDA back end; use cpu or auto");
-  }
+  if (device == "auto" || device == "cpu" || device == "cuda") return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("--device is '", device, "', must be auto, cpu or cuda"));
+}
+
+// The CUDA back end holds weights and cache in bf16 alone.
+absl::StatusOr<std::unique_ptr<Model>> LoadOnDevice(const ModelOptions& options, WeightFormat format,
+                                                    kernels::KvFormat kv, Weights::Progress progress) {
+  if (!options.may_be_on_device) {
+    return absl::UnavailableError("this command runs without CUDA; clamor-worker can use it");
+  }
+  if (format != WeightFormat::kStored && format != WeightFormat::kBF16) {
+    return absl::UnavailableError(
+        absl::StrCat("--weights is ", options.weights, ", CUDA knows stored and bf16"));
+  }
+  if (kv == kernels::KvFormat::kInt8) {
+    return absl::UnavailableError("--kv is int8, on CUDA keys and values are bf16");
+  }
+  return LoadCudaModel(options.directory, options.context, progress);
 }
 
 std::string ReadWord(const std::string& path) {
@@ -91,7 +105,8 @@ absl::StatusOr<std::string> ModelRevision(const std::string& directory, const st
 
 std::string HeldAs(const LoadedModel& model) {
   return absl::StrCat(model.stored_as, ", keys and values ",
-                      std::string(kernels::KvFormatName(model.kv_format)));
+                      std::string(kernels::KvFormatName(model.kv_format)),
+                      model.on_device != nullptr ? ", on CUDA" : "");
 }
 
 int PhysicalCores() {
@@ -141,6 +156,22 @@ absl::StatusOr<LoadedModel> LoadModel(const ModelOptions& options, Weights::Prog
   CLAMOR_ASSIGN_OR_RETURN(LoadedModel model, LoadTokenizer(options.directory));
   model.kv_format = *kv_format;
   model.threads = options.threads > 0 ? options.threads : PhysicalCores();
+  if (options.device != "cpu") {
+    auto on_device = LoadOnDevice(options, *format, *kv_format, progress);
+    if (on_device.ok()) {
+      model.on_device = *std::move(on_device);
+      model.stored_as = WeightFormatName(WeightFormat::kBF16);
+      model.kv_format = kernels::KvFormat::kBF16;
+      model.load_seconds = absl::ToDoubleSeconds(absl::Now() - start);
+      return model;
+    }
+    if (options.device == "cuda") {
+      return absl::Status(on_device.status().code(),
+                          absl::StrCat("--device cuda: CUDA cannot be used: ", on_device.status().message(),
+                                       "; use cpu or auto"));
+    }
+    model.no_device = std::string(on_device.status().message());
+  }
   kernels::ThreadPool pool(model.threads);
   CLAMOR_ASSIGN_OR_RETURN(model.transformer, Transformer::Load(options.directory, *format, options.context,
                                                                pool, progress, options.packed_weights));
@@ -154,9 +185,8 @@ absl::StatusOr<LoadedModel> LoadModel(const ModelOptions& options, Weights::Prog
 
 std::string DescribeLoad(const LoadedModel& model) {
   constexpr double kMiB = 1024.0 * 1024.0;
-  const Weights& weights = model.transformer->weights();
   std::string from, file;
-  switch (weights.packed_file) {
+  switch (model.on_device != nullptr ? PackedFileUse::kNone : model.transformer->weights().packed_file) {
     case PackedFileUse::kNone:
       break;
     case PackedFileUse::kRead:
@@ -169,10 +199,12 @@ std::string DescribeLoad(const LoadedModel& model) {
       file = absl::StrCat("; ", model.packed_weights, " is being written by another process");
       break;
   }
-  return absl::StrFormat("%s: %.1f MiB of %s weights%s in %.2f s, peak memory %.1f MiB, %s, %d thread%s%s",
-                         model.name, weights.bytes() / kMiB, model.stored_as, from, model.load_seconds,
-                         PeakMemoryBytes() / kMiB, kernels::CpuTargetName(kernels::ActiveCpuTarget()),
-                         model.threads, model.threads == 1 ? "" : "s", file);
+  return absl::StrFormat(
+      "%s: %.1f MiB of %s weights%s in %.2f s, peak memory %.1f MiB, %s, %d thread%s%s", model.name,
+      model.model().weight_bytes() / kMiB, model.stored_as, from, model.load_seconds,
+      PeakMemoryBytes() / kMiB,
+      model.on_device != nullptr ? "cuda" : kernels::CpuTargetName(kernels::ActiveCpuTarget()), model.threads,
+      model.threads == 1 ? "" : "s", file);
 }
 
 }  // namespace clamor

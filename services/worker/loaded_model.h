@@ -20,6 +20,7 @@ struct ModelOptions {
   std::string packed_weights;      // a file, as Weights::Load takes it; empty: none
   std::string kv = "fp32";         // of keys and values: fp32, bf16 or int8
   std::string device = "auto";     // auto, cpu or cuda
+  bool may_be_on_device = false;   // the caller needs a model(), not a transformer
   int threads = 0;                 // 0: one per physical core that this process may use
   int32_t context = 0;             // tokens, 0: what the model allows
 };
@@ -31,14 +32,18 @@ struct LoadedModel {
   TokenizerFiles files;
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // null if the directory has none
-  std::unique_ptr<Transformer> transformer;
+  std::unique_ptr<Transformer> transformer;     // null if on a GPU,
+  std::unique_ptr<Model> on_device;             // null if not
+  std::string no_device;                        // with --device auto: why not
+  const Model& model() const { return on_device != nullptr ? *on_device : *transformer; }
   std::string stored_as;       // of the matrices: options.weights; if "stored", what the embedding is held as
-  std::string packed_weights;  // options.packed_weights
+  std::string packed_weights;  // options.packed_weights, unless on a GPU
   kernels::KvFormat kv_format = kernels::KvFormat::kF32;
   double load_seconds = 0;
 };
 
-// Reads everything. Errors name the flag, the file or the field. `progress` as Weights::Load.
+// Reads everything, onto a GPU if the options allow it and there is one; keys and values are bf16 then.
+// Errors name the flag, the file or the field. `progress` as Weights::Load.
 absl::StatusOr<LoadedModel> LoadModel(const ModelOptions& options, Weights::Progress progress);
 
 // The tokenizer and the chat template alone; `transformer` stays null.

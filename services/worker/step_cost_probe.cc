@@ -26,20 +26,20 @@ void FillBatch(int32_t rows, const KvLease& pages, Batch& batch) {
 
 }  // namespace
 
-std::array<double, StepCost::kRows.size()> ProbeStepCost(const Transformer& model, KvCache& cache,
-                                                         Activations& scratch, kernels::ThreadPool& pool) {
+std::array<double, StepCost::kRows.size()> ProbeStepCost(int32_t max_positions, KvCache& cache,
+                                                         ForwardPass& pass) {
   std::array<double, StepCost::kRows.size()> seconds{};
   Batch batch;
   for (size_t i = 0; i < seconds.size(); ++i) {
     const int32_t rows = StepCost::kRows[i];
     KvLease pages;
-    if (rows > model.max_positions() || !cache.Grow(pages, rows)) break;
+    if (rows > max_positions || !cache.Grow(pages, rows)) break;
     FillBatch(rows, pages, batch);
-    if (i == 0) model.Forward(batch, cache, scratch, pool);  // warms up
+    if (i == 0) pass.Forward(batch);  // warms up
     double spent = 0;
     for (int run = 0; run < kRuns && spent < kEnough; ++run) {
       const absl::Time begin = absl::Now();
-      model.Forward(batch, cache, scratch, pool);
+      pass.Forward(batch);
       const double took = absl::ToDoubleSeconds(absl::Now() - begin);
       seconds[i] = run > 0 ? std::min(seconds[i], took) : took;
       spent += took;

@@ -3,7 +3,7 @@
 
 #include <array>
 
-#include "model/transformer.h"
+#include "model/model.h"
 #include "services/worker/step_cost.h"
 
 namespace clamor {
@@ -11,7 +11,7 @@ namespace clamor {
 // Runs forward passes of StepCost::kRows[i] rows, each size until its time is known or one took over a tenth
 // of a second; sizes above that stay 0. Uses pages of `cache` and gives them back. Takes about half a second
 // on a model of 0.5B parameters.
-std::array<double, StepCost::kRows.size()> ProbeStepCost(const Transformer& model, KvCache& cache,
-                                                         Activations& scratch, kernels::ThreadPool& pool);
+std::array<double, StepCost::kRows.size()> ProbeStepCost(int32_t max_positions, KvCache& cache,
+                                                         ForwardPass& pass);
 
 }  // namespace clamor

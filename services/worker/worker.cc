@@ -14,12 +14,13 @@ v1::ModelInfo Describe(const LoadedModel& model, const std::string& name, const 
   v1::ModelInfo info;
   info.set_name(name);
   info.set_revision(revision);
-  info.set_max_context_tokens(model.transformer->max_positions());
-  info.set_vocab_size(model.transformer->config().vocab_size);
+  info.set_max_context_tokens(model.model().max_positions());
+  info.set_vocab_size(model.model().config().vocab_size);
   info.set_tokenizer_fingerprint(model.files.Fingerprint());
-  info.set_numerics(v1::NUMERICS_BITWISE);
+  // Of GPUs, nothing is promised before one has shown it.
+  info.set_numerics(model.on_device != nullptr ? v1::NUMERICS_UNSPECIFIED : v1::NUMERICS_BITWISE);
   info.set_has_chat_template(model.chat_template != nullptr);
-  for (const int32_t id : model.transformer->generation().eos_ids) info.add_eos_token_ids(id);
+  for (const int32_t id : model.model().generation().eos_ids) info.add_eos_token_ids(id);
   info.set_weights(model.stored_as);
   info.set_kv_cache(std::string(kernels::KvFormatName(model.kv_format)));
   return info;
@@ -29,12 +30,17 @@ v1::ModelInfo Describe(const LoadedModel& model, const std::string& name, const 
 
 absl::StatusOr<std::unique_ptr<Worker>> Worker::Load(const WorkerOptions& options, WorkerMetrics* metrics) {
   uint64_t tenths = 0;
+  ModelOptions model_options = options.model;
+  model_options.may_be_on_device = true;
   CLAMOR_ASSIGN_OR_RETURN(LoadedModel model,
-                          LoadModel(options.model, [&tenths](uint64_t done, uint64_t total) {
+                          LoadModel(model_options, [&tenths](uint64_t done, uint64_t total) {
                             if (total == 0 || 10 * done / total <= tenths) return;
                             tenths = 10 * done / total;
                             spdlog::info("event=loading percent={}", 10 * tenths);
                           }));
+  if (!model.no_device.empty()) {
+    spdlog::info("event=device device=cpu reason={}", Quoted(model.no_device));
+  }
   CLAMOR_ASSIGN_OR_RETURN(const std::string revision, ModelRevision(options.model.directory, HeldAs(model)));
   v1::ModelInfo info = Describe(model, options.name.empty() ? model.name : options.name, revision);
   std::unique_ptr<Worker> worker(new Worker(std::move(model), std::move(info), metrics));
@@ -45,7 +51,7 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Load(const WorkerOptions& option
     worker->drafter_ = std::make_unique<RetrievalDrafter>(
         channel,
         RetrievalDrafterOptions{.tokenizer_fingerprint = fingerprint,
-                                .vocab_size = loaded.transformer->config().vocab_size,
+                                .vocab_size = loaded.model().config().vocab_size,
                                 .timeout = options.lookup_timeout},
         [metrics](LookupOutcome outcome, double seconds) { metrics->OnLookup(outcome, seconds); });
     if (options.store) {
@@ -59,23 +65,23 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Load(const WorkerOptions& option
   engine.kv_format = loaded.kv_format;
   if (engine.kv_tokens == 0) {
     engine.kv_tokens =
-        std::max<int64_t>(32768, loaded.transformer->max_positions() + 2 * SpeculationOptions::kMaxNodes);
+        std::max<int64_t>(32768, loaded.model().max_positions() + 2 * SpeculationOptions::kMaxNodes);
   }
   if (!options.state.empty()) {
     worker->knowledge_ = std::make_unique<KnowledgeFiles>(
         KnowledgeFilesOptions{.folder = options.state + "/drafting",
                               .tokenizer_fingerprint = worker->info_.tokenizer_fingerprint(),
-                              .vocab_size = loaded.transformer->config().vocab_size},
+                              .vocab_size = loaded.model().config().vocab_size},
         [](const absl::Status& trouble) {
           spdlog::warn("event=drafting_not_kept error={}", Quoted(trouble.ToString()));
         });
     engine.knowledge = worker->knowledge_.get();
   }
-  CLAMOR_ASSIGN_OR_RETURN(worker->engine_, Engine::Create(loaded.transformer.get(), loaded.tokenizer.get(),
+  CLAMOR_ASSIGN_OR_RETURN(worker->engine_, Engine::Create(&loaded.model(), loaded.tokenizer.get(),
                                                           worker->drafter_.get(), metrics, engine));
-  spdlog::info("event=kv_cache format={} tokens={} bytes={}", worker->info_.kv_cache(), engine.kv_tokens,
-               KvCache::PagesFor(engine.kv_tokens) *
-                   KvCache::BytesPerPage(loaded.transformer->config(), engine.kv_format));
+  spdlog::info(
+      "event=kv_cache format={} tokens={} bytes={}", worker->info_.kv_cache(), engine.kv_tokens,
+      KvCache::PagesFor(engine.kv_tokens) * KvCache::BytesPerPage(loaded.model().config(), engine.kv_format));
   worker->engine_thread_ = std::thread([w = worker.get()] { w->engine_->Run(w->stop_); });
   return worker;
 }

@@ -28,10 +28,10 @@ std::optional<int> ParseWorkerFlags(int argc, char** argv, WorkerFlags& flags) {
          "--packed-weights", worker.model.packed_weights,
          "File of weights as --weights holds them: read if it is there, else written for the next start")
       ->group("Model");
-  app.add_option("--kv", worker.model.kv, "How keys and values are held: fp32, bf16 or int8")
+  app.add_option("--kv", worker.model.kv, "How keys and values are held: fp32, bf16 or int8; on a GPU bf16")
       ->capture_default_str()
       ->group("Model");
-  app.add_option("--device", worker.model.device, "auto, cpu or cuda")->capture_default_str()->group("Model");
+  app.add_option("--device", worker.model.device, "Where the model runs: cpu, cuda, or auto: a GPU if one can be used")->capture_default_str()->group("Model");
   app.add_option("--threads", worker.model.threads, "Threads of the forward pass; 0: one per physical core")
       ->check(CLI::Range(0, 1024))
       ->group("Model");

@@ -59,7 +59,7 @@ BUGS = [
         'void* scratch = nullptr; Check(cudaMallocAsync(&scratch, 256, stream), "scratch");', "StepTest*",
         r"cudaMallocAsync at {at} inside the capture of a graph, begun at kernels/cuda/step_graphs.cu:\d+", "  void* scratch"),
     Bug("stale inputs in replay", "step_io.cu", "if (slot.used) Check(", "if (bytes_ == 0) Check(", "StepTest*",
-        r"the host, at .*, touches pinned memory, .* which cudaMemcpyAsync at {at}, still reads", "  Check(cudaMemcpyAsync(device_, slot.host"),
+        r"the host, at .*, touches pinned memory, .* which cudaMemcpyAsync at {at}, still reads", "  Check(cudaMemcpyAsync(to, slot.host"),
     Bug("early exit", "rmsnorm.cu", "  for (int i = 4 * thread;", "  if (4 * thread >= a.n) return; for (int i = 4 * thread;", "*RmsNormAdds*",
         r"AddRmsNormKernel.*(reaches __syncthreads at {at} after other threads of its block ended|ends while other threads of its block wait at {at})", "  __syncthreads();"),
     Bug("copy not waited for", "tree_attention.cu", "    gpu::CopyWait<1>();", "", "*CudaTreeAttention*IsNear*/0",

@@ -19,6 +19,7 @@ SHARED = {"80": 163 << 10, "90": 227 << 10, "100": 227 << 10}
 
 # Kernel: barriers, threads of a block, least blocks of a multiprocessor by registers and static shared memory.
 KERNELS = {
+    "AddBiasKernel": (0, 128, 16),
     "EmbedKernel": (0, 128, 12),
     "AddRmsNormKernel": (1, 128, 10),
     "RopeKvKernel": (0, 128, 10),

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "kernels/cuda/bias.h"
 #include "kernels/cuda/embedding.h"
 #include "kernels/cuda/rmsnorm.h"
 #include "kernels/cuda/rope_kv.h"
@@ -49,6 +50,21 @@ TEST_F(RowwiseTest, RmsNormAddsAndNorms) {
     EXPECT_TRUE(SameBits(sums, h)) << n;
     EXPECT_EQ(y, BF16sOf(expected)) << n;
     EXPECT_EQ(run(1).second, Head(y, 1, n)) << "the other rows show";
+  }
+}
+
+TEST_F(RowwiseTest, BiasIsAddedToEachRow) {
+  for (const int n : {4, 24, 516}) {
+    const int rows = 3;
+    const std::vector<float> y = Floats(rows * n), bias = Floats(n);
+    std::vector<float> expected(rows * n);
+    for (int i = 0; i < rows * n; ++i) expected[i] = y[i] + bias[i % n];
+    EXPECT_TRUE(SameBits(expected, OnEverySchedule([&] {
+                           DeviceArray<float> device_y(stream_, y), device_bias(stream_, bias);
+                           AddBias(device_bias.data(), rows, n, device_y.data(), stream_);
+                           return device_y.Read();
+                         })))
+        << n;
   }
 }
 

@@ -81,7 +81,7 @@ class StepTest : public OnDevice {
     };
     for (size_t step = 0; step < steps.size(); ++step) {
       std::memcpy(inputs.Next(), steps[step].data(), kRows * sizeof(int32_t));
-      inputs.Upload(stream_);
+      inputs.Upload(kRows * sizeof(int32_t), stream_);
       if (step > 0 && read_each) read();  // of the last step, beside this one's upload
       outputs.BeginStep(stream_);
       graphs.Run(kRows, stream_, [&](Stream stream) {
@@ -99,7 +99,7 @@ class StepTest : public OnDevice {
         plans.MatMul(normed.data(), kRows, w.data(), 2 * kSize, kSize, gate_up.data(), stream);
         SiluGate(gate_up.data(), kRows, kSize, reinterpret_cast<uint16_t*>(outputs.device()), stream);
       });
-      outputs.Download(stream_);
+      outputs.Download(kRows * kSize * sizeof(uint16_t), stream_);
     }
     read();
     return all;

@@ -242,7 +242,7 @@ class RandomDrafter : public Drafter {
   int32_t last_ = 0;
 };
 
-inline std::unique_ptr<Engine> MakeEngine(const Transformer& model, const EngineOptions& options,
+inline std::unique_ptr<Engine> MakeEngine(const Model& model, const EngineOptions& options,
                                           const Tokenizer* tokenizer = nullptr,
                                           ContinuationSource* source = nullptr,
                                           StepObserver* observer = nullptr) {

@@ -1,0 +1,52 @@
+#include "kernels/cuda/device_memory.h"
+#include "kernels/cuda/gpu.h"
+
+namespace clamor::kernels::cuda {
+
+int DeviceCount() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  cudaGetLastError();  // it is no error of what comes next
+  return 0;
+}
+
+DeviceBuffer::DeviceBuffer(size_t bytes, Stream stream) {
+  const cudaError_t error = cudaMalloc(&data_, bytes);
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    data_ = nullptr;
+    return;
+  }
+  Check(error, "memory");
+  Check(cudaMemsetAsync(data_, 0, bytes, stream), "clearing memory");
+}
+
+DeviceBuffer::~DeviceBuffer() {
+  if (data_ != nullptr) Check(cudaFree(data_), "freeing");
+}
+
+size_t FreeDeviceBytes() {
+  size_t available = 0, all = 0;
+  Check(cudaMemGetInfo(&available, &all), "asking for free memory");
+  return available;
+}
+
+OwnedStream::OwnedStream() { Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream"); }
+
+OwnedStream::~OwnedStream() {
+  Wait();
+  Check(cudaStreamDestroy(stream_), "freeing");
+}
+
+void OwnedStream::Wait() const { Check(cudaStreamSynchronize(stream_), "waiting for a stream"); }
+
+PinnedBuffer::PinnedBuffer(size_t bytes) { Check(cudaMallocHost(&data_, bytes), "pinned memory"); }
+PinnedBuffer::~PinnedBuffer() { Check(cudaFreeHost(data_), "freeing"); }
+
+const std::byte* PinnedBuffer::Fetch(const void* device, size_t bytes, Stream stream) {
+  Check(cudaMemcpyAsync(data_, device, bytes, cudaMemcpyDeviceToHost, stream), "copying back");
+  Check(cudaStreamSynchronize(stream), "copying back");
+  return data_;
+}
+
+}  // namespace clamor::kernels::cuda

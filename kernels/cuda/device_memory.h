@@ -1,0 +1,66 @@
+// What host code needs of the device beside operators, without CUDA's headers: whether there is one, its
+// memory, a stream.
+//
+// Tested by tests/kernels/cuda/step_test.cc.
+#pragma once
+
+#include <cstddef>
+#include <utility>
+
+#include "kernels/cuda/stream.h"
+
+namespace clamor::kernels::cuda {
+
+// 0 as well where there is no driver.
+int DeviceCount();
+
+// Memory of the device, zeroed, or nothing. Begins at a multiple of 256 bytes.
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  // data() is null if the device has not as much left. The zeros are there before what `stream` does next.
+  DeviceBuffer(size_t bytes, Stream stream);
+  DeviceBuffer(DeviceBuffer&& other) noexcept { *this = std::move(other); }
+  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    return *this;
+  }
+  ~DeviceBuffer();
+
+  std::byte* data() const { return data_; }
+
+ private:
+  std::byte* data_ = nullptr;
+};
+size_t FreeDeviceBytes();
+
+// A stream of its own. What is queued on it is done when it is destroyed.
+class OwnedStream {
+ public:
+  OwnedStream();
+  ~OwnedStream();
+  OwnedStream(const OwnedStream&) = delete;
+
+  Stream get() const { return stream_; }
+  void Wait() const;
+
+ private:
+  Stream stream_ = nullptr;
+};
+
+// Pinned memory for copies back that are waited for at once.
+class PinnedBuffer {
+ public:
+  explicit PinnedBuffer(size_t bytes);
+  ~PinnedBuffer();
+  PinnedBuffer(const PinnedBuffer&) = delete;
+
+  // Waits for all of `stream` and then for the copy of `bytes` bytes from the device. Good until the next
+  // call.
+  const std::byte* Fetch(const void* device, size_t bytes, Stream stream);
+
+ private:
+  std::byte* data_ = nullptr;
+};
+
+}  // namespace clamor::kernels::cuda
