@@ -7,7 +7,7 @@
 // go into a product. dq adds up over tiles of keys in order; dk and dv over the query heads of a key head,
 // and within each over blocks of 32 queries, in order. A text's result does not depend on the other texts.
 //
-// Tested by tests/kernels/cuda/causal_attention_test.cc.
+// Tested by tests/kernels/cuda/conformance_test.cc.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 // Penalties, biases and bans on the device: the bits of model/spec/logit_edits.h, for every row of a step.
 //
-// Tested by tests/kernels/cuda/edit_logits_test.cc.
+// Tested by tests/kernels/cuda/conformance_test.cc.
 #pragma once
 
 #include <cstdint>

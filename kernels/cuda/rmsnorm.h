@@ -1,6 +1,6 @@
 // RMSNorm, with the residual addition that comes before it.
 //
-// Tested by tests/kernels/cuda/rowwise_test.cc.
+// Tested by tests/kernels/cuda/conformance_test.cc.
 #pragma once
 
 #include <cstdint>
@@ -11,13 +11,14 @@ namespace clamor::kernels::cuda {
 
 struct AddRmsNormArgs {
   float* hidden;         // [*, n]
-  const float* addend;   // [rows, n] or null: added to hidden first, which keeps the sum
+  const float* addend;   // [rows, n] or null: added to hidden first, which keeps the sum unless `sum` does
   const int32_t* which;  // [rows] or null: row r is hidden[which[r]]; for the rows whose logits are wanted
   const float* weight;   // [n]
   float eps;
   int64_t rows;
-  int n;        // a multiple of 8, at most kMaxNorm
-  uint16_t* y;  // [rows, n] bf16
+  int n;                 // a multiple of 8, at most kMaxNorm
+  uint16_t* y;           // [rows, n] bf16
+  float* sum = nullptr;  // [*, n] or null: hidden plus addend, where hidden itself must stay
 };
 inline constexpr int kMaxNorm = 12 * 1024 - 8;  // what 48 KiB of shared memory hold, and the scale
 
