@@ -21,6 +21,9 @@ namespace clamor {
 absl::StatusOr<std::unique_ptr<Model>> LoadCudaModel(const std::string& model_dir, int32_t max_positions,
                                                      Weights::Progress progress);
 
+// A function of that library, for others of its exports. UNAVAILABLE as above.
+absl::StatusOr<void*> CudaFunction(const char* name);
+
 // What the library exports, by C names: both sides are built together, and kCudaLibraryVersion says so.
 struct CudaLoad {
   const std::string& model_dir;

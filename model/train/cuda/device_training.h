@@ -20,15 +20,10 @@
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/step_io.h"
 #include "model/train/cuda/device_parameters.h"
+#include "model/train/cuda/training_library.h"
 #include "model/train/training_backend.h"
 
 namespace clamor {
-
-struct DeviceTrainingLimits {
-  int64_t rows = 0;        // of a batch: at most 65472
-  int32_t max_length = 0;  // of a text
-  bool recompute = false;  // as TrainerOptions
-};
 
 class DeviceTraining : public TrainingBackend {
  public:

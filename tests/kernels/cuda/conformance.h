@@ -72,7 +72,7 @@ struct Operator {
   // How many units are run alone, the last of them all; empty where they add up to one result.
   std::vector<int> alone;
 };
-inline const std::vector<int> kRowCounts = {1, 2, 17, 64, 65, 128};
+inline const std::vector<int> kRowCounts = {1, 2, 17, 65, 128};
 inline const std::vector<int> kTextCounts = {1, 2, 5};
 
 std::vector<Operator> ForwardOperators();

@@ -522,7 +522,8 @@ Problem Upload(Random& random, int units) {
           [=](cudaStream_t stream, int count) {
             Batch batch;
             batch.extra.reserve(most * kMaxNodes);
-            for (const Sequence& s : First(sequences, count)) {
+            for (int u = 0; u < count; ++u) {
+              const Sequence& s = sequences[u];  // the batch borrows its pages
               for (size_t i = 0; i < s.tree.tokens.size(); ++i) {
                 const size_t begin = batch.extra.size();
                 for (int at = static_cast<int>(i); at >= 0; at = s.tree.parents[at])

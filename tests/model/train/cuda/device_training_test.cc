@@ -21,6 +21,8 @@ namespace {
 
 using nlohmann::json;
 
+const std::string kModel = test::Testdata("tiny-qwen2");
+
 // What rounding to bf16 does to a model; the twin's is the same, so that only the order of sums is left.
 constexpr double kRounding = 2e-2, kSums = 1e-3;
 
@@ -37,8 +39,8 @@ double Distance(const A& a, const B& b) {
 }
 
 // A model with its moments on the host, and what trains it there or on the device.
-struct Run {
-  explicit Run(const std::string& dir) : model(LoadTrainable(dir, pool)), parameters(model->config()) {
+struct Training {
+  explicit Training(const std::string& dir) : model(LoadTrainable(dir, pool)), parameters(model->config()) {
     first_moments.resize(parameters.table.total());
     second_moments = first_moments;
   }
@@ -85,9 +87,8 @@ class DeviceTrainingTest : public testing::Test {
 };
 
 TEST_F(DeviceTrainingTest, TenStepsOfTheTwinAndOfTheCpu) {
-  const std::string dir = test::Testdata("training");
-  const json golden = json::parse(test::ReadFile(dir + "/golden.json"));
-  Run on_device(dir + "/model"), on_cpu(dir + "/model");
+  const json golden = json::parse(test::ReadFile(test::Testdata("training") + "/golden.json"));
+  Training on_device(kModel), on_cpu(kModel);
   const auto device = on_device.OnDevice();
   CpuTraining cpu(on_cpu.model.get(), on_cpu.state(), 128, /*recompute=*/false, &on_cpu.pool);
   DullDeviceTrainer twin(on_cpu.model->config(), on_cpu.parameters, on_cpu.model->values());
@@ -127,8 +128,8 @@ struct Left {
   bool operator==(const Left&) const = default;
 };
 
-Left OneStep(const std::string& dir, std::span<const TrainingBatch> batches, bool recompute = false) {
-  Run run(dir);
+Left OneStep(std::span<const TrainingBatch> batches, bool recompute = false) {
+  Training run(kModel);
   const auto device = run.OnDevice(recompute);
   const auto sums = device->Step(batches, ScaleOf(batches[0]), AdamWAt(1));
   Left left = {
@@ -139,26 +140,24 @@ Left OneStep(const std::string& dir, std::span<const TrainingBatch> batches, boo
 }
 
 TEST_F(DeviceTrainingTest, NeitherSchedulesNorMemoryChangeABit) {
-  const std::string dir = test::Testdata("training") + "/model";
   Random random(3);
-  const TrainingBatch batch = RandomBatch({9, 1, 14}, 160, random);
-  const Left expected = OneStep(dir, {&batch, 1});
-  EXPECT_TRUE(OneStep(dir, {&batch, 1}, /*recompute=*/true) == expected);
+  const TrainingBatch batch = RandomBatch({9, 1, 14}, 640, random);
+  const Left expected = OneStep({&batch, 1});
+  EXPECT_TRUE(OneStep({&batch, 1}, /*recompute=*/true) == expected);
   for (int seed = 1; seed <= 20; ++seed) {
     SetSchedule(seed);
-    EXPECT_TRUE(OneStep(dir, {&batch, 1}, seed % 4 == 0) == expected) << "schedule " << seed;
+    EXPECT_TRUE(OneStep({&batch, 1}, seed % 4 == 0) == expected) << "schedule " << seed;
   }
 }
 
 // Cut anywhere, a batch has the same gradient but for the order of sums; what an earlier batch left in
 // surplus rows does not show.
 TEST_F(DeviceTrainingTest, BatchesAddUp) {
-  const std::string dir = test::Testdata("training") + "/model";
   Random random(4);
-  const TrainingBatch whole = RandomBatch({30, 40, 5, 64, 7}, 160, random);
+  const TrainingBatch whole = RandomBatch({30, 40, 5, 64, 7}, 640, random);
   const TrainingBatch parts[] = {Texts(whole, 0, 4), Texts(whole, 4, 5)};
   const auto gradients_of = [&](std::span<const TrainingBatch> batches) {
-    Run run(dir);
+    Training run(kModel);
     const auto device = run.OnDevice();
     device->Step(batches, ScaleOf(whole), AdamWAt(1));
     return run.GradientsOf(*device);
@@ -170,7 +169,7 @@ class DeviceFamiliesTest : public DeviceTrainingTest, public testing::WithParamI
 
 TEST_P(DeviceFamiliesTest, GradientsLossesAndGuessesAreThoseOfTheCpu) {
   const std::string dir = test::Testdata("tiny-" + GetParam());
-  Run on_device(dir), on_cpu(dir);
+  Training on_device(dir), on_cpu(dir);
   const auto device = on_device.OnDevice();
   CpuTraining cpu(on_cpu.model.get(), on_cpu.state(), 128, /*recompute=*/false, &on_cpu.pool);
   DullDeviceTrainer twin(on_cpu.model->config(), on_cpu.parameters, on_cpu.model->values());
