@@ -29,35 +29,34 @@ struct MatMulPlans::Library {
   cublasLtHandle_t handle;
 };
 
-// cuBLASLt's matrices are column-major: w is seen as [k, n], x as [k, rows], y as [n, rows]. `left` and
-// `right` are its A and B, in the order that each product needs.
+// cuBLASLt's matrices are column-major: w is seen as [k, n] and transposed, x as [k, rows], y as [n, rows].
 struct MatMulPlans::Plan {
-  const int64_t n, k;  // of the weights
   cublasLtMatmulDesc_t product;
-  cublasLtMatrixLayout_t left, right, result;
+  cublasLtMatrixLayout_t w, x, y;
   cublasLtMatmulAlgo_t algorithm;
 
-  Plan(bool left_transposed, bool right_transposed, int64_t n, int64_t k) : n(n), k(k) {
-    CheckLt(cublasLtMatmulDescCreate(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "a description", n, k);
-    const cublasOperation_t transposed = CUBLAS_OP_T;
-    if (left_transposed)
-      cublasLtMatmulDescSetAttribute(product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed));
-    if (right_transposed)
-      cublasLtMatmulDescSetAttribute(product, CUBLASLT_MATMUL_DESC_TRANSB, &transposed, sizeof(transposed));
-  }
   ~Plan() {
     cublasLtMatmulDescDestroy(product);
-    for (const cublasLtMatrixLayout_t layout : {left, right, result}) cublasLtMatrixLayoutDestroy(layout);
+    for (const cublasLtMatrixLayout_t layout : {w, x, y}) cublasLtMatrixLayoutDestroy(layout);
   }
-
-  // The first that neither splits k nor needs a workspace.
-  void ChooseAlgorithm(cublasLtHandle_t handle);
-  // Of `batches` equal products, one behind the other, whose matrices are that many elements apart.
-  void Run(cublasLtHandle_t handle, int64_t batches, int64_t left_offset, int64_t right_offset,
-           int64_t result_offset, const uint16_t* a, const uint16_t* b, bool add, float* y, Stream stream);
 };
 
-void MatMulPlans::Plan::ChooseAlgorithm(cublasLtHandle_t handle) {
+MatMulPlans::MatMulPlans() : library_(std::make_unique<Library>()) {
+  CheckLt(cublasLtCreate(&library_->handle), "cublasLtCreate", 0, 0);
+}
+MatMulPlans::~MatMulPlans() { cublasLtDestroy(library_->handle); }
+
+void MatMulPlans::Prepare(int64_t n, int64_t k) {
+  std::unique_ptr<Plan>& plan = plans_[{n, k}];
+  if (plan != nullptr) return;
+  plan = std::make_unique<Plan>();
+  CheckLt(cublasLtMatmulDescCreate(&plan->product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "a description", n, k);
+  const cublasOperation_t transposed = CUBLAS_OP_T;
+  cublasLtMatmulDescSetAttribute(plan->product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed));
+  CheckLt(cublasLtMatrixLayoutCreate(&plan->w, CUDA_R_16BF, k, n, k), "a layout", n, k);
+  CheckLt(cublasLtMatrixLayoutCreate(&plan->x, CUDA_R_16BF, k, kRowBlock, k), "a layout", n, k);
+  CheckLt(cublasLtMatrixLayoutCreate(&plan->y, CUDA_R_32F, n, kRowBlock, n), "a layout", n, k);
+
   cublasLtMatmulPreference_t preference;
   CheckLt(cublasLtMatmulPreferenceCreate(&preference), "a preference", n, k);
   const uint32_t whole = CUBLASLT_REDUCTION_SCHEME_NONE;
@@ -68,8 +67,8 @@ void MatMulPlans::Plan::ChooseAlgorithm(cublasLtHandle_t handle) {
                                        sizeof(workspace));
   cublasLtMatmulHeuristicResult_t candidates[8];
   int found = 0;
-  CheckLt(cublasLtMatmulAlgoGetHeuristic(handle, product, left, right, result, result, preference, 8,
-                                         candidates, &found),
+  CheckLt(cublasLtMatmulAlgoGetHeuristic(library_->handle, plan->product, plan->w, plan->x, plan->y, plan->y,
+                                         preference, 8, candidates, &found),
           "the choice of an algorithm", n, k);
   cublasLtMatmulPreferenceDestroy(preference);
   for (int i = 0; i < found; ++i) {
@@ -77,83 +76,26 @@ void MatMulPlans::Plan::ChooseAlgorithm(cublasLtHandle_t handle) {
     cublasLtMatmulAlgoConfigGetAttribute(&candidates[i].algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &split,
                                          sizeof(split), nullptr);
     if (split > 1) continue;
-    algorithm = candidates[i].algo;
+    plan->algorithm = candidates[i].algo;
     return;
   }
   CheckLt(CUBLAS_STATUS_NOT_SUPPORTED, "an algorithm that does not split k", n, k);
 }
 
-void MatMulPlans::Plan::Run(cublasLtHandle_t handle, int64_t batches, int64_t left_offset,
-                            int64_t right_offset, int64_t result_offset, const uint16_t* a, const uint16_t* b,
-                            bool add, float* y, Stream stream) {
-  SetBatches(left, batches, left_offset);
-  SetBatches(right, batches, right_offset);
-  SetBatches(result, batches, result_offset);
-  const float one = 1.0f, before = add ? 1.0f : 0.0f;
-  CheckLt(cublasLtMatmul(handle, product, &one, a, left, b, right, &before, y, result, y, result, &algorithm,
-                         nullptr, 0, stream),
-          "a product", n, k);
-}
-
-MatMulPlans::MatMulPlans() : library_(std::make_unique<Library>()) {
-  CheckLt(cublasLtCreate(&library_->handle), "cublasLtCreate", 0, 0);
-}
-MatMulPlans::~MatMulPlans() { cublasLtDestroy(library_->handle); }
-
-MatMulPlans::Plan& MatMulPlans::PlanFor(Product product, int64_t n, int64_t k, int64_t rows) {
-  std::unique_ptr<Plan>& plan = plans_[{product, n, k, rows}];
-  if (plan != nullptr) return *plan;
-  const auto layout = [&](cublasLtMatrixLayout_t& to, cudaDataType_t type, int64_t columns, int64_t size) {
-    CheckLt(cublasLtMatrixLayoutCreate(&to, type, size, columns, size), "a layout", n, k);
-  };
-  switch (product) {
-    case Product::kForward:  // w^T x
-      plan = std::make_unique<Plan>(true, false, n, k);
-      layout(plan->left, CUDA_R_16BF, n, k);
-      layout(plan->right, CUDA_R_16BF, rows, k);
-      layout(plan->result, CUDA_R_32F, rows, n);
-      break;
-    case Product::kInputGradient:  // w dy
-      plan = std::make_unique<Plan>(false, false, n, k);
-      layout(plan->left, CUDA_R_16BF, n, k);
-      layout(plan->right, CUDA_R_16BF, rows, n);
-      layout(plan->result, CUDA_R_32F, rows, k);
-      break;
-    case Product::kWeightGradient:  // x dy^T
-      plan = std::make_unique<Plan>(false, true, n, k);
-      layout(plan->left, CUDA_R_16BF, rows, k);
-      layout(plan->right, CUDA_R_16BF, rows, n);
-      layout(plan->result, CUDA_R_32F, n, k);
-      break;
-  }
-  plan->ChooseAlgorithm(library_->handle);
-  return *plan;
-}
-
-void MatMulPlans::Prepare(int64_t n, int64_t k) { PlanFor(Product::kForward, n, k, kRowBlock); }
-
 void MatMulPlans::MatMul(const uint16_t* x, int64_t rows, const uint16_t* w, int64_t n, int64_t k, float* y,
                          Stream stream) {
   if (rows == 0) return;
-  const auto prepared = plans_.find({Product::kForward, n, k, kRowBlock});
+  const auto prepared = plans_.find({n, k});
   if (prepared == plans_.end()) CheckLt(CUBLAS_STATUS_INVALID_VALUE, "a product without Prepare()", n, k);
-  prepared->second->Run(library_->handle, PaddedRows(rows) / kRowBlock, /*left_offset=*/0, kRowBlock * k,
-                        kRowBlock * n, w, x, /*add=*/false, y, stream);
-}
-
-void MatMulPlans::InputGradient(const uint16_t* dy, int64_t rows, const uint16_t* w, int64_t n, int64_t k,
-                                float* dx, Stream stream) {
-  if (rows == 0) return;
-  PlanFor(Product::kInputGradient, n, k, kRowBlock)
-      .Run(library_->handle, PaddedRows(rows) / kRowBlock, /*left_offset=*/0, kRowBlock * n, kRowBlock * k, w,
-           dy, /*add=*/false, dx, stream);
-}
-
-void MatMulPlans::AddWeightGradient(const uint16_t* dy, const uint16_t* x, int64_t rows, int64_t n, int64_t k,
-                                    float* dw, Stream stream) {
-  if (rows == 0) return;
-  PlanFor(Product::kWeightGradient, n, k, PaddedRows(rows))
-      .Run(library_->handle, /*batches=*/1, 0, 0, 0, x, dy, /*add=*/true, dw, stream);
+  const Plan& plan = *prepared->second;
+  const int64_t blocks = PaddedRows(rows) / kRowBlock;
+  SetBatches(plan.w, blocks, 0);  // the same weights for each
+  SetBatches(plan.x, blocks, kRowBlock * k);
+  SetBatches(plan.y, blocks, kRowBlock * n);
+  const float one = 1.0f, zero = 0.0f;
+  CheckLt(cublasLtMatmul(library_->handle, plan.product, &one, w, plan.w, x, plan.x, &zero, y, plan.y, y,
+                         plan.y, &plan.algorithm, nullptr, 0, stream),
+          "a product", n, k);
 }
 
 }  // namespace clamor::kernels::cuda

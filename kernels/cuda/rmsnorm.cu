@@ -15,15 +15,15 @@ __global__ void __launch_bounds__(kThreads) AddRmsNormKernel(AddRmsNormArgs a) {
   const int64_t r = blockIdx.x;
   const int thread = static_cast<int>(threadIdx.x);
   const int64_t place = (a.which != nullptr ? int64_t{a.which[r]} : r) * a.n;
-  const float* const hidden = a.hidden + place;
-  float* const sum = (a.sum != nullptr ? a.sum : a.hidden) + place;
+  const float* const from = a.hidden + place;
+  float* const hidden = (a.sum != nullptr ? a.sum : a.hidden) + place;
 
   for (int i = 4 * thread; i < a.n; i += 4 * kThreads) {
-    float4 v = gpu::LoadVector<float4>(hidden + i);
+    float4 v = gpu::LoadVector<float4>(from + i);
     if (a.addend != nullptr) {
       const float4 add = gpu::LoadVector<float4>(a.addend + r * a.n + i);
       v = {v.x + add.x, v.y + add.y, v.z + add.z, v.w + add.w};
-      gpu::StoreVector(sum + i, v);
+      gpu::StoreVector(hidden + i, v);
     }
     gpu::StoreVector(row + i, v);
   }
@@ -32,8 +32,8 @@ __global__ void __launch_bounds__(kThreads) AddRmsNormKernel(AddRmsNormArgs a) {
   if (thread < 32) {
     float squares = 0.0f;
     for (int i = thread % 16; i < a.n; i += 16) squares = fmaf(row[i], row[i], squares);
-    const float all = FoldSum(squares);
-    if (thread == 0) scale[0] = 1.0f / sqrtf(all / static_cast<float>(a.n) + a.eps);
+    const float sum = FoldSum(squares);
+    if (thread == 0) scale[0] = 1.0f / sqrtf(sum / static_cast<float>(a.n) + a.eps);
   }
   __syncthreads();
 

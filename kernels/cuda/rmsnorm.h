@@ -11,14 +11,14 @@ namespace clamor::kernels::cuda {
 
 struct AddRmsNormArgs {
   float* hidden;         // [*, n]
-  const float* addend;   // [rows, n] or null: added to hidden first, which keeps the sum unless `sum` does
+  const float* addend;   // [rows, n] or null: added to hidden first, which keeps the sum
   const int32_t* which;  // [rows] or null: row r is hidden[which[r]]; for the rows whose logits are wanted
   const float* weight;   // [n]
   float eps;
   int64_t rows;
   int n;                 // a multiple of 8, at most kMaxNorm
   uint16_t* y;           // [rows, n] bf16
-  float* sum = nullptr;  // [*, n] or null: hidden plus addend, where hidden itself must stay
+  float* sum = nullptr;  // [*, n] or null: keeps hidden plus addend, where hidden is to stay
 };
 inline constexpr int kMaxNorm = 12 * 1024 - 8;  // what 48 KiB of shared memory hold, and the scale
 

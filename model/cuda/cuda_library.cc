@@ -25,46 +25,48 @@ std::string LastError() {
   return error != nullptr ? error : "no such function";
 }
 
-absl::StatusOr<void*> Find(void* library, const char* name) {
+template <class F>
+absl::StatusOr<F*> Find(void* library, const char* name) {
   void* const function = dlsym(library, name);
   if (function == nullptr) return absl::UnavailableError(LastError());
-  return function;
+  return reinterpret_cast<F*>(function);
 }
 
 // Never closed: models hold code of it.
 absl::StatusOr<void*> Open() {
   void* const library = dlopen(PathOfLibrary().c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) return absl::UnavailableError(LastError());
-  CLAMOR_ASSIGN_OR_RETURN(void* const version, Find(library, "clamor_cuda_version"));
-  const std::string_view its = reinterpret_cast<CudaVersionFunction*>(version)();
-  if (its != CLAMOR_VERSION) {
+  CLAMOR_ASSIGN_OR_RETURN(const auto version, Find<CudaVersionFunction>(library, "clamor_cuda_version"));
+  if (std::string_view(version()) != CLAMOR_VERSION) {
     return absl::UnavailableError(
-        absl::StrCat(kCudaLibraryName, " is of version ", its, ", this program of ", CLAMOR_VERSION));
+        absl::StrCat(kCudaLibraryName, " is of version ", version(), ", this program of ", CLAMOR_VERSION));
   }
   return library;
 }
 
 }  // namespace
 
-absl::StatusOr<void*> CudaFunction(const char* name) {
-  static const absl::StatusOr<void*>& library = *new absl::StatusOr<void*>(Open());
-  CLAMOR_RETURN_IF_ERROR(library.status());
-  CLAMOR_ASSIGN_OR_RETURN(void* const devices, Find(*library, "clamor_cuda_devices"));
-  if (reinterpret_cast<CudaDevicesFunction*>(devices)() == 0) {
-    return absl::UnavailableError("there is no GPU, or no driver for it");
-  }
-  return Find(*library, name);
-}
-
 absl::StatusOr<std::unique_ptr<Model>> LoadCudaModel(const std::string& model_dir, int32_t max_positions,
                                                      Weights::Progress progress) {
-  CLAMOR_ASSIGN_OR_RETURN(void* const load, CudaFunction("clamor_cuda_load"));
+  static const absl::StatusOr<void*>& library = *new absl::StatusOr<void*>(Open());
+  CLAMOR_RETURN_IF_ERROR(library.status());
+  CLAMOR_ASSIGN_OR_RETURN(const auto devices, Find<CudaDevicesFunction>(*library, "clamor_cuda_devices"));
+  CLAMOR_ASSIGN_OR_RETURN(const auto load, Find<CudaLoadFunction>(*library, "clamor_cuda_load"));
+  if (devices() == 0) return absl::UnavailableError("there is no GPU, or no driver for it");
   CudaLoad request = {.model_dir = model_dir,
                       .max_positions = max_positions,
                       .progress = progress,
                       .result = absl::UnknownError("nothing loaded")};
-  reinterpret_cast<CudaLoadFunction*>(load)(&request);
+  load(&request);
   return std::move(request.result);
+}
+
+absl::StatusOr<void*> CudaFunction(const char* name) {
+  CLAMOR_ASSIGN_OR_RETURN(void* const library, Open());  // the loader knows what is open
+  CLAMOR_ASSIGN_OR_RETURN(const auto devices, Find<CudaDevicesFunction>(library, "clamor_cuda_devices"));
+  if (devices() == 0) return absl::UnavailableError("there is no GPU, or no driver for it");
+  CLAMOR_ASSIGN_OR_RETURN(const auto function, Find<void()>(library, name));
+  return reinterpret_cast<void*>(function);
 }
 
 }  // namespace clamor

@@ -21,9 +21,6 @@ namespace clamor {
 absl::StatusOr<std::unique_ptr<Model>> LoadCudaModel(const std::string& model_dir, int32_t max_positions,
                                                      Weights::Progress progress);
 
-// A function of that library, for others of its exports. UNAVAILABLE as above.
-absl::StatusOr<void*> CudaFunction(const char* name);
-
 // What the library exports, by C names: both sides are built together, and kCudaLibraryVersion says so.
 struct CudaLoad {
   const std::string& model_dir;
@@ -35,5 +32,8 @@ inline constexpr const char* kCudaLibraryName = "libclamor_cuda.so";
 using CudaVersionFunction = const char*();  // clamor_cuda_version
 using CudaDevicesFunction = int();          // clamor_cuda_devices
 using CudaLoadFunction = void(CudaLoad*);   // clamor_cuda_load
+
+// Another function of the library, which is opened as for LoadCudaModel. UNAVAILABLE likewise.
+absl::StatusOr<void*> CudaFunction(const char* name);
 
 }  // namespace clamor

@@ -26,9 +26,7 @@ absl::Status CheckMultiple(const char* field, int32_t value) {
       absl::StrCat("config.json: ", field, " is ", value, ", the CUDA back end takes multiples of 8"));
 }
 
-}  // namespace
-
-absl::Status CheckDeviceSizes(const ModelConfig& c) {
+absl::Status CheckSizes(const ModelConfig& c) {
   CLAMOR_RETURN_IF_ERROR(CheckMultiple("hidden_size", c.hidden_size));
   CLAMOR_RETURN_IF_ERROR(CheckMultiple("intermediate_size", c.intermediate_size));
   if (c.hidden_size > kernels::cuda::kMaxNorm) {
@@ -49,12 +47,14 @@ absl::Status CheckDeviceSizes(const ModelConfig& c) {
   return absl::OkStatus();
 }
 
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<Model>> DeviceModel::Load(const std::string& model_dir, int32_t max_positions,
                                                          Weights::Progress progress) {
   auto model = absl::WrapUnique(new DeviceModel);
   CLAMOR_ASSIGN_OR_RETURN(model->description_, LoadModelDescription(model_dir));
   const ModelConfig& config = model->config();
-  CLAMOR_RETURN_IF_ERROR(CheckDeviceSizes(config));
+  CLAMOR_RETURN_IF_ERROR(CheckSizes(config));
   model->max_positions_ = config.max_positions;
   if (max_positions > 0) model->max_positions_ = std::min(max_positions, config.max_positions);
   const kernels::cuda::OwnedStream stream;

@@ -13,13 +13,10 @@
 
 namespace clamor {
 
-// INVALID_ARGUMENT where a size is one that the kernels do not know: names field, value and what is known.
-absl::Status CheckDeviceSizes(const ModelConfig& config);
-
 class DeviceModel : public Model {
  public:
-  // `max_positions` as Transformer::Load. Errors as LoadModelDescription, DeviceWeights::Load and
-  // CheckDeviceSizes.
+  // `max_positions` as Transformer::Load. Errors as LoadModelDescription and DeviceWeights::Load, and
+  // INVALID_ARGUMENT where a size is one that the kernels do not know: names field, value and what is known.
   static absl::StatusOr<std::unique_ptr<Model>> Load(const std::string& model_dir, int32_t max_positions,
                                                      Weights::Progress progress);
 

@@ -5,7 +5,6 @@
 #include <set>
 
 #include "kernels/float_formats.h"
-#include "model/cuda/device_weights.h"
 
 namespace clamor {
 namespace {
@@ -37,8 +36,7 @@ void ForEachPiece(const ParameterTable& table, const std::vector<int64_t>& place
 DeviceParameters::DeviceParameters(const ModelConfig& config, const ModelParameters& parameters)
     : parameters_(parameters) {
   const std::set<int64_t> groups = GroupsOf(parameters);
-  const int64_t surplus =
-      (DeviceWeights::PaddedVocab(config.vocab_size) - config.vocab_size) * config.hidden_size;
+  const int64_t surplus = (PaddedVocab(config.vocab_size) - config.vocab_size) * config.hidden_size;
   for (const Parameter& p : parameters.table.parameters()) {
     if (groups.contains(p.offset)) {
       total_ = (total_ + kAlignment - 1) / kAlignment * kAlignment;

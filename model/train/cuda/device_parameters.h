@@ -22,6 +22,9 @@ class DeviceParameters {
   // `parameters` outlives this. Nothing is allocated before Allocate.
   DeviceParameters(const ModelConfig& config, const ModelParameters& parameters);
 
+  // Rows of the embedding and of the head: products want multiples of 8.
+  static int64_t PaddedVocab(int32_t vocab_size) { return (int64_t{vocab_size} + 7) / 8 * 8; }
+
   int64_t total() const { return total_; }  // elements of an array
   size_t bytes() const { return total_ * (4 * sizeof(float) + sizeof(uint16_t)); }
   // False if the device has not as much left.

@@ -18,6 +18,7 @@
 #include "kernels/cuda/causal_attention.h"
 #include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/matmul_backward.h"
 #include "kernels/cuda/step_io.h"
 #include "model/train/cuda/device_parameters.h"
 #include "model/train/cuda/training_library.h"
@@ -100,6 +101,8 @@ class DeviceTraining : public TrainingBackend {
 
   DeviceTraining(const ModelConfig& config, const ModelParameters& parameters,
                  const DeviceTrainingLimits& limits);
+  int64_t qkv_size() const { return config_.q_size() + 2 * int64_t{config_.kv_size()}; }
+  int64_t padded_vocab() const { return DeviceParameters::PaddedVocab(config_.vocab_size); }
   size_t Place();
   void UploadRope();
   // `wanted`: the rows to select; `targets`: of those, or empty.
@@ -141,6 +144,7 @@ class DeviceTraining : public TrainingBackend {
   std::vector<Kept> kept_;      // [layers], or one
   Scratch scratch_ = {};
   kernels::cuda::MatMulPlans plans_;
+  kernels::cuda::GradientPlans gradients_;
   kernels::cuda::StepInputs uploads_;
   kernels::cuda::PinnedBuffer fetched_;
 };
