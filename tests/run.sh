@@ -18,7 +18,7 @@ case $kind in
   release | dev | asan) ;;
   tsan) arguments=(-L threads) ;;
   scalar | avx2 | avx512) preset=release; export CLAMOR_CPU_TARGET=$kind ;;
-  simt) preset=release; arguments=(-L simt --verbose); export CLAMOR_MATRIX=whole ;;
+  simt) preset=release; arguments=(-L simt); export CLAMOR_MATRIX=whole ;;
   -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
   *) echo "tests/run.sh: unknown kind '$kind'; one of release, dev, asan, tsan, scalar, avx2, avx512, simt" >&2; exit 2 ;;
 esac

@@ -199,6 +199,51 @@ TEST_P(DeviceFamiliesTest, GradientsLossesAndGuessesAreThoseOfTheCpu) {
 INSTANTIATE_TEST_SUITE_P(Families, DeviceFamiliesTest, testing::Values("llama", "qwen2", "qwen3", "mistral"),
                          [](const auto& info) { return info.param; });
 
+// Noise, the schedule and held-out losses as on the CPU; a run goes on from a checkpoint as if nothing had
+// happened.
+TEST_F(DeviceTrainingTest, TheTrainerRunsOnIt) {
+  const std::vector<Sample> samples = RandomSamples({14, 20, 9}, 600, 3);
+  TrainerOptions options = OptionsWith(NoiseKind::kJacobi);
+  options.max_steps = 3;
+  options.learning_rate = 1e-3;
+  struct State {
+    std::vector<float> values, first, second;
+    double loss;
+    double held_out;
+  };
+  const auto run = [&](bool on_device, const State* from) {
+    Training training(kModel);
+    if (from != nullptr) std::ranges::copy(from->values, training.model->values().begin());
+    Trainer trainer(training.model.get(), samples, ThirdsAreSpecial(training.model->config()), options,
+                    &training.pool, on_device ? training.OnDevice() : nullptr);
+    if (from != nullptr) {
+      std::ranges::copy(from->first, trainer.first_moments().begin());
+      std::ranges::copy(from->second, trainer.second_moments().begin());
+      trainer.Resume(1);
+    }
+    std::vector<State> states;
+    while (!trainer.done()) {
+      const TrainingStep step = trainer.Step();
+      trainer.Fetch();
+      const auto values = training.model->values(), first = trainer.first_moments(),
+                 second = trainer.second_moments();
+      states.push_back({{values.begin(), values.end()},
+                        {first.begin(), first.end()},
+                        {second.begin(), second.end()},
+                        step.loss,
+                        trainer.HeldOutLoss(samples)});
+    }
+    return states;
+  };
+  const std::vector<State> device = run(true, nullptr), cpu = run(false, nullptr);
+  ASSERT_EQ(device.size(), 3u);
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_NEAR(device[i].loss, cpu[i].loss, kRounding * cpu[i].loss) << i;
+    EXPECT_NEAR(device[i].held_out, cpu[i].held_out, kRounding * cpu[i].held_out) << i;
+  }
+  EXPECT_TRUE(kernels::SameBits(run(true, &device[0]).back().values, device.back().values));
+}
+
 TEST_F(DeviceTrainingTest, WhatDoesNotFitIsRefused) {
   const ModelConfig config = ConfigAt(test::Testdata("tiny-llama"));
   const ModelParameters parameters(config);
