@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/cuda/adamw.h"
+#include "kernels/cuda/elementwise_backward.h"
 #include "kernels/cuda/rmsnorm.h"
 #include "kernels/cuda/top_k.h"
 #include "kernels/rope.h"

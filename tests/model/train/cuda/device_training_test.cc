@@ -120,8 +120,8 @@ TEST_F(DeviceTrainingTest, TenStepsOfTheTwinAndOfTheCpu) {
   EXPECT_GT(Distance(on_device.model->values(), start), kRounding) << "nothing was learnt";
   EXPECT_LT(Distance(on_device.model->values(), twin.values), kSums);
   EXPECT_LT(Distance(on_device.model->values(), on_cpu.model->values()), kRounding);
-  EXPECT_LT(Distance(on_device.first_moments, twin.first_moments), kSumsOfGradients);
-  EXPECT_LT(Distance(on_device.second_moments, twin.second_moments), 2 * kSumsOfGradients);
+  EXPECT_LT(Distance(on_device.first_moments, twin.first_moments), kRounding);
+  EXPECT_LT(Distance(on_device.second_moments, twin.second_moments), kRounding);
 }
 
 // What one step leaves behind.
@@ -204,7 +204,7 @@ INSTANTIATE_TEST_SUITE_P(Families, DeviceFamiliesTest, testing::Values("llama", 
 TEST_F(DeviceTrainingTest, TheTrainerRunsOnIt) {
   const std::vector<Sample> samples = RandomSamples({14, 20, 9}, 600, 3);
   TrainerOptions options = OptionsWith(NoiseKind::kJacobi);
-  options.max_steps = 3;
+  options.epochs = 3;  // of one step each
   options.learning_rate = 1e-3;
   struct State {
     std::vector<float> values, first, second;
