@@ -146,12 +146,17 @@ void MergedDrafter::Expand(const DraftTree& tree, int32_t node) {
   }
 
   WeighTogether();
-  // At most one child is right, so what the better ones take is not left for the others.
+  // At most one child is right. The mean of a proposal was learned beside whatever its own source proposed,
+  // and blind to the others: where they contradict it, it has what they leave.
   std::sort(proposals_.begin(), proposals_.end(),
             [](const Proposal& a, const Proposal& b) { return a.best > b.best; });
   float left = kMaxSiblingSum;
+  std::array<float, kSources> taken{};
   for (const Proposal& p : proposals_) {
-    const float share = p.best * left;
+    float& own = taken[static_cast<size_t>(p.source)];
+    const float others = kMaxSiblingSum - left - own;
+    const float share = std::min(left, p.rivalled ? p.best : p.best * (1 - others));
+    own += share;
     left -= share;
     const float survival = parent.survival * share;
     if (survival < kLeastSurvival) break;
@@ -180,7 +185,10 @@ void MergedDrafter::WeighTogether() {
   for (Proposal& p : proposals_) {
     const bool rivalled = rival >= Calibration::kRival && !FromContext(p.evidence);
     if (p.sources > 1) p.best = std::max(p.best, weigh(p, Calibration::Agreement(p.sources, p.best)));
-    if (rivalled) p.best = std::min(p.best, weigh(p, Calibration::Against(rival, p.source)));
+    if (!rivalled) continue;
+    const float mean = weigh(p, Calibration::Against(rival, p.source));
+    p.rivalled = mean < p.best;
+    p.best = std::min(p.best, mean);
   }
 }
 
@@ -263,7 +271,8 @@ void MergedDrafter::ProposeContext(const Cursors& cursors, int32_t depth) {
 void MergedDrafter::ProposeStore(const Cursors& cursors, int32_t depth) {
   if (cursors.store == kNoStore) return;
   uint32_t total = cursors.store >= 0 ? trie_.nodes[cursors.store].count : trie_.occurrences;
-  const int32_t match = trie_.match_length + (cursors.store >= 0 ? 1 : 0);
+  int32_t match = trie_.match_length;
+  for (int32_t i = cursors.store; i >= 0; i = trie_.nodes[i].parent) ++match;
   int proposed = 0;
   for (size_t i = cursors.store + 1; i < trie_.nodes.size() && proposed < 8; ++i) {
     const ContinuationTrie::Node& child = trie_.nodes[i];

@@ -85,6 +85,7 @@ class MergedDrafter : public Drafter {
     int8_t sources;  // how many proposed it
     int32_t store;   // trie node, or kNoStore
     bool on_trail;
+    bool rivalled = false;  // `best` is what it is worth against what the text said before
     Evidence evidence;
   };
   struct Candidate {
