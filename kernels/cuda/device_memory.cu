@@ -31,6 +31,10 @@ size_t FreeDeviceBytes() {
   return available;
 }
 
+void ClearDevice(void* p, size_t bytes, Stream stream) {
+  if (bytes > 0) Check(cudaMemsetAsync(p, 0, bytes, stream), "clearing memory");
+}
+
 OwnedStream::OwnedStream() { Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream"); }
 
 OwnedStream::~OwnedStream() {

@@ -33,6 +33,8 @@ class DeviceBuffer {
   std::byte* data_ = nullptr;
 };
 size_t FreeDeviceBytes();
+// Queues the writing of zeros.
+void ClearDevice(void* p, size_t bytes, Stream stream);
 
 // A stream of its own. What is queued on it is done when it is destroyed.
 class OwnedStream {

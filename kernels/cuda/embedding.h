@@ -1,6 +1,6 @@
 // The rows of the embedding that tokens name.
 //
-// Tested by tests/kernels/cuda/rowwise_test.cc.
+// Tested by tests/kernels/cuda/conformance_test.cc.
 #pragma once
 
 #include <cstdint>

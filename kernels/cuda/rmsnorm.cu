@@ -14,10 +14,12 @@ __global__ void __launch_bounds__(kThreads) AddRmsNormKernel(AddRmsNormArgs a) {
   GPU_SHARED(float[1], scale);
   const int64_t r = blockIdx.x;
   const int thread = static_cast<int>(threadIdx.x);
-  float* const hidden = a.hidden + (a.which != nullptr ? int64_t{a.which[r]} : r) * a.n;
+  const int64_t place = (a.which != nullptr ? int64_t{a.which[r]} : r) * a.n;
+  const float* const from = a.hidden + place;
+  float* const hidden = (a.sum != nullptr ? a.sum : a.hidden) + place;
 
   for (int i = 4 * thread; i < a.n; i += 4 * kThreads) {
-    float4 v = gpu::LoadVector<float4>(hidden + i);
+    float4 v = gpu::LoadVector<float4>(from + i);
     if (a.addend != nullptr) {
       const float4 add = gpu::LoadVector<float4>(a.addend + r * a.n + i);
       v = {v.x + add.x, v.y + add.y, v.z + add.z, v.w + add.w};

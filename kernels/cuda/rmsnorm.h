@@ -1,6 +1,6 @@
 // RMSNorm, with the residual addition that comes before it.
 //
-// Tested by tests/kernels/cuda/rowwise_test.cc.
+// Tested by tests/kernels/cuda/conformance_test.cc.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,9 @@ struct AddRmsNormArgs {
   const float* weight;   // [n]
   float eps;
   int64_t rows;
-  int n;        // a multiple of 8, at most kMaxNorm
-  uint16_t* y;  // [rows, n] bf16
+  int n;                 // a multiple of 8, at most kMaxNorm
+  uint16_t* y;           // [rows, n] bf16
+  float* sum = nullptr;  // [*, n] or null: keeps hidden plus addend, where hidden is to stay
 };
 inline constexpr int kMaxNorm = 12 * 1024 - 8;  // what 48 KiB of shared memory hold, and the scale
 

@@ -61,4 +61,12 @@ absl::StatusOr<std::unique_ptr<Model>> LoadCudaModel(const std::string& model_di
   return std::move(request.result);
 }
 
+absl::StatusOr<void*> CudaFunction(const char* name) {
+  CLAMOR_ASSIGN_OR_RETURN(void* const library, Open());  // the loader knows what is open
+  CLAMOR_ASSIGN_OR_RETURN(const auto devices, Find<CudaDevicesFunction>(library, "clamor_cuda_devices"));
+  if (devices() == 0) return absl::UnavailableError("there is no GPU, or no driver for it");
+  CLAMOR_ASSIGN_OR_RETURN(const auto function, Find<void()>(library, name));
+  return reinterpret_cast<void*>(function);
+}
+
 }  // namespace clamor

@@ -33,4 +33,7 @@ using CudaVersionFunction = const char*();  // clamor_cuda_version
 using CudaDevicesFunction = int();          // clamor_cuda_devices
 using CudaLoadFunction = void(CudaLoad*);   // clamor_cuda_load
 
+// Another function of the library, which is opened as for LoadCudaModel. UNAVAILABLE likewise.
+absl::StatusOr<void*> CudaFunction(const char* name);
+
 }  // namespace clamor
