@@ -71,8 +71,8 @@ std::vector<Answer> Answers(const Model& model, int32_t nodes, int32_t batch, in
 
 TEST(DeviceMatrixTest, NothingChangesWhatIsAnswered) {
   if (kernels::cuda::DeviceCount() == 0) GTEST_SKIP() << "there is no GPU";
-  const auto model =
-      DeviceModel::Load(std::string(CLAMOR_TESTDATA) + "/tiny-" + kFamily, 128, [](uint64_t, uint64_t) {});
+  const auto model = DeviceModel::Load(std::string(CLAMOR_TESTDATA) + "/tiny-" + kFamily, 128, {},
+                                       [](uint64_t, uint64_t) {});
   ASSERT_TRUE(model.ok()) << model.status();
   const std::vector<Answer> plain = Answers(**model, /*nodes=*/0, /*batch=*/1);
   for (const Answer& answer : plain) {

@@ -39,8 +39,8 @@ class DeviceRunner {
  public:
   static constexpr int kTopK = 10;
 
-  explicit DeviceRunner(const std::string& family) {
-    auto model = DeviceModel::Load(TinyDirectory(family), 0, [](uint64_t, uint64_t) {});
+  explicit DeviceRunner(const std::string& family, const DeviceOptions& options = {}) {
+    auto model = DeviceModel::Load(TinyDirectory(family), 0, options, [](uint64_t, uint64_t) {});
     if (!model.ok()) {
       ADD_FAILURE() << model.status();
       std::abort();
