@@ -24,6 +24,7 @@ __global__ void __launch_bounds__(kThreads) AddRmsNormKernel(AddRmsNormArgs a) {
     float4 v = gpu::LoadVector<float4>(hidden + i);
     if (a.addend != nullptr) {
       float4 add = gpu::LoadVector<float4>(a.addend + r * a.n + i);
+#pragma unroll 1
       for (int k = 1; k < a.addends; ++k) {
         add = Sum(add, gpu::LoadVector<float4>(a.addend + k * a.addend_stride + r * a.n + i));
       }

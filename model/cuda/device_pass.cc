@@ -89,6 +89,11 @@ DevicePass::DevicePass(const DevicePassOptions& options)
       outputs_(OutputBytes(RoundedRows(limits_.rows), limits_.top_k)),
       row_of_logits_(config_.vocab_size * sizeof(float)) {}
 
+// Before graphs and outputs go.
+DevicePass::~DevicePass() {
+  for (const auto& rank : ranks_) rank->Wait();
+}
+
 void DevicePass::OnEachRank(const std::function<void(RankPass&)>& work) {
   for (const auto& rank : ranks_) {
     if (ranks_.size() > 1) cuda::UseDevice(rank->rank().device);

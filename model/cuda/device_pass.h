@@ -41,6 +41,8 @@ class DevicePass : public ForwardPass {
   // What a pass takes of a rank's device, all in all.
   static size_t BytesOf(const DevicePassOptions& options, const RankModel& rank);
 
+  ~DevicePass() override;
+
   void Begin(const Batch& batch) override;
   TopLogits Finish() override;
   std::span<const float> Logits(int64_t wanted_row) override;

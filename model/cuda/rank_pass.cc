@@ -48,8 +48,7 @@ absl::Status RankPass::Allocate() {
         " left: lower --kv-tokens, --max-sequences, --prefill-chunk or --context"));
   }
   memory_ = RankMemory(sizes_, buffer_.data());
-  UploadLayers();
-  return absl::OkStatus();
+  return UploadLayers();
 }
 
 cuda::KvPages RankPass::Cache(int layer, int shard) const {
@@ -62,14 +61,19 @@ cuda::KvPages RankPass::Cache(int layer, int shard) const {
           .head_dim = sizes_.config->head_dim};
 }
 
-void RankPass::UploadLayers() {
+absl::Status RankPass::UploadLayers() {
   const int count = sizes_.config->layers * sizes_.range.held;
   std::vector<cuda::KvPages> layers;
   for (int i = 0; i < count; ++i) layers.push_back(Cache(i / sizes_.range.held, i % sizes_.range.held));
   const size_t bytes = count * sizeof(cuda::KvPages);
   cuda::Uploads uploads(bytes);
+  if (!uploads.ok()) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("a pass takes ", 2 * bytes, " bytes of pinned memory, the host has not as much left"));
+  }
   std::memcpy(uploads.Next(), layers.data(), bytes);
   uploads.Upload(memory_.layers, bytes, stream_.get());
+  return absl::OkStatus();
 }
 
 void RankPass::Move(const KvMoves& moves) {

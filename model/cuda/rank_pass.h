@@ -43,10 +43,12 @@ class RankPass {
   // On the rank's device, which is to be current for all calls. Allocate must succeed before any other.
   RankPass(const RankModel& model, const RankSizes& sizes, kernels::cuda::Numerics numerics,
            size_t input_bytes, size_t move_bytes);
-  ~RankPass() { stream_.Wait(); }  // before what it uses goes
+  ~RankPass() { Wait(); }  // before what it uses goes
 
   // RESOURCE_EXHAUSTED as Model::NewPass.
   absl::Status Allocate();
+
+  void Wait() const { stream_.Wait(); }
 
   kernels::cuda::Rank rank() const { return {model_.device, stream_.get()}; }
   kernels::cuda::StepInputs& inputs() { return inputs_; }
@@ -73,7 +75,7 @@ class RankPass {
   float* Part(bool feed, int shard) const;
   void Norm(const StepShape& shape, const float* weight, const float* parts, const float* bias);
   void Product(const uint16_t* x, int64_t rows, const DeviceMatrix& w, const float* bias, float* y);
-  void UploadLayers();
+  absl::Status UploadLayers();
 
   const RankModel& model_;
   const RankSizes sizes_;
