@@ -6,6 +6,8 @@
 //   cuda_bench kernels SHAPE          kernel SHAPE WEIGHTS NAME ROWS SECONDS; SHAPE: 0.5B, 8B or tiny
 //   cuda_bench steps MODEL WEIGHTS    step WEIGHTS ROWS SECONDS
 //   cuda_bench answers MODEL WEIGHTS  answers WEIGHTS NODES TOKENS FORWARDS SECONDS; NODES: 0 or auto
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -270,12 +272,14 @@ std::unique_ptr<Model> Load(const std::string& directory, const std::string& wei
 // Of steps of one sequence behind the context: its last token and guesses, all in one path.
 void Steps(const std::string& directory, const std::string& weights) {
   const std::unique_ptr<Model> model = Load(directory, weights);
+  const int32_t context = std::min(kContext, model->max_positions() - kRows.back());
+  if (context < 1) Die("the model's context is too short");
   KvCache cache(model->config(), KvCache::PagesFor(kContext + 512), kernels::KvFormat::kBF16);
   kernels::ThreadPool pool(1);
   auto pass = model->NewPass(cache, {.rows = kContext, .sequences = 1, .top_k = 10}, pool);
   if (!pass.ok()) Die(std::string(pass.status().message()));
   KvLease lease;
-  if (!cache.Grow(lease, kContext + 256)) Die("the cache is too small");
+  if (!cache.Grow(lease, context + kRows.back())) Die("the cache is too small");
   const auto rows_from = [&](int32_t first, int32_t count, bool wanted) {
     Batch batch;
     for (int32_t i = first; i < first + count; ++i) {
@@ -287,9 +291,9 @@ void Steps(const std::string& directory, const std::string& weights) {
     }
     return batch;
   };
-  (*pass)->Forward(rows_from(0, kContext, false));
+  (*pass)->Forward(rows_from(0, context, false));
   for (const int rows : kRows) {
-    const Batch batch = rows_from(kContext, rows, true);
+    const Batch batch = rows_from(context, rows, true);
     constexpr int kRuns = kEmulated ? 1 : 30;
     for (int i = 0; i < 3 && !kEmulated; ++i) (*pass)->Forward(batch);  // the second makes a graph
     const auto begin = std::chrono::steady_clock::now();

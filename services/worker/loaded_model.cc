@@ -118,7 +118,7 @@ absl::StatusOr<std::string> ModelRevision(const std::string& directory, const st
 std::string HeldAs(const LoadedModel& model) {
   return absl::StrCat(model.stored_as, ", keys and values ",
                       std::string(kernels::KvFormatName(model.kv_format)),
-                      model.on_device != nullptr ? ", on " : "", model.model().device());
+                      model.on_device != nullptr ? ", on " + model.on_device->device() : "");
 }
 
 int PhysicalCores() {

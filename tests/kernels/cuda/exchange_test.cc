@@ -7,6 +7,7 @@
 #include "gtest/gtest.h"
 #include "kernels/cuda/bias.h"
 #include "kernels/cuda/join_columns.h"
+#include "kernels/cuda/rmsnorm.h"
 #include "kernels/cuda/step_graphs.h"
 #include "tests/kernels/cuda/on_device.h"
 
@@ -27,6 +28,35 @@ TEST_F(ExchangeTest, ColumnsOfShardsStandSideBySide) {
     for (int i = 0; i < shards * n; ++i)
       EXPECT_EQ(joined[r * shards * n + i], from[i / n * stride + r * n + i % n]);
   }
+}
+
+// What shards came to is added up in their order, then the bias, then all to the row.
+TEST_F(ExchangeTest, RmsNormAddsShardsInOrder) {
+  const int n = 72, rows = 2, shards = 3, stride = rows * n + 8;
+  const std::vector<float> hidden = Floats(rows * n), parts = Floats(shards * stride), bias = Floats(n),
+                           weight = Floats(n);
+  std::vector<float> sums(rows * n);
+  for (int i = 0; i < rows * n; ++i) {
+    sums[i] = hidden[i] + (parts[i] + parts[stride + i] + parts[2 * stride + i] + bias[i % n]);
+  }
+  EXPECT_TRUE(SameBits(sums, OnEverySchedule([&] {
+                         DeviceArray<float> h(stream_, hidden), p(stream_, parts), b(stream_, bias),
+                             w(stream_, weight);
+                         DeviceArray<uint16_t> y(stream_, rows * n);
+                         AddRmsNorm({.hidden = h.data(),
+                                     .addend = p.data(),
+                                     .addends = shards,
+                                     .addend_stride = stride,
+                                     .addend_bias = b.data(),
+                                     .which = nullptr,
+                                     .weight = w.data(),
+                                     .eps = 1e-6f,
+                                     .rows = rows,
+                                     .n = n,
+                                     .y = y.data()},
+                                    stream_);
+                         return h.Read();
+                       })));
 }
 
 std::unique_ptr<Exchange> NewExchange(bool nccl, const std::vector<Rank>& ranks) {
