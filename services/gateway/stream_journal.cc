@@ -112,6 +112,10 @@ void ResumedAnswer::CutTokens(v1::Delta& delta) const {
             logprobs = std::min(count, delta.logprobs_size());
   delta.mutable_sources()->erase(delta.sources().begin(), delta.sources().begin() + sources);
   delta.mutable_logprobs()->DeleteSubrange(0, logprobs);
+  int trees = 0;  // of forwards whose tokens the client has begun to get
+  while (trees < delta.trees_size() && delta.trees(trees).first_token_index() < has_.next_token_index())
+    ++trees;
+  delta.mutable_trees()->DeleteSubrange(0, trees);
 }
 
 absl::Status ResumedAnswer::CutText(v1::Delta& delta) const {
