@@ -106,7 +106,7 @@ void ResumedAnswer::CutTokens(v1::Delta& delta) const {
   const uint64_t cut = std::min<uint64_t>(std::max(has_.next_token_index(), tokens_) - tokens_,
                                           static_cast<uint64_t>(delta.token_ids_size()));
   const auto count = static_cast<int>(cut);
-  delta.set_first_token_index(tokens_ + cut);
+  delta.set_first_token_index(std::max(tokens_ + cut, has_.next_token_index()));
   delta.mutable_token_ids()->erase(delta.token_ids().begin(), delta.token_ids().begin() + count);
   const int sources = std::min(count, delta.sources_size()),
             logprobs = std::min(count, delta.logprobs_size());
@@ -126,7 +126,7 @@ absl::Status ResumedAnswer::CutText(v1::Delta& delta) const {
     return InvalidField("next_text_byte",
                         absl::StrCat("is ", has_.next_text_byte(), ", which is inside a character"));
   }
-  delta.set_first_text_byte(text_bytes_ + cut);
+  delta.set_first_text_byte(std::max(text_bytes_ + cut, has_.next_text_byte()));
   delta.mutable_text()->erase(0, cut);
   return absl::OkStatus();
 }
