@@ -286,6 +286,10 @@ void Engine::Rep::CommitSequence(const StepShare& share, int64_t first_row, Step
   delta.token_ids.resize(kept);
   delta.sources.resize(kept);
   if (s.request.top_logprobs) AddLogprobs(s, first_row);
+  if (s.request.trace) {
+    delta.tree = s.tree.nodes;
+    delta.accepted.assign(accepted.path.begin(), accepted.path.begin() + std::min(kept, accepted.path.size()));
+  }
 
   ++s.stats.forwards;
   s.stats.draft_nodes += s.tree.drafted();
