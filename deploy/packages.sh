@@ -10,6 +10,7 @@ clamor_packages=(
 )
 clamor_test_packages=(
   libgtest-dev libgmock-dev libbenchmark-dev python3-grpcio python3-grpc-tools python3-protobuf
+  python3-yaml python3-venv prometheus
 )
 
 ensure_packages() {
