@@ -16,6 +16,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	_ "google.golang.org/grpc/health" // without it the service config's healthCheckConfig does nothing
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
