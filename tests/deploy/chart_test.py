@@ -16,13 +16,11 @@ import kubernetes_validate
 import yaml
 
 import chart
-from chart import CHART, ROOT, SETS, containers, helm, named, objects, pod_templates, render, values_file
+from chart import AHEAD, CHART, ROOT, SETS, containers, helm, named, objects, pod_templates, render, values_file
 
 KUBERNETES = "1.31"
 CUSTOM = json.loads((pathlib.Path(__file__).parent / "custom_resources.json").read_text())
 BIN_DIR = pathlib.Path(os.environ.get("CLAMOR_BIN_DIR", ROOT / "build/release/bin"))
-# Flags that the chart gives and the servers do not have yet.
-AHEAD = {"--api", "--sessions", "--api-keys", "--health", "--tls-cert", "--tls-key", "--tls-ca", "--tls-client-ca"}
 
 
 def selects(selector, labels):

