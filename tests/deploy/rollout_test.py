@@ -21,7 +21,7 @@ except ImportError as missing:
 import chart
 import client
 from client import Client, QUESTIONS
-from cluster import wait_until
+from cluster import SECONDS, wait_until
 from kubelet import Pod
 
 # Two workers that remember: as those of a StatefulSet do, they come back where they were.
@@ -31,15 +31,17 @@ LONG = dict(max_tokens=200, ignore_eos=True)
 
 
 class Load(threading.Thread):
-    """A client that asks the same again and again. A refusal before the answer has begun is what clients retry; whatever
-    else goes wrong is a failure."""
+    """A client that asks the same again and again. What comes to nothing before the answer has begun is asked again, as
+    clients do: a refusal, and the cut of a call that meets a server in the moment in which it closes. Whatever else goes
+    wrong is a failure. gRPC's own retries are off: those of 1.51 can lose such a call for ever, deadline and all."""
 
     def __init__(self, gateway, question):
         super().__init__(daemon=True)
-        self.client = Client(gateway)
+        self.client = Client(gateway, options=[("grpc.enable_retries", 0)])
         self.question = question
         self.expected = self.client.ask(question, **LONG, nodes=0).ids
         self.answers, self.refused, self.failures = 0, 0, []
+        self.last_refusal = ""
         self.stopping = threading.Event()
         self.start()
 
@@ -52,8 +54,9 @@ class Load(threading.Thread):
                 if answer.ids != self.expected:
                     self.failures.append(f"other ids: {answer.ids} instead of {self.expected}")
             except grpc.RpcError as error:
-                if error.code() == grpc.StatusCode.UNAVAILABLE and not tokens:
+                if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED) and not tokens:
                     self.refused += 1
+                    self.last_refusal = f"{error.code()}: {error.details()}"
                 else:
                     self.failures.append(f"after {len(tokens)} messages: {error.code()}: {error.details()}")
             except AssertionError as error:
@@ -105,8 +108,13 @@ class RolloutTest(unittest.TestCase):
 
     def wait_for_answers(self):
         before = [load.answers for load in self.loads]
-        wait_until(lambda: all(load.answers > count or load.failures for load, count in zip(self.loads, before)),
-                   "every client got an answer", seconds=300)
+        def answered():
+            return all(load.answers > count or load.failures for load, count in zip(self.loads, before))
+        try:
+            wait_until(answered, "every client got an answer", seconds=2 * SECONDS)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {[(load.answers, load.refused, load.last_refusal) for load in self.loads]}\n" +
+                                 "\n".join(f"--- {pod.log.name}\n{pod.log.read_text()[-1500:]}" for pod in self.pods)) from None
 
     def test_workers_and_store(self):
         *rest, gateway = self.pods
