@@ -10,8 +10,11 @@
 namespace clamor::kernels::cuda {
 
 struct AddRmsNormArgs {
-  float* hidden;         // [*, n]
-  const float* addend;   // [rows, n] or null: added to hidden first, which keeps the sum
+  float* hidden;        // [*, n]
+  const float* addend;  // [addends][rows, n] or null: their sum is added to hidden first, which keeps it
+  int addends = 1;      // summed from the first on
+  int64_t addend_stride = 0;           // floats from one to the next
+  const float* addend_bias = nullptr;  // [n] or null: added to the sum last
   const int32_t* which;  // [rows] or null: row r is hidden[which[r]]; for the rows whose logits are wanted
   const float* weight;   // [n]
   float eps;

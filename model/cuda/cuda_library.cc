@@ -47,14 +47,21 @@ absl::StatusOr<void*> Open() {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Model>> LoadCudaModel(const std::string& model_dir, int32_t max_positions,
+                                                     const DeviceOptions& options,
                                                      Weights::Progress progress) {
   static const absl::StatusOr<void*>& library = *new absl::StatusOr<void*>(Open());
   CLAMOR_RETURN_IF_ERROR(library.status());
   CLAMOR_ASSIGN_OR_RETURN(const auto devices, Find<CudaDevicesFunction>(*library, "clamor_cuda_devices"));
   CLAMOR_ASSIGN_OR_RETURN(const auto load, Find<CudaLoadFunction>(*library, "clamor_cuda_load"));
-  if (devices() == 0) return absl::UnavailableError("there is no GPU, or no driver for it");
+  const int there = devices(), wanted = static_cast<int>(options.devices.size());
+  if (there == 0) return absl::UnavailableError("there is no GPU, or no driver for it");
+  if (there < wanted) {
+    return absl::UnavailableError(
+        absl::StrCat("there are ", there, " GPUs, the model is to run on ", wanted));
+  }
   CudaLoad request = {.model_dir = model_dir,
                       .max_positions = max_positions,
+                      .options = options,
                       .progress = progress,
                       .result = absl::UnknownError("nothing loaded")};
   load(&request);

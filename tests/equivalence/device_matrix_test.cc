@@ -90,8 +90,8 @@ class DeviceMatrixTest : public testing::TestWithParam<std::string> {};
 
 TEST_P(DeviceMatrixTest, NothingChangesWhatIsAnswered) {
   if (kernels::cuda::DeviceCount() == 0) GTEST_SKIP() << "there is no GPU";
-  const auto model =
-      DeviceModel::Load(std::string(CLAMOR_TESTDATA) + "/tiny-" + GetParam(), 128, [](uint64_t, uint64_t) {});
+  const auto model = DeviceModel::Load(std::string(CLAMOR_TESTDATA) + "/tiny-" + GetParam(), 128, {},
+                                       [](uint64_t, uint64_t) {});
   ASSERT_TRUE(model.ok()) << model.status();
   const std::vector<Answer> plain = Answers(**model, /*nodes=*/0, /*batch=*/1);
   for (const Answer& answer : plain) {

@@ -53,7 +53,7 @@ BUGS = [
         "StepTest*", r"the host, at .*, touches pinned memory, .* which cudaMemcpyAsync at {at}, still writes", "  Check(cudaMemcpyAsync(host_[latest_]"),
     Bug("misaligned vector", "rmsnorm.cu", "gpu::LoadVector<float4>(a.weight + i)", "gpu::LoadVector<float4>(a.weight + i + 1)",
         "*/AddRmsNorm", r"AddRmsNormKernel.*reads 16 bytes of memory at {at}, misaligned", "    const float4 v = gpu::LoadVector<float4>(row + i)"),
-    Bug("wrong leading dimension", "matmul.cu", "CUDA_R_16BF, k, kRowBlock, k)", "CUDA_R_16BF, k, kRowBlock, n)", "MatMulTest*",
+    Bug("wrong leading dimension", "matmul.cu", "CUDA_R_16BF, k, rows, k)", "CUDA_R_16BF, k, rows, n)", "MatMulTest*",
         r"cublasLtMatmulAlgoGetHeuristic at {at}.*matrix B .*leading dimension below its rows", "  CheckLt(cublasLtMatmulAlgoGetHeuristic("),
     Bug("allocation in capture", "silu_gate.cu", "if (rows == 0) return;",
         'void* scratch = nullptr; Check(cudaMallocAsync(&scratch, 256, stream), "scratch");', "StepTest*",
@@ -67,7 +67,7 @@ BUGS = [
     Bug("missing barrier of a warp", "tree_attention.cu", "  __syncwarp();", "", "*CudaTreeAttention*IsNear*/0",
         r"TailKernel.*reads 4 bytes of shared memory at kernels/cuda/tree_attention.cu:\d+, which (nothing has written|.*no barrier between)", ""),
     # This one is no misuse: the bits differ, which the kernels' own test must see.
-    Bug("unpinned workspace", "matmul.cu", "nullptr, 0, stream)", "nullptr, static_cast<size_t>(rows), stream)", "MatMulTest*", r"FAILED", ""),
+    Bug("unpinned workspace", "matmul.cu", "workspace_, workspace_bytes_, stream)", "workspace_, static_cast<size_t>(rows), stream)", "MatMulTest*", r"FAILED", ""),
 ]
 
 

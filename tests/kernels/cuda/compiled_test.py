@@ -21,6 +21,11 @@ SHARED = {"80": 163 << 10, "90": 227 << 10, "100": 227 << 10}
 KERNELS = {
     "AddBiasKernel": (0, 128, 16),
     "EmbedKernel": (0, 128, 12),
+    "EmbedQuantizedKernel": (0, 128, 12),
+    "JoinColumnsKernel": (0, 128, 12),
+    "QuantizeWeightsKernel": (0, 128, 8),
+    "QuantizeRowsKernel": (0, 128, 12),
+    "QuantizedMatMulKernel": (1, 128, 2),
     "AddRmsNormKernel": (1, 128, 10),
     "RopeKvKernel": (0, 128, 10),
     "SiluGateKernel": (0, 256, 8),
@@ -47,7 +52,7 @@ KERNELS = {
     "AdamWKernel": (1, 256, 5),
 }
 INSTRUCTIONS = {name: ["mma.sync", "ldmatrix", "cp.async"]
-                for name in ("tree_attention.cu", "causal_attention.cu", "causal_attention_backward.cu")}
+                for name in ("tree_attention.cu", "causal_attention.cu", "causal_attention_backward.cu", "quantized_matmul.cu")}
 
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\d+)'")
 SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
