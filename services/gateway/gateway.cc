@@ -14,13 +14,23 @@ absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const ServerOptions& opt
   const ServicePart parts[] = {{v1::GenerationService::service_full_name(), gateway->generation_.get()},
                                {v1::ModelService::service_full_name(), gateway->models_.get()}};
   auto before_scrape = [g = gateway.get()] { g->metrics_.UpdateWorkers(g->fleet_->Snapshots()); };
+  ServerOptions server_options = options;
+  if (!limits.api.listen.empty()) {
+    CLAMOR_ASSIGN_OR_RETURN(gateway->edge_, edge::Edge::Bind(limits.api));
+    server_options.api = gateway->edge_->address();
+  }
   CLAMOR_ASSIGN_OR_RETURN(gateway->server_,
-                          Server::Start(options, parts, &gateway->registry_, before_scrape));
+                          Server::Start(server_options, parts, &gateway->registry_, before_scrape));
+  gateway->edge_core_ =
+      std::make_unique<EdgeCore>(gateway->fleet_.get(), &gateway->metrics_, gateway->generation_.get(),
+                                 [server = gateway->server_.get()] { return server->Hold(); });
+  if (gateway->edge_ != nullptr) gateway->edge_->Serve(gateway->edge_core_.get());
   gateway->fleet_->Connect([server = gateway->server_.get()](bool ready) { server->SetReady(ready); });
   return gateway;
 }
 
 Gateway::~Gateway() {
+  if (edge_ != nullptr) edge_->Close();
   if (server_ != nullptr) server_->Close();
 }
 

@@ -72,9 +72,17 @@ GatewayService::GatewayService(Fleet* fleet, GatewayMetrics* metrics, const Gate
 template <class Request>
 absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const grpc::CallbackServerContext& context,
                                                            const Request& request) {
+  GenerationCaller caller = {.deadline = absl::FromChrono(context.deadline())};
+  CLAMOR_ASSIGN_OR_RETURN(caller.tenant, TenantOf(context));
+  return Prepare(caller, request);
+}
+
+template <class Request>
+absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const GenerationCaller& caller,
+                                                           const Request& request) {
   if (draining_) return Refusal("DRAINING", "this gateway is about to stop");
   v1::WorkerServiceStreamGenerateRequest prepared;
-  CLAMOR_ASSIGN_OR_RETURN(*prepared.mutable_tenant(), TenantOf(context));
+  prepared.set_tenant(caller.tenant);
   CLAMOR_RETURN_IF_ERROR(CheckModelName(request.model()));
   CLAMOR_RETURN_IF_ERROR(CheckOptions(request.options()));
   CLAMOR_RETURN_IF_ERROR(CheckPrompt(request));
@@ -87,18 +95,24 @@ absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const grpc::CallbackS
   CLAMOR_RETURN_IF_ERROR(CheckOptionIds(request.options(), model->info().vocab_size()));
   CLAMOR_RETURN_IF_ERROR(CheckContext(ids.size(), request.options(), model->info()));
 
-  prepared.set_request_id(absl::StrFormat("%016x", Random64()));
+  prepared.set_request_id(caller.request_id.empty() ? absl::StrFormat("%016x", Random64())
+                                                    : caller.request_id);
   prepared.mutable_prompt_ids()->Assign(ids.begin(), ids.end());
   *prepared.mutable_options() = request.options();
   v1::SamplingParameters& sampling = *prepared.mutable_options()->mutable_sampling();
   if (!sampling.has_seed()) sampling.set_seed(Random64());
-  const absl::Time deadline =
-      std::min(absl::FromChrono(context.deadline()), absl::Now() + limits_.max_request_time);
+  const absl::Time deadline = std::min(caller.deadline, absl::Now() + limits_.max_request_time);
   return PreparedGeneration{.context = {.fleet = fleet_, .metrics = metrics_, .deadline = deadline},
                             .lease = std::move(lease),
                             .request = std::move(prepared),
                             .model = model->info().name()};
 }
+
+// For the edge, which is elsewhere.
+template absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const GenerationCaller&,
+                                                                    const v1::ChatRequest&);
+template absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const GenerationCaller&,
+                                                                    const v1::GenerateRequest&);
 
 template <class Request, class Response>
 grpc::ServerUnaryReactor* GatewayService::RelayUnary(const char* method, grpc::CallbackServerContext* context,
