@@ -5,7 +5,7 @@ const SOURCES = ["model", "jacobi", "context", "store", "adjacency", "recycled",
 const EXAMPLES = [
   "Tom has 3 boxes with 12 apples each. He gives 9 apples to Mia and sells half of the rest. How many apples does he have left?",
   "A train leaves at 9:15 and travels for 2 hours and 50 minutes. When does it arrive?",
-  "Write a haiku about parallel universes.",
+  "A baker fills 4 trays with 15 rolls each and sells 38 of them. How many are left?",
 ];
 
 let messages = [];
@@ -114,7 +114,7 @@ function addChunk(one, chunk) {
     // A step ends with the model's own token; trees say where they begin, too, unless too many came at once.
     const last = one.steps[one.steps.length - 1];
     const begins = !last || last.complete;
-    const step = begins ? {tokens: [], tree: {nodes: [], accepted: []}, first: one.ids.length, complete: false} : last;
+    const step = begins ? {tokens: [], tree: null, first: one.ids.length, complete: false} : last;
     if (begins) one.steps.push(step);
     step.tokens.push(token);
     step.complete = token.source === "model";
@@ -223,11 +223,16 @@ function refresh() {
   const known = one && one.ids.length > 0;
   const forwards = known ? one.stats?.forwards || one.forwards : 0;
   const speed = known ? speedOf(one) : 0;
-  $("per-forward").textContent = forwards ? (one.ids.length / forwards).toFixed(2) : "–";
-  $("per-second").textContent = speed ? speed.toFixed(speed < 100 ? 1 : 0) : "–";
-  $("ratio").textContent = known && one.plain && speed ? `× ${(speed / one.plain).toFixed(2)}` : "–";
+  show("per-forward", forwards && (one.ids.length / forwards).toFixed(2));
+  show("per-second", speed && speed.toFixed(speed < 100 ? 1 : 0));
+  show("ratio", known && one.plain && speed && `× ${(speed / one.plain).toFixed(2)}`);
   drawLegend(known ? one.counts : {});
   choose(following && known ? one.steps.length - 1 : chosen, following);
+}
+
+function show(id, figure) {
+  $(id).textContent = figure || "–";
+  $(id).classList.toggle("unknown", !figure);
 }
 
 function drawLegend(counts) {
@@ -237,6 +242,7 @@ function drawLegend(counts) {
     const mark = document.createElement("i"), name = document.createElement("span"), count = document.createElement("b");
     name.textContent = NAMES[source];
     count.textContent = counts[source] ?? 0;
+    item.classList.toggle("none", !counts[source]);
     item.append(mark, name, count);
     return item;
   }));

@@ -14,7 +14,7 @@ function svg(name, attributes, ...children) {
 // A token's text in one line, blanks visible.
 function shown(text) {
   const line = text.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/ /g, "·");
-  return line.length > 18 ? line.slice(0, 17) + "…" : line || "∅";
+  return line.length > 14 ? line.slice(0, 13) + "…" : line || "∅";
 }
 
 // A column a step, a cell a token: the model's own at the bottom, what was guessed on top of it.
@@ -32,68 +32,73 @@ function drawSteps(box, steps, chosen) {
   return (x) => Math.min(steps.length - 1, Math.max(0, Math.floor(x / (width + gap))));
 }
 
-// The places of a tree's nodes: a column for each depth, and the accepted path in one line at the top.
-function layOut(tree) {
-  const right = new Set(tree.accepted);
-  const children = [[], ...tree.nodes.map(() => [])];
-  tree.nodes.forEach((node, index) => children[node.parent].push(index + 1));
+// The places of a tree's nodes: a column for each depth. A node and its first child stand in one row, the accepted
+// path in the uppermost; every other branch takes the first row below its parent's where there is room for it.
+function layOut(nodes, accepted) {
+  const right = new Set(accepted);
+  const children = [[], ...nodes.map(() => [])];
+  nodes.forEach((node, index) => children[node.parent].push(index + 1));
   for (const list of children) list.sort((a, b) => right.has(b - 1) - right.has(a - 1) || a - b);
-  const places = [];
-  let rows = 0;
-  const stack = [[0, 0]];
-  while (stack.length > 0) {
-    const [node, depth] = stack.pop();
-    const parent = node === 0 ? 0 : tree.nodes[node - 1].parent;
-    const first = node === 0 || children[parent][0] === node;
-    places[node] = {depth, row: first ? (node === 0 ? 0 : places[parent].row) : ++rows};
-    for (const child of [...children[node]].reverse()) stack.push([child, depth + 1]);
+
+  const places = [], taken = [];  // by node, the root first; by row and depth
+  const branches = [{first: 0, depth: 0, above: -1}];
+  for (const {first, depth, above} of branches) {  // shallow ones first: the list grows as it is walked
+    const chain = [];
+    for (let node = first; node !== undefined; node = children[node][0]) chain.push(node);
+    let row = above + 1;
+    while (chain.some((_, step) => taken[row]?.[depth + step])) ++row;
+    chain.forEach((node, step) => {
+      (taken[row] ??= [])[depth + step] = true;
+      places[node] = {depth: depth + step, row};
+      for (const child of children[node].slice(1)) branches.push({first: child, depth: depth + step + 1, above: row});
+    });
   }
-  return {places, rows: rows + 1, right};
+  return {places, right};
 }
 
 function drawTree(box, step, root) {
-  const column = 116, row = 27, box_width = 96, box_height = 20, margin = 2;
-  const {tree, tokens} = step;
-  const {places, rows, right} = layOut(tree);
-  const own = tokens.length > tree.accepted.length ? tokens[tokens.length - 1] : null;
-  const depth = Math.max(...places.map((place) => place.depth), tree.accepted.length + (own ? 1 : 0));
-  const picture = svg("svg", {width: depth * column + box_width + 2 * margin, height: rows * row + 2 * margin, "aria-hidden": "true"});
-  const x = (place) => margin + place.depth * column;
-  const y = (place) => margin + place.row * row;
-  const edge = (from, to, taken) => {
-    const [x1, y1, x2, y2] = [x(from) + box_width, y(from) + box_height / 2, x(to), y(to) + box_height / 2];
-    picture.prepend(svg("path", {class: taken ? "right" : "", d: `M${x1} ${y1}C${x1 + 10} ${y1} ${x2 - 12} ${y2} ${x2} ${y2}`}));
-  };
-  const label = (place, text, source, kind) => {
-    const words = svg("text", {x: x(place) + 8, y: y(place) + 14}, fit(shown(text)));
+  const tokens = step.tokens, tree = step.tree ?? {nodes: [], accepted: []};
+  const nodes = [...tree.nodes], accepted = [...tree.accepted];
+  const own = tokens.length > accepted.length ? nodes.length : -1;
+  if (own >= 0) {  // the model's own token goes on where the guesses were right
+    nodes.push({text: tokens[tokens.length - 1].text, source: "model", parent: accepted.length > 0 ? accepted[accepted.length - 1] + 1 : 0});
+    accepted.push(own);
+  }
+  const {places, right} = layOut(nodes, accepted);
+  const labels = nodes.map((node, index) => (
+    {place: places[index + 1], text: node.text, source: node.source, kind: index === own ? "own" : right.has(index) ? "right" : ""}));
+  labels.unshift({place: places[0], text: root, source: "model", kind: "root"});
+  const edges = nodes.map((node, index) => ({from: places[node.parent], to: places[index + 1], right: right.has(index)}));
+  paintTree(box, labels, edges.sort((a, b) => a.right - b.right));
+}
+
+function paintTree(box, labels, edges) {
+  const row = 26, height = 20, gap = 20, margin = 2;
+  const widths = [], lefts = [];
+  for (const {place, text} of labels) widths[place.depth] = Math.max(widths[place.depth] ?? 26, 7.2 * shown(text).length + 14);
+  widths.reduce((left, width, depth) => (lefts[depth] = left, left + width + gap), margin);
+  const rows = Math.max(...labels.map(({place}) => place.row)) + 1;
+  const deepest = widths.length - 1;
+  const picture = svg("svg", {width: lefts[deepest] + widths[deepest] + margin, height: rows * row, "aria-hidden": "true"});
+  for (const {from, to, right} of edges) {
+    const x1 = lefts[from.depth] + widths[from.depth], y1 = margin + from.row * row + height / 2;
+    const x2 = lefts[to.depth], y2 = margin + to.row * row + height / 2, bend = gap / 2;
+    picture.append(svg("path", {class: right ? "right" : "", d: `M${x1} ${y1}C${x1 + bend} ${y1} ${x2 - bend} ${y2} ${x2} ${y2}`}));
+  }
+  for (const {place, text, source, kind} of labels) {
+    const x = lefts[place.depth], y = margin + place.row * row;
     picture.append(svg("g", {class: kind, "data-source": source}, svg("title", {}, `${JSON.stringify(text)}, ${NAMES[source] ?? source}`),
-      svg("rect", {x: x(place), y: y(place), width: box_width, height: box_height, rx: 5}), words));
-  };
-  const fit = (text) => (text.length > 11 ? text.slice(0, 10) + "…" : text);
-  // What was right is drawn last, over the rest.
-  const order = tree.nodes.map((_, index) => index).sort((a, b) => right.has(b) - right.has(a));
-  for (const index of order) edge(places[tree.nodes[index].parent], places[index + 1], right.has(index));
-  label(places[0], root, "model", "root");
-  tree.nodes.forEach((node, index) => label(places[index + 1], node.text, node.source, right.has(index) ? "right" : ""));
-  if (own) {
-    // Where a wrong guess stands already, the model's own token goes to the line above it: the path's.
-    const last = places[tree.accepted.length > 0 ? tree.accepted[tree.accepted.length - 1] + 1 : 0];
-    const place = {depth: last.depth + 1, row: rows};
-    const free = !places.some((other) => other.depth === place.depth && other.row === last.row);
-    if (free) place.row = last.row;
-    else picture.setAttribute("height", (rows + 1) * row + 2 * margin);
-    edge(last, place, true);
-    label(place, own.text, "model", "own");
+      svg("rect", {x, y, width: widths[place.depth], height, rx: 5}), svg("text", {x: x + 7, y: y + 14}, shown(text))));
   }
   box.replaceChildren(picture);
 }
 
 const NAMES = {
   model: "the model's own step",
-  jacobi: "own earlier guesses (Jacobi)",
+  jacobi: "Jacobi trail",
   context: "prompt and answer",
   store: "shared store",
-  adjacency: "last seen successors",
+  adjacency: "last successors",
   recycled: "rejected guesses",
   noise: "noise",
 };
@@ -101,7 +106,8 @@ const NAMES = {
 // The drawing in words.
 function describe(step) {
   const {tree, tokens} = step;
-  const quoted = tokens.map((token) => JSON.stringify(token.text)).join(" ");
+  const quoted = JSON.stringify(tokens.map((token) => token.text).join(""));
+  if (tree === null) return `One forward gave ${quoted}. Its tree did not come: the page was too slow to take all.`;
   const guesses = tree.nodes.length === 1 ? "1 guess" : `${tree.nodes.length} guesses`;
   if (tree.nodes.length === 0) return `Nothing was guessed. The model gave ${quoted}.`;
   return `${guesses}, ${tree.accepted.length} right. One forward gave ${quoted}.`;
