@@ -17,9 +17,36 @@ from cluster import ClusterTest, SECONDS, main, wait_until
 CHAT = "/v1/chat/completions"
 QUESTION = [{"role": "user", "content": QUESTIONS[0]}]
 STREAMS = int(os.environ.get("CLAMOR_STREAMS", "60"))
+SCHEMAS = int(os.environ.get("CLAMOR_SCHEMAS", "10"))
 SCHEMA = {"type": "object", "properties": {"zebra": {"type": "integer"}, "ant": {"enum": ["a", "b"]},
                                            "list": {"type": "array", "items": {"type": "boolean"}, "maxItems": 3}},
           "required": ["zebra", "ant", "list"], "additionalProperties": False}
+
+
+def random_schema(rng, depth=0):
+    """A schema and a function that says what is wrong with a value, in words of our own."""
+    kinds = ["integer", "boolean", "null", "string", "enum"] + ["object", "array", "object"] * (depth < 3)
+    kind = "object" if depth == 0 else rng.choice(kinds)
+    if kind == "enum":
+        values = rng.sample(["a", "b", 7, None, True, [1], {"k": "v"}], rng.randint(1, 4))
+        return {"enum": values}, lambda value: any(value == each and type(value) is type(each) for each in values)
+    if kind == "string":
+        low, high = sorted((rng.randint(0, 6), rng.randint(0, 12)))
+        return {"type": kind, "minLength": low, "maxLength": high}, lambda value: isinstance(value, str) and low <= len(value) <= high
+    if kind == "array":
+        inner, fits = random_schema(rng, depth + 1)
+        low, high = sorted((rng.randint(0, 2), rng.randint(0, 3)))
+        return ({"type": kind, "items": inner, "minItems": low, "maxItems": high},
+                lambda value: isinstance(value, list) and low <= len(value) <= high and all(map(fits, value)))
+    if kind == "object":
+        parts = {name: random_schema(rng, depth + 1) for name in rng.sample("abcdefgh", rng.randint(1, 3))}
+        required = [name for name in parts if rng.random() < 0.7]
+        return ({"type": kind, "properties": {name: part[0] for name, part in parts.items()}, "required": required,
+                 "additionalProperties": False},
+                lambda value: isinstance(value, dict) and set(required) <= set(value) <= set(parts)
+                and [name for name in parts if name in value] == list(value) and all(parts[name][1](each) for name, each in value.items()))
+    python = {"integer": int, "boolean": bool, "null": type(None)}[kind]
+    return {"type": kind}, lambda value: type(value) is python
 
 
 class Api:
@@ -162,6 +189,20 @@ class OpenAiTest(ClusterTest):
         status, error, _ = self.api.error("POST", CHAT, {"messages": QUESTION, "response_format": refused})
         self.assertEqual((status, error["code"], error["param"]), (400, "unsupported_schema", "response_format.json_schema.schema"))
         self.assertIn("patternProperties", error["message"])
+
+    def test_random_schemas(self):
+        rng = random.Random(6)
+        whole = 0
+        for number in range(SCHEMAS):
+            schema, fits = random_schema(rng)
+            answer = self.api.ask(messages=QUESTION, max_tokens=400, temperature=1, seed=number,
+                                  response_format={"type": "json_schema", "json_schema": {"name": "r", "schema": schema}})
+            choice = answer["choices"][0]
+            if choice["finish_reason"] == "length":  # a model that goes on and on with an integer
+                continue
+            whole += 1
+            self.assertTrue(fits(json.loads(choice["message"]["content"])), (schema, choice["message"]["content"]))
+        self.assertGreater(whole, SCHEMAS // 2)
 
     def test_models(self):
         models = json.loads(self.api.send("GET", "/v1/models").read())

@@ -402,7 +402,7 @@ TEST_F(EdgeTest, BrokenRequestsHurtNobody) {
       bytes[random() % bytes.size()] = static_cast<char>(random());
     RawClient client(edge_->address());
     client.Send(bytes);
-    if (i % 3 == 0) client.Read();
+    if (i % 10 == 0) client.Read();
   }
   EXPECT_EQ(Ask("POST", kChat, kBody).status, 200);
   EXPECT_TRUE(Eventually([&] { return core_.held() == 0 && core_.running() == 0; }));

@@ -1,6 +1,7 @@
 // A core without a gateway: answers come from the test.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>

@@ -91,7 +91,7 @@ TEST(OpenAiRequestTest, AChatWithEverything) {
 TEST(OpenAiRequestTest, DefaultsAreThoseOfOpenAi) {
   const auto chat = ParseChat(Chat(R"("model":null)"));
   ASSERT_TRUE(chat.ok());
-  EXPECT_EQ(TextOf(chat->request.options()), "sampling { temperature: 1 } speculation { } ")
+  EXPECT_EQ(TextOf(chat->request.options()), "sampling { temperature: 1 } ")
       << "and no limit of tokens";
   const auto completion = ParseCompletion(R"({"prompt":"hi"})");
   ASSERT_TRUE(completion.ok());
