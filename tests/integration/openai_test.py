@@ -59,7 +59,7 @@ class Api:
         """The response, not read yet."""
         connection = http.client.HTTPConnection(self.address, timeout=SECONDS)
         data = body if isinstance(body, (bytes, type(None))) else json.dumps(body)
-        connection.request(method, path, data, {"Content-Type": "application/json", **(headers or {})})
+        connection.request(method, path, data, {"Content-Type": "application/json", "Connection": "close", **(headers or {})})
         return connection.getresponse()
 
     def ask(self, path=CHAT, headers=None, **fields):

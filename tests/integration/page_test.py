@@ -54,6 +54,9 @@ class PageTest(ClusterTest):
             for size in SIZES:
                 with self.subTest(theme=theme, size=size):
                     page = self.open(theme, size)
+                    page.click("#settings summary")
+                    page.select_option("#nodes", "16")  # whatever pays on this machine
+                    page.click("#settings summary")
                     self.ask(page)
                     self.assertEqual(page.text_content(".turn.answer .text"), expected)
                     drafted = page.locator('.turn.answer .token:not([data-source="model"])')

@@ -58,16 +58,16 @@ async function loadModels() {
 
 function makeRequest() {
   const nodes = $("nodes").value;
-  const request = {
+  return {
     model: $("model").value || undefined,
-    messages,
+    messages: [...messages],
     stream: true,
     temperature: Number($("temperature").value),
     max_tokens: Number($("max-tokens").value) || undefined,
+    // Drawn here, for numbers of 64 bits would not survive in a script.
+    seed: $("seed").value === "" ? Math.floor(Math.random() * 2 ** 48) : Number($("seed").value),
     clamor: {tokens: true, trees: true, ...(nodes === "published" ? {tree: "published"} : {nodes: Number(nodes)})},
   };
-  if ($("seed").value !== "") request.seed = Number($("seed").value);
-  return request;
 }
 
 // The conversation.
@@ -185,7 +185,7 @@ function setRunning(controller) {
 // The same request by plain decoding: it must give the same ids, and shows what guessing gained.
 async function compare() {
   const one = answer;
-  const plain = newAnswer({...one.request, seed: one.stats.seed, clamor: {tokens: true, nodes: 0}}, null);
+  const plain = newAnswer({...one.request, clamor: {tokens: true, nodes: 0}}, null);
   setRunning(new AbortController());
   $("verdict").textContent = "Decoding plainly…";
   try {

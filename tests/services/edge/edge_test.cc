@@ -79,7 +79,7 @@ class EdgeTest : public ::testing::Test {
     std::string text;
     for (const std::string& event : events) {
       const json chunk = json::parse(event, nullptr, false);
-      if (chunk.is_object() && !chunk["choices"].empty())
+      if (chunk.is_object() && chunk.contains("choices") && !chunk["choices"].empty())
         text += chunk["choices"][0]["delta"].value("content", "");
     }
     return text;
