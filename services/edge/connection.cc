@@ -173,7 +173,7 @@ void Connection::OnRequest(Error error, size_t) {
   if (message.method() == http::verb::options && !foreign_origin_.empty()) {
     return Send({.status = 204,
                  .fields = {{"Access-Control-Allow-Methods", "GET, POST"},
-                            {"Access-Control-Allow-Headers", "authorization, content-type, x-clamor-tenant"},
+                            {"Access-Control-Allow-Headers", "*, authorization"},
                             {"Access-Control-Max-Age", "600"}}},
                 "");
   }

@@ -29,7 +29,8 @@ class ServeTest(unittest.TestCase):
         text = ""
         while "Ctrl-C" not in text:
             line = process.stdout.readline()
-            self.assertTrue(line, f"it ended: {process.stderr.read()}")
+            if not line:
+                self.fail(f"it ended: {process.stderr.read()}")
             text += line
         return text
 

@@ -19,7 +19,9 @@ function shown(text) {
 
 // A column a step, a cell a token: the model's own at the bottom, what was guessed on top of it.
 function drawSteps(box, steps, chosen) {
-  const width = 7, gap = 2, cell = 9, most = Math.max(4, ...steps.map((step) => step.tokens.length));
+  const gap = 2, most = Math.max(4, ...steps.map((step) => step.tokens.length));
+  const width = Math.max(7, Math.min(16, Math.floor(box.clientWidth / Math.max(1, steps.length)) - gap));
+  const cell = Math.max(3, Math.min(9, Math.floor(96 / most)));
   const height = most * (cell + 1) + 6;
   const picture = svg("svg", {width: steps.length * (width + gap), height, "aria-hidden": "true"});
   steps.forEach((step, index) => {
@@ -73,7 +75,7 @@ function drawTree(box, step, root) {
 }
 
 function paintTree(box, labels, edges) {
-  const row = 26, height = 20, gap = 20, margin = 2;
+  const row = 26, height = 20, gap = 14, margin = 2;
   const widths = [], lefts = [];
   for (const {place, text} of labels) widths[place.depth] = Math.max(widths[place.depth] ?? 26, 7.2 * shown(text).length + 14);
   widths.reduce((left, width, depth) => (lefts[depth] = left, left + width + gap), margin);
