@@ -13,14 +13,14 @@ namespace {
 class EdgeGeneration final : public edge::Generation, private GenerationListener {
  public:
   EdgeGeneration(PreparedGeneration generation, RequestRecord record, GenerationListener* listener)
-      : model_(std::move(generation.model)),
+      : model_(generation.model),
         served_(generation.lease.model()),
         listener_(listener),
         record_(record),
-        call_(generation.context, std::move(generation.lease), std::move(generation.request), this) {}
+        call_(std::move(generation), this) {}
 
-  void Start() override { call_.Start(); }
-  void Cancel(const absl::Status& why) override { call_.Cancel(why); }
+  void Start() override { call_->Start(); }
+  void Cancel(const absl::Status& why) override { call_->Cancel(why); }
   const std::string& model() const override { return model_; }
   std::shared_ptr<const Tokenizer> tokenizer() const override { return {served_, &served_->tokenizer()}; }
 
@@ -36,7 +36,7 @@ class EdgeGeneration final : public edge::Generation, private GenerationListener
   }
   void OnFinished(v1::Finished finished) override { listener_->OnFinished(std::move(finished)); }
   void OnEnded(const absl::Status& status) override {
-    record_.End(status, call_.request().request_id(), call_.request().tenant());
+    record_.End(status, call_->request().request_id(), call_->request().tenant());
     listener_->OnEnded(status);  // which may end this
   }
 
@@ -44,7 +44,7 @@ class EdgeGeneration final : public edge::Generation, private GenerationListener
   const std::shared_ptr<const ServedModel> served_;
   GenerationListener* const listener_;
   RequestRecord record_;  // the events'
-  AnswerCalls call_;
+  FilteredCalls call_;
 };
 
 }  // namespace

@@ -59,7 +59,12 @@ GatewayMetrics::GatewayMetrics(prometheus::Registry* registry)
                        .Name("clamor_gateway_streams_open")
                        .Help("Generations under way")
                        .Register(*registry)
-                       .Add({})) {}
+                       .Add({})),
+      sessions(BuildGauge()
+                   .Name("clamor_gateway_sessions")
+                   .Help("Sessions in the store, of all tenants")
+                   .Register(*registry)
+                   .Add({})) {}
 
 void GatewayMetrics::UpdateWorkers(std::span<const WorkerSnapshot> workers) {
   for (const WorkerSnapshot& worker : workers) {
