@@ -9,7 +9,8 @@ clamor_packages=(
   librocksdb-dev libhiredis-dev prometheus-cpp-dev libcurl4-openssl-dev libspdlog-dev libcli11-dev
 )
 clamor_test_packages=(
-  libgtest-dev libgmock-dev libbenchmark-dev python3-grpcio python3-grpc-tools python3-protobuf redis-server strace openssl
+  libgtest-dev libgmock-dev libbenchmark-dev python3-grpcio python3-grpc-tools python3-protobuf python3-yaml python3-venv
+  redis-server prometheus strace openssl
 )
 
 ensure_packages() {

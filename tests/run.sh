@@ -25,6 +25,7 @@ esac
 
 source deploy/packages.sh
 ensure_packages --tests
+python3 tests/deploy/tools.py || true  # says itself what will be skipped
 cmake --preset "$preset" -DCLAMOR_TESTS=ON >/dev/null
 cmake --build --preset "$preset"
 ctest --preset "$preset" "${arguments[@]}" "$@"

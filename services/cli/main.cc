@@ -36,6 +36,7 @@ int Main(int argc, char** argv) {
   AddServe(app, run);
   AddEval(app, run);
   AddStatus(app, run);
+  AddCheckpoint(app, run);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& shown) {  // --help, --version

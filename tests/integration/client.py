@@ -136,8 +136,8 @@ class Stream:
 class Client:
     """One connection to a gateway."""
 
-    def __init__(self, server, tenant=None):
-        self.channel = connect(server)
+    def __init__(self, server, tenant=None, options=()):
+        self.channel = connect(server, options)
         self.metadata = [("x-clamor-tenant", tenant)] if tenant else []
         self.generation = generation_grpc.GenerationServiceStub(self.channel)
         self.models = model_grpc.ModelServiceStub(self.channel)
@@ -201,8 +201,8 @@ class Client:
         return self.generation.Detokenize(generation.DetokenizeRequest(token_ids=ids, **fields), timeout=SECONDS).text
 
 
-def connect(server):
-    return grpc.insecure_channel(server.address, options=[("grpc.use_local_subchannel_pool", 1)])
+def connect(server, options=()):
+    return grpc.insecure_channel(server.address, options=[("grpc.use_local_subchannel_pool", 1), *options])
 
 
 @dataclasses.dataclass
