@@ -18,17 +18,19 @@ __global__ void __launch_bounds__(kThreads) AddRmsNormKernel(AddRmsNormArgs a) {
   GPU_SHARED(float[1], scale);
   const int64_t r = blockIdx.x;
   const int thread = static_cast<int>(threadIdx.x);
-  const int64_t place = (a.which != nullptr ? int64_t{a.which[r]} : r) * a.n;
+  const int64_t place = (a.which != nullptr ? a.which[r] : static_cast<int>(r)) * int64_t{a.n};
   const float* const from = a.hidden + place;
   float* const hidden = (a.sum != nullptr ? a.sum : a.hidden) + place;
 
   for (int i = 4 * thread; i < a.n; i += 4 * kThreads) {
     float4 v = gpu::LoadVector<float4>(from + i);
     if (a.addend != nullptr) {
-      float4 add = gpu::LoadVector<float4>(a.addend + r * a.n + i);
+      const float* part = a.addend + r * a.n + i;
+      float4 add = gpu::LoadVector<float4>(part);
 #pragma unroll 1
       for (int k = 1; k < a.addends; ++k) {
-        add = Sum(add, gpu::LoadVector<float4>(a.addend + k * a.addend_stride + r * a.n + i));
+        part += a.addend_stride;
+        add = Sum(add, gpu::LoadVector<float4>(part));
       }
       if (a.addend_bias != nullptr) add = Sum(add, gpu::LoadVector<float4>(a.addend_bias + i));
       v = Sum(v, add);
