@@ -27,11 +27,16 @@
 
 namespace clamor {
 
-// What calls need beside their request; both pointers outlive them.
+class Admission;
+class TenantUsage;
+
+// What calls need beside their request; the pointers outlive them.
 struct CallContext {
   Fleet* fleet;
   GatewayMetrics* metrics;
   absl::Time deadline;
+  Admission* admission = nullptr;  // null: whoever comes begins
+  TenantUsage* usage = nullptr;    // null: nobody counts
 };
 
 class AnswerCall final : private GenerationListener {

@@ -8,15 +8,33 @@ absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const ServerOptions& opt
                                                         const std::vector<std::string>& workers,
                                                         const GatewayLimits& limits) {
   std::unique_ptr<Gateway> gateway(new Gateway());
-  gateway->fleet_ = std::make_unique<Fleet>(workers, limits.fleet);
-  gateway->generation_ = std::make_unique<GatewayService>(gateway->fleet_.get(), &gateway->metrics_, limits);
-  gateway->models_ = std::make_unique<ModelService>(gateway->fleet_.get());
+  CLAMOR_RETURN_IF_ERROR(CheckTls(limits.fleet.tls));
+  CLAMOR_ASSIGN_OR_RETURN(gateway->audit_, AuditLog::Open(limits.audit_log));
+  gateway->authenticator_ = std::make_unique<Authenticator>();
+  if (!limits.api_keys.empty()) {
+    CLAMOR_ASSIGN_OR_RETURN(gateway->authenticator_,
+                            Authenticator::Open(limits.api_keys, gateway->audit_.get()));
+  }
+  const Authenticator* authenticator = gateway->authenticator_.get();
+  Fleet* fleet = (gateway->fleet_ = std::make_unique<Fleet>(std::vector<std::string>(), limits.fleet)).get();
+  CLAMOR_ASSIGN_OR_RETURN(gateway->discovery_, WorkerDiscovery::Start(workers, limits.discovery, fleet));
+  gateway->admission_ =
+      std::make_unique<Admission>(limits.admission, authenticator, [fleet] { return fleet->Snapshots(); });
+  gateway->generation_ = std::make_unique<GatewayService>(
+      fleet, &gateway->metrics_, authenticator, gateway->admission_.get(), &gateway->usage_, limits);
+  gateway->models_ = std::make_unique<ModelService>(fleet, authenticator);
+  gateway->admin_ =
+      std::make_unique<AdminService>(fleet, authenticator, gateway->audit_.get(), &gateway->usage_);
   const ServicePart parts[] = {{v1::GenerationService::service_full_name(), gateway->generation_.get()},
-                               {v1::ModelService::service_full_name(), gateway->models_.get()}};
-  auto before_scrape = [g = gateway.get()] { g->metrics_.UpdateWorkers(g->fleet_->Snapshots()); };
+                               {v1::ModelService::service_full_name(), gateway->models_.get()},
+                               {v1::AdminService::service_full_name(), gateway->admin_.get()}};
+  auto before_scrape = [g = gateway.get()] {
+    g->metrics_.UpdateWorkers(g->fleet_->Snapshots());
+    g->metrics_.UpdateQueues(*g->admission_);
+  };
   CLAMOR_ASSIGN_OR_RETURN(gateway->server_,
                           Server::Start(options, parts, &gateway->registry_, before_scrape));
-  gateway->fleet_->Connect([server = gateway->server_.get()](bool ready) { server->SetReady(ready); });
+  fleet->Connect([server = gateway->server_.get()](bool ready) { server->SetReady(ready); });
   return gateway;
 }
 

@@ -66,15 +66,23 @@ absl::Status CheckPrompt(const Request& request) {
 
 absl::Status ClientCancelled() { return absl::CancelledError("the client cancelled"); }
 
-GatewayService::GatewayService(Fleet* fleet, GatewayMetrics* metrics, const GatewayLimits& limits)
-    : fleet_(fleet), metrics_(metrics), limits_(limits) {}
+GatewayService::GatewayService(Fleet* fleet, GatewayMetrics* metrics, const Authenticator* authenticator,
+                               Admission* admission, TenantUsage* usage, const GatewayLimits& limits)
+    : fleet_(fleet),
+      metrics_(metrics),
+      authenticator_(authenticator),
+      admission_(admission),
+      usage_(usage),
+      limits_(limits) {}
 
 template <class Request>
-absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const grpc::CallbackServerContext& context,
+absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const char* method,
+                                                           const grpc::CallbackServerContext& context,
                                                            const Request& request) {
   if (draining_) return Refusal("DRAINING", "this gateway is about to stop");
   v1::WorkerServiceStreamGenerateRequest prepared;
-  CLAMOR_ASSIGN_OR_RETURN(*prepared.mutable_tenant(), TenantOf(context));
+  CLAMOR_ASSIGN_OR_RETURN(Identity caller, authenticator_->Identify(CredentialsOf(context), method));
+  prepared.set_tenant(std::move(caller.tenant));
   CLAMOR_RETURN_IF_ERROR(CheckModelName(request.model()));
   CLAMOR_RETURN_IF_ERROR(CheckOptions(request.options()));
   CLAMOR_RETURN_IF_ERROR(CheckPrompt(request));
@@ -94,7 +102,11 @@ absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const grpc::CallbackS
   if (!sampling.has_seed()) sampling.set_seed(Random64());
   const absl::Time deadline =
       std::min(absl::FromChrono(context.deadline()), absl::Now() + limits_.max_request_time);
-  return PreparedGeneration{.context = {.fleet = fleet_, .metrics = metrics_, .deadline = deadline},
+  return PreparedGeneration{.context = {.fleet = fleet_,
+                                        .metrics = metrics_,
+                                        .deadline = deadline,
+                                        .admission = admission_,
+                                        .usage = usage_},
                             .lease = std::move(lease),
                             .request = std::move(prepared),
                             .model = model->info().name()};
@@ -104,7 +116,7 @@ template <class Request, class Response>
 grpc::ServerUnaryReactor* GatewayService::RelayUnary(const char* method, grpc::CallbackServerContext* context,
                                                      const Request& request, Response* response) {
   RequestRecord record(metrics_, method);
-  auto prepared = Prepare(*context, request);
+  auto prepared = Prepare(method, *context, request);
   if (prepared.ok()) return new UnaryRelay<Response>(*std::move(prepared), record, response);
   record.End(prepared.status(), "-", "-");
   return new Refused<grpc::ServerUnaryReactor>(prepared.status());
@@ -115,7 +127,7 @@ grpc::ServerWriteReactor<Response>* GatewayService::RelayStream(const char* meth
                                                                 const grpc::CallbackServerContext& context,
                                                                 const Request& request) {
   RequestRecord record(metrics_, method);
-  auto prepared = Prepare(context, request);
+  auto prepared = Prepare(method, context, request);
   if (prepared.ok())
     return new StreamRelay<Response>(*std::move(prepared), record, limits_.max_pending_bytes);
   record.End(prepared.status(), "-", "-");
@@ -147,7 +159,7 @@ grpc::ServerUnaryReactor* GatewayService::Tokenize(grpc::CallbackServerContext* 
                                                    const v1::TokenizeRequest* request,
                                                    v1::TokenizeResponse* response) {
   RequestRecord record(metrics_, "Tokenize");
-  absl::Status status = Tokenize(*request, response);
+  absl::Status status = Tokenize(*context, *request, response);
   record.End(status, "-", "-");
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(ToGrpc(status));
@@ -158,14 +170,16 @@ grpc::ServerUnaryReactor* GatewayService::Detokenize(grpc::CallbackServerContext
                                                      const v1::DetokenizeRequest* request,
                                                      v1::DetokenizeResponse* response) {
   RequestRecord record(metrics_, "Detokenize");
-  absl::Status status = Detokenize(*request, response);
+  absl::Status status = Detokenize(*context, *request, response);
   record.End(status, "-", "-");
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(ToGrpc(status));
   return reactor;
 }
 
-absl::Status GatewayService::Tokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response) {
+absl::Status GatewayService::Tokenize(const grpc::CallbackServerContext& context,
+                                      const v1::TokenizeRequest& request, v1::TokenizeResponse* response) {
+  CLAMOR_RETURN_IF_ERROR(authenticator_->Identify(CredentialsOf(context), "Tokenize").status());
   CLAMOR_RETURN_IF_ERROR(CheckModelName(request.model()));
   if (request.input_case() == v1::TokenizeRequest::INPUT_NOT_SET) {
     return InvalidField("input", "is not set, must be text or chat");
@@ -183,8 +197,10 @@ absl::Status GatewayService::Tokenize(const v1::TokenizeRequest& request, v1::To
   return absl::OkStatus();
 }
 
-absl::Status GatewayService::Detokenize(const v1::DetokenizeRequest& request,
+absl::Status GatewayService::Detokenize(const grpc::CallbackServerContext& context,
+                                        const v1::DetokenizeRequest& request,
                                         v1::DetokenizeResponse* response) {
+  CLAMOR_RETURN_IF_ERROR(authenticator_->Identify(CredentialsOf(context), "Detokenize").status());
   CLAMOR_RETURN_IF_ERROR(CheckModelName(request.model()));
   CLAMOR_ASSIGN_OR_RETURN(auto model, fleet_->FindModel(request.model()));
   const auto vocab_size = static_cast<uint32_t>(model->tokenizer().vocab_size());

@@ -13,9 +13,13 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "clamor/v1/generation.grpc.pb.h"
+#include "services/gateway/admission.h"
 #include "services/gateway/fleet.h"
 #include "services/gateway/relay.h"
 #include "services/gateway/request_metrics.h"
+#include "services/gateway/tenant_usage.h"
+#include "services/gateway/worker_discovery.h"
+#include "services/security/authenticator.h"
 
 namespace clamor {
 
@@ -23,13 +27,18 @@ struct GatewayLimits {
   absl::Duration max_request_time =
       absl::Hours(1);                  // for clients without a deadline, and those with a later one
   size_t max_pending_bytes = 1 << 20;  // of a stream whose client reads too slowly
+  std::string api_keys;                // file of services/security/key_file.h; empty: everybody is let in
+  std::string audit_log;               // file; empty: the log
   FleetOptions fleet;
+  WorkerDiscoveryOptions discovery;
+  AdmissionOptions admission;
 };
 
 class GatewayService final : public v1::GenerationService::CallbackService {
  public:
-  // `fleet` and `metrics` must outlive the service.
-  GatewayService(Fleet* fleet, GatewayMetrics* metrics, const GatewayLimits& limits);
+  // All but the limits must outlive the service.
+  GatewayService(Fleet* fleet, GatewayMetrics* metrics, const Authenticator* authenticator,
+                 Admission* admission, TenantUsage* usage, const GatewayLimits& limits);
 
   // From now on generations are refused with DRAINING; what runs goes on.
   void Drain() { draining_ = true; }
@@ -51,7 +60,7 @@ class GatewayService final : public v1::GenerationService::CallbackService {
  private:
   // Everything that can refuse a request before a worker hears of it.
   template <class Request>
-  absl::StatusOr<PreparedGeneration> Prepare(const grpc::CallbackServerContext& context,
+  absl::StatusOr<PreparedGeneration> Prepare(const char* method, const grpc::CallbackServerContext& context,
                                              const Request& request);
   template <class Request, class Response>
   grpc::ServerUnaryReactor* RelayUnary(const char* method, grpc::CallbackServerContext* context,
@@ -60,11 +69,16 @@ class GatewayService final : public v1::GenerationService::CallbackService {
   grpc::ServerWriteReactor<Response>* RelayStream(const char* method,
                                                   const grpc::CallbackServerContext& context,
                                                   const Request& request);
-  absl::Status Tokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response);
-  absl::Status Detokenize(const v1::DetokenizeRequest& request, v1::DetokenizeResponse* response);
+  absl::Status Tokenize(const grpc::CallbackServerContext& context, const v1::TokenizeRequest& request,
+                        v1::TokenizeResponse* response);
+  absl::Status Detokenize(const grpc::CallbackServerContext& context, const v1::DetokenizeRequest& request,
+                          v1::DetokenizeResponse* response);
 
   Fleet* const fleet_;
   GatewayMetrics* const metrics_;
+  const Authenticator* const authenticator_;
+  Admission* const admission_;
+  TenantUsage* const usage_;
   const GatewayLimits limits_;
   std::atomic<bool> draining_ = false;
 };

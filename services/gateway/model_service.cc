@@ -21,6 +21,8 @@ grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const abs
 grpc::ServerUnaryReactor* ModelService::ListModels(grpc::CallbackServerContext* context,
                                                    const v1::ListModelsRequest*,
                                                    v1::ListModelsResponse* response) {
+  const auto caller = authenticator_->Identify(CredentialsOf(*context), "ListModels");
+  if (!caller.ok()) return Finish(context, caller.status());
   std::map<std::string, std::shared_ptr<const ServedModel>> models;
   for (const WorkerSnapshot& worker : fleet_->Snapshots()) {
     if (worker.state == v1::WORKER_STATE_READY) models.emplace(worker.model->info().name(), worker.model);
@@ -32,6 +34,8 @@ grpc::ServerUnaryReactor* ModelService::ListModels(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* ModelService::GetModelInfo(grpc::CallbackServerContext* context,
                                                      const v1::GetModelInfoRequest* request,
                                                      v1::GetModelInfoResponse* response) {
+  const auto caller = authenticator_->Identify(CredentialsOf(*context), "GetModelInfo");
+  if (!caller.ok()) return Finish(context, caller.status());
   if (absl::Status status = CheckModelName(request->model()); !status.ok()) return Finish(context, status);
   auto model = fleet_->FindModel(request->model());
   if (model.ok()) *response->mutable_model() = (*model)->info();
@@ -41,6 +45,8 @@ grpc::ServerUnaryReactor* ModelService::GetModelInfo(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* ModelService::GetStatus(grpc::CallbackServerContext* context,
                                                   const v1::GetStatusRequest*,
                                                   v1::GetStatusResponse* response) {
+  const auto caller = authenticator_->Identify(CredentialsOf(*context), "GetStatus");
+  if (!caller.ok()) return Finish(context, caller.status());
   uint32_t streams = 0;
   for (const WorkerSnapshot& worker : fleet_->Snapshots()) {
     v1::WorkerStatus& status = *response->add_workers();

@@ -13,14 +13,20 @@ double RelativeLoad(const WorkerSnapshot& worker) {
 
 namespace {
 
-// `fits` is asked of workers that are ready.
+constexpr double kWorthOfPrompt = 0.5;  // of having read all of it, in requests per slot
+
+bool MayGetRequests(const WorkerSnapshot& worker) {
+  return worker.state == v1::WORKER_STATE_READY && worker.model != nullptr && !worker.breaker_open;
+}
+
+// `fits` is asked of workers that may get requests.
 template <class Fits>
 std::optional<size_t> LeastLoaded(std::span<const WorkerSnapshot> workers, uint64_t turn, Fits fits) {
   std::vector<size_t> best;
   double least = 0;
   for (size_t i = 0; i < workers.size(); ++i) {
     const WorkerSnapshot& worker = workers[i];
-    if (worker.state != v1::WORKER_STATE_READY || worker.model == nullptr || !fits(worker)) continue;
+    if (!MayGetRequests(worker) || !fits(worker)) continue;
     const double load = RelativeLoad(worker);
     if (best.empty() || load < least) {
       best.clear();
@@ -34,10 +40,24 @@ std::optional<size_t> LeastLoaded(std::span<const WorkerSnapshot> workers, uint6
 
 }  // namespace
 
-std::optional<size_t> Route(std::span<const WorkerSnapshot> workers, const std::string& model,
-                            uint64_t turn) {
-  return LeastLoaded(workers, turn,
-                     [&model](const WorkerSnapshot& worker) { return worker.model->info().name() == model; });
+std::optional<size_t> Route(std::span<const WorkerSnapshot> workers, const RouteWish& wish, uint64_t turn) {
+  const auto fits = [&wish](const WorkerSnapshot& worker) {
+    const v1::ModelInfo& info = worker.model->info();
+    return info.name() == wish.model &&
+           (wish.tokenizer.empty() || info.tokenizer_fingerprint() == wish.tokenizer);
+  };
+  const std::optional<size_t> least = LeastLoaded(workers, turn, fits);
+  if (!least) return std::nullopt;
+  for (const PrefixMemory::Match& match : wish.warm) {
+    const auto it = std::find_if(workers.begin(), workers.end(), [&](const WorkerSnapshot& worker) {
+      return worker.address == match.worker && MayGetRequests(worker) && fits(worker);
+    });
+    if (it == workers.end()) continue;
+    const double worth = kWorthOfPrompt * static_cast<double>(match.tokens) /
+                         static_cast<double>(std::max<size_t>(1, wish.prompt_tokens));
+    if (RelativeLoad(*it) <= RelativeLoad(workers[*least]) + worth) return it - workers.begin();
+  }
+  return least;
 }
 
 std::optional<size_t> RouteSuccessor(std::span<const WorkerSnapshot> workers, const v1::ModelInfo& like,

@@ -7,7 +7,9 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
+#include "services/gateway/prefix_memory.h"
 #include "services/gateway/worker_channel.h"
 
 namespace clamor {
@@ -15,9 +17,19 @@ namespace clamor {
 // Requests per slot that `worker` has: those that others sent, as of the last poll, and ours as of now.
 double RelativeLoad(const WorkerSnapshot& worker);
 
-// The index of the ready worker of `model` with the least load; among equals `turn` takes them in rotation.
-// None if no worker of the model is ready.
-std::optional<size_t> Route(std::span<const WorkerSnapshot> workers, const std::string& model, uint64_t turn);
+// What a request needs of a worker, and what speaks for one.
+struct RouteWish {
+  std::string model;
+  std::string tokenizer = {};                  // fingerprint, if the prompt's ids come from one
+  std::vector<PrefixMemory::Match> warm = {};  // who has read a beginning of the prompt, the longest first
+  size_t prompt_tokens = 0;
+};
+
+// The index of the worker for a request: of those that are ready, are not kept away from (breaker) and have
+// the model, the one that read the longest beginning of the prompt, unless another is less busy by more than
+// that is worth: half a batch for the whole prompt. Else the one with the least load; among equals `turn`
+// takes them in rotation. None if there is none.
+std::optional<size_t> Route(std::span<const WorkerSnapshot> workers, const RouteWish& wish, uint64_t turn);
 
 // Likewise of those that answer as `like` does and whose addresses are not in `excluded`: who can go on with
 // an answer.
