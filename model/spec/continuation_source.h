@@ -38,7 +38,8 @@ class ContinuationSource {
   // Asks for continuations of `context` (the tail of a sequence whose whole length is `position`). Returns at
   // once; a question that is still open for the same sequence may be dropped. Only the engine's thread calls
   // these four.
-  virtual void Ask(uint64_t sequence, const std::string& tenant, std::span<const int32_t> context,
+  // `tenants`: whose texts may answer; of answers that match equally far the first one's counts.
+  virtual void Ask(uint64_t sequence, std::span<const std::string> tenants, std::span<const int32_t> context,
                    int64_t position) = 0;
   // The newest answer that has arrived for `sequence` since the last Take. Never waits.
   virtual std::optional<Answer> Take(uint64_t sequence) = 0;

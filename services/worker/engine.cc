@@ -48,6 +48,7 @@ bool Engine::Step() { return rep_->Step(); }
 bool Engine::Rep::Step() {
   StepReport report;
   PhaseTimer timer(report);
+  ForgetTenants();
   Retire();
   Admit();
   Plan();
@@ -278,7 +279,8 @@ void Engine::Rep::CommitSequence(const StepShare& share, int64_t first_row, Step
   if (s.request.top_logprobs) AddLogprobs(s, first_row);
   if (s.request.trace) {
     delta.tree = s.tree.nodes;
-    delta.accepted.assign(accepted.path.begin(), accepted.path.begin() + std::min(kept, accepted.path.size()));
+    delta.accepted.assign(accepted.path.begin(),
+                          accepted.path.begin() + std::min(kept, accepted.path.size()));
   }
 
   ++s.stats.forwards;
@@ -358,8 +360,10 @@ void Engine::Rep::AskStore(Sequence& s) {
   if (source == nullptr || s.drafter == nullptr || !s.request.use_store || !s.drafter->WantsAnswer()) return;
   const std::span<const int32_t> text(s.tokens);
   asked = true;
-  source->Ask(s.handle, s.request.tenant, text.last(std::min<size_t>(text.size(), kAskedContext)),
-              static_cast<int64_t>(text.size()));
+  const bool shared = s.request.use_shared && !options.shared_tenant.empty();
+  const std::string tenants[] = {s.request.tenant, options.shared_tenant};
+  source->Ask(s.handle, std::span(tenants, shared ? 2 : 1),
+              text.last(std::min<size_t>(text.size(), kAskedContext)), static_cast<int64_t>(text.size()));
 }
 
 }  // namespace clamor
