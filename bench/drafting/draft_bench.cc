@@ -176,7 +176,7 @@ class Answerer {
  private:
   // A store for some of the answers.
   struct MaybeStore final : ContinuationSource {
-    void Ask(uint64_t sequence, std::span<const std::string> tenants, std::span<const int32_t> context,
+    void Ask(uint64_t sequence, std::span<const std::string_view> tenants, std::span<const int32_t> context,
              int64_t position) override {
       if (store != nullptr) store->Ask(sequence, tenants, context, position);
     }

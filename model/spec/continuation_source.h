@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
-#include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -39,8 +39,8 @@ class ContinuationSource {
   // once; a question that is still open for the same sequence may be dropped. Only the engine's thread calls
   // these four.
   // `tenants`: whose texts may answer; of answers that match equally far the first one's counts.
-  virtual void Ask(uint64_t sequence, std::span<const std::string> tenants, std::span<const int32_t> context,
-                   int64_t position) = 0;
+  virtual void Ask(uint64_t sequence, std::span<const std::string_view> tenants,
+                   std::span<const int32_t> context, int64_t position) = 0;
   // The newest answer that has arrived for `sequence` since the last Take. Never waits.
   virtual std::optional<Answer> Take(uint64_t sequence) = 0;
   // Returns when no answer is on its way, at `deadline` at the latest; whether none is. An answer that misses

@@ -1,6 +1,7 @@
 #include "services/gateway/router.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 namespace clamor {
@@ -15,19 +16,19 @@ namespace {
 
 constexpr double kWorthOfPrompt = 0.5;  // of having read all of it, in requests per slot
 
-bool MayGetRequests(const WorkerSnapshot& worker) {
-  return worker.state == v1::WORKER_STATE_READY && worker.model != nullptr && !worker.breaker_open;
+bool IsReady(const WorkerSnapshot& worker) {
+  return worker.state == v1::WORKER_STATE_READY && worker.model != nullptr;
 }
 
-// `fits` is asked of workers that may get requests.
+// `fits` is asked of workers that are ready. One that fails gets requests only where all do.
 template <class Fits>
 std::optional<size_t> LeastLoaded(std::span<const WorkerSnapshot> workers, uint64_t turn, Fits fits) {
   std::vector<size_t> best;
-  double least = 0;
+  std::pair<bool, double> least;
   for (size_t i = 0; i < workers.size(); ++i) {
     const WorkerSnapshot& worker = workers[i];
-    if (!MayGetRequests(worker) || !fits(worker)) continue;
-    const double load = RelativeLoad(worker);
+    if (!IsReady(worker) || !fits(worker)) continue;
+    const std::pair<bool, double> load = {worker.breaker_open, RelativeLoad(worker)};
     if (best.empty() || load < least) {
       best.clear();
       least = load;
@@ -50,7 +51,7 @@ std::optional<size_t> Route(std::span<const WorkerSnapshot> workers, const Route
   if (!least) return std::nullopt;
   for (const PrefixMemory::Match& match : wish.warm) {
     const auto it = std::find_if(workers.begin(), workers.end(), [&](const WorkerSnapshot& worker) {
-      return worker.address == match.worker && MayGetRequests(worker) && fits(worker);
+      return worker.address == match.worker && IsReady(worker) && !worker.breaker_open && fits(worker);
     });
     if (it == workers.end()) continue;
     const double worth = kWorthOfPrompt * static_cast<double>(match.tokens) /

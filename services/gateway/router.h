@@ -25,10 +25,10 @@ struct RouteWish {
   size_t prompt_tokens = 0;
 };
 
-// The index of the worker for a request: of those that are ready, are not kept away from (breaker) and have
-// the model, the one that read the longest beginning of the prompt, unless another is less busy by more than
-// that is worth: half a batch for the whole prompt. Else the one with the least load; among equals `turn`
-// takes them in rotation. None if there is none.
+// The index of the worker for a request: of those that are ready and have the model, the one that read the
+// longest beginning of the prompt, unless another is less busy by more than that is worth: half a batch for
+// the whole prompt. Else the one with the least load; among equals `turn` takes them in rotation. Those that
+// fail (breaker) come after all others. None if there is none.
 std::optional<size_t> Route(std::span<const WorkerSnapshot> workers, const RouteWish& wish, uint64_t turn);
 
 // Likewise of those that answer as `like` does and whose addresses are not in `excluded`: who can go on with

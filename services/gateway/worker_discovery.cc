@@ -129,7 +129,7 @@ void WorkerDiscovery::Resolve() {
       }
     } else {
       spdlog::warn("event=workers_not_resolved name={} error={} kept={}", Quoted(name),
-                   Quoted(addresses.status().message()), known.size());
+                   Quoted(std::string(addresses.status().message())), known.size());
     }
     std::sort(known.begin(), known.end());
     std::for_each(known.begin(), known.end(), add);

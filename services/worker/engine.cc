@@ -361,7 +361,7 @@ void Engine::Rep::AskStore(Sequence& s) {
   const std::span<const int32_t> text(s.tokens);
   asked = true;
   const bool shared = s.request.use_shared && !options.shared_tenant.empty();
-  const std::string tenants[] = {s.request.tenant, options.shared_tenant};
+  const std::string_view tenants[] = {s.request.tenant, options.shared_tenant};
   source->Ask(s.handle, std::span(tenants, shared ? 2 : 1),
               text.last(std::min<size_t>(text.size(), kAskedContext)), static_cast<int64_t>(text.size()));
 }

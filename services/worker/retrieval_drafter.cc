@@ -82,7 +82,7 @@ RetrievalDrafter::~RetrievalDrafter() {
       +[](std::vector<Call*>* calls) { return calls->empty(); }, &outstanding_));
 }
 
-void RetrievalDrafter::Ask(uint64_t sequence, std::span<const std::string> tenants,
+void RetrievalDrafter::Ask(uint64_t sequence, std::span<const std::string_view> tenants,
                            std::span<const int32_t> context, int64_t position) {
   const size_t sent = std::min<size_t>(context.size(), options_.max_match);
   std::optional<LookupOutcome> refused;

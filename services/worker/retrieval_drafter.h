@@ -66,7 +66,7 @@ class RetrievalDrafter final : public ContinuationSource {
   // Cancels what is under way and waits for it.
   ~RetrievalDrafter() override;
 
-  void Ask(uint64_t sequence, std::span<const std::string> tenants, std::span<const int32_t> context,
+  void Ask(uint64_t sequence, std::span<const std::string_view> tenants, std::span<const int32_t> context,
            int64_t position) override;
   std::optional<Answer> Take(uint64_t sequence) override;
   bool Await(absl::Time deadline) override;

@@ -95,7 +95,7 @@ TEST(KvCacheTest, ForgetsOneTenant) {
   EXPECT_EQ(cache.pages_free(), 8);
   for (const int32_t page : pages) {
     const bool is_b = cache.Find("b", text).pages()[0] == page || cache.Find("b", text).pages()[1] == page;
-    if (!is_b && page != pages.back()) EXPECT_EQ(int(*cache.layer(1).ValueTile(page, 0)), 0) << page;
+    if (!is_b && page != pages.back()) { EXPECT_EQ(int(*cache.layer(1).ValueTile(page, 0)), 0) << page; }
   }
   fill("a", text);
   EXPECT_EQ(cache.Find("a", text).tokens(), 32);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <map>
 #include <random>
 #include <set>
 #include <tuple>
@@ -388,7 +389,9 @@ TEST(AdmissionPolicyTest, DeadlinesAreKeptOrRefused) {
         waiting.erase(change.id);
       }
       for (const auto& [left, deadline] : waiting) ASSERT_GE(deadline, At(now));
-      if (!waiting.empty()) ASSERT_GT(policy.NextChange(At(now)), At(now));
+      if (!waiting.empty()) {
+        ASSERT_GT(policy.NextChange(At(now)), At(now));
+      }
       ASSERT_TRUE(policy.CheckIntegrity().ok()) << policy.CheckIntegrity();
     }
   }

@@ -27,8 +27,6 @@ class AdmissionTest : public testing::GatewayTest {
     load.set_kv_page_tokens(16);
     worker_->SetLoad(load);
     worker_->SetScript([this](auto& context, const auto& request, auto& writer) {
-      if (context.IsCancelled()) return grpc::Status::CANCELLED;
-      FakeWorker::WriteStarted(writer, request);
       while (!release_.WaitForNotificationWithTimeout(absl::Milliseconds(2))) {
         if (context.IsCancelled()) return grpc::Status::CANCELLED;
       }
@@ -49,7 +47,7 @@ class AdmissionTest : public testing::GatewayTest {
     return std::async(std::launch::async, [this, request, tenant] { return Stream(request, tenant); });
   }
   double Metric(const std::string& series) {
-    const std::string text = HttpGet(gateway_->server().http_address(), "/metrics").body;
+    const std::string text = testing::HttpGet(gateway_->server().http_address(), "/metrics").body;
     const size_t at = text.find("\n" + series + " ");
     return at == text.npos ? -1 : std::stod(text.substr(at + series.size() + 2));
   }

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <map>
 
+#include "absl/synchronization/notification.h"
 #include "tests/services/gateway/gateway_fixture.h"
 
 namespace clamor {
@@ -85,20 +86,23 @@ TEST_F(DiscoveryTest, FollowsAFile) {
 
 TEST_F(DiscoveryTest, FollowsAName) {
   FakeWorker a, b;
-  absl::Mutex mu;
-  absl::StatusOr<std::vector<std::string>> answer = std::vector<std::string>{a.address()};
-  const auto set = [&](const absl::StatusOr<std::vector<std::string>>& now) {
-    absl::MutexLock lock(&mu);
-    answer = now;
+  struct Answer {
+    absl::Mutex mu;
+    absl::StatusOr<std::vector<std::string>> addresses;
   };
+  const auto answer = std::make_shared<Answer>();  // the gateway outlives this function
+  const auto set = [answer](const absl::StatusOr<std::vector<std::string>>& addresses) {
+    absl::MutexLock lock(&answer->mu);
+    answer->addresses = addresses;
+  };
+  set(std::vector<std::string>{a.address()});
   GatewayLimits limits;
-  limits.discovery = {.every = absl::Milliseconds(10),
-                      .resolve = [&](const std::string& name, const std::string& port) {
-                        EXPECT_EQ(name, "workers.example");
-                        EXPECT_EQ(port, "7710");
-                        absl::MutexLock lock(&mu);
-                        return answer;
-                      }};
+  limits.discovery.every = absl::Milliseconds(10);
+  limits.discovery.resolve = [answer](const std::string& name, const std::string& port) {
+    EXPECT_EQ(name + " " + port, "workers.example 7710");
+    absl::MutexLock lock(&answer->mu);
+    return answer->addresses;
+  };
   StartGateway({"dns:///workers.example:7710"}, limits);
   ASSERT_TRUE(Eventually([&] { return Ready(); }));
   set(std::vector<std::string>{a.address(), b.address()});

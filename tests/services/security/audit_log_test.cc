@@ -27,7 +27,9 @@ TEST(AuditLogTest, OneObjectALine) {
   nlohmann::json last;
   for (std::string line; std::getline(in, line); ++lines) {
     last = nlohmann::json::parse(line);
-    if (lines == 0) EXPECT_EQ(last["peer"], "a\"\n\xef\xbf\xbd");
+    if (lines == 0) {
+      EXPECT_EQ(last["peer"], "a\"\n\xef\xbf\xbd");
+    }
   }
   EXPECT_EQ(last["event"], "deleted");
   EXPECT_EQ(last["tenant"], "t");

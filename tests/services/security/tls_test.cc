@@ -23,10 +23,9 @@
 namespace clamor {
 namespace {
 
-using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-// Tells who calls: the first name of the certificate, as document count its number of names.
+// Tells who calls: the first name of the certificate.
 class WhoService final : public v1::RetrievalService::Service {
  public:
   grpc::Status Checkpoint(grpc::ServerContext* context, const v1::CheckpointRequest*,

@@ -34,7 +34,7 @@ RetrievalDrafterOptions Options() {
 void Ask(RetrievalDrafter& drafter, uint64_t sequence, std::vector<int32_t> context,
          const std::string& tenant = "t") {
   const auto position = static_cast<int64_t>(context.size());
-  const std::string tenants[] = {tenant};
+  const std::string_view tenants[] = {tenant};
   drafter.Ask(sequence, tenants, context, position);
 }
 
@@ -78,7 +78,7 @@ TEST(RetrievalDrafterTest, OfTwoTenantsTheLongerMatchAnswers) {
   });
   RetrievalDrafter drafter(MakeRetrievalChannel(server.address()), Options(), nullptr);
   const auto first_token = [&](int64_t position) {
-    const std::string tenants[] = {"t", "all"};
+    const std::string_view tenants[] = {"t", "all"};
     const std::vector<int32_t> context = {1, 2, 3};
     drafter.Ask(7, tenants, context, position);
     return WaitForAnswer(drafter, 7)->trie.nodes[0].token;
