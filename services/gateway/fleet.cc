@@ -142,7 +142,9 @@ absl::StatusOr<WorkerLease> Fleet::Acquire(const WorkerWanted& wanted) {
   std::optional<WorkerLease> lease;
   {
     absl::ReaderMutexLock lock(&workers_mu_);  // until the lease keeps it
-    const auto index = Route(SnapshotsOfWorkers(), wish, turn_++);
+    // A call without a prompt only asks whether there is a worker: it is nobody's turn.
+    const uint64_t turn = wanted.prompt.empty() ? turn_.load() : turn_++;
+    const auto index = Route(SnapshotsOfWorkers(), wish, turn);
     if (index) lease.emplace(workers_[*index].get());
   }
   if (!lease) return Refusal("NO_WORKER", absl::StrCat("no worker of model \"", wanted.model, "\" is ready"));
