@@ -40,6 +40,7 @@ const ErrorReason kReasons[] = {
     {"DRAINING", absl::StatusCode::kUnavailable, 503, "server_error", "draining"},
     {"SLOW_CONSUMER", absl::StatusCode::kCancelled, 499, "invalid_request_error", "slow_consumer"},
     {"DEADLINE", absl::StatusCode::kDeadlineExceeded, 504, "server_error", "deadline_exceeded"},
+    {"TENANT_DELETED", absl::StatusCode::kCancelled, 499, "invalid_request_error", "tenant_deleted"},
     {"UNAUTHENTICATED", absl::StatusCode::kUnauthenticated, 401, "authentication_error", "invalid_api_key"},
     {"NOT_ALLOWED", absl::StatusCode::kPermissionDenied, 403, "permission_error", "not_allowed"},
 };

@@ -1,6 +1,8 @@
 #include "services/gateway/admin_service.h"
 
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
@@ -29,9 +31,9 @@ void Tell(const std::string& place, const absl::Status& status, v1::DeletionPlac
 
 }  // namespace
 
-AdminService::AdminService(Fleet* fleet, const Authenticator* authenticator, AuditLog* audit,
-                           TenantUsage* usage)
-    : fleet_(fleet), authenticator_(authenticator), audit_(audit), usage_(usage) {}
+AdminService::AdminService(Fleet* fleet, SessionKeeper* keeper, const Authenticator* authenticator,
+                           AuditLog* audit, TenantUsage* usage)
+    : fleet_(fleet), keeper_(keeper), authenticator_(authenticator), audit_(audit), usage_(usage) {}
 
 absl::Status AdminService::Allow(const grpc::CallbackServerContext& context, const char* method,
                                  const std::string& object) const {
@@ -42,18 +44,14 @@ absl::Status AdminService::Allow(const grpc::CallbackServerContext& context, con
   return absl::OkStatus();
 }
 
-// One DeleteTenant: a call to every worker, whether it is ready or not; ends when the last has ended.
+// One DeleteTenant: a call to every worker, whether it is ready or not; when the last has ended, and with it
+// the tenant's requests, what this gateway keeps.
 class AdminService::Deletion final : public grpc::ServerUnaryReactor {
  public:
   Deletion(AdminService* service, const std::string& tenant, v1::AdminServiceDeleteTenantResponse* response)
-      : tenant_(tenant), audit_(service->audit_), response_(response) {
-    absl::Status here;
-    for (const Eraser& erase : service->erasers_) here.Update(erase(tenant));
-    service->fleet_->ForgetTenant(tenant);
-    service->usage_->Forget(tenant);
-    Tell("gateway", here, response_->add_places());
+      : service_(*service), tenant_(tenant), response_(response) {
     absl::MutexLock lock(&mu_);
-    service->fleet_->ForEach([this](WorkerChannel& worker) { calls_.emplace_back(new Call(&worker)); });
+    service_.fleet_->ForEach([this](WorkerChannel& worker) { calls_.emplace_back(new Call(&worker)); });
     left_ = calls_.size() + 1;
     for (const auto& call : calls_) {
       call->request.set_tenant(tenant);
@@ -89,10 +87,21 @@ class AdminService::Deletion final : public grpc::ServerUnaryReactor {
       absl::MutexLock lock(&mu_);
       if (--left_ > 0) return;
     }
+    service_.fleet_->ForgetTenant(tenant_);
+    service_.usage_->Forget(tenant_);
+    if (service_.keeper_ == nullptr) return Conclude(absl::OkStatus());
+    const absl::Status waits = service_.keeper_->Run(
+        [this] { Conclude(service_.keeper_->store().EraseTenant(tenant_)); });  // which takes its time
+    if (!waits.ok()) Conclude(waits);
+  }
+
+  void Conclude(const absl::Status& here) {
+    Tell("gateway", here, response_->add_places());
     bool complete = true;
     for (const v1::DeletionPlace& place : response_->places()) complete &= place.deleted();
     response_->set_complete(complete);
-    audit_->Record("tenant_deleted", {{"tenant", tenant_}, {"complete", complete ? "true" : "false"}});
+    service_.audit_->Record("tenant_deleted",
+                            {{"tenant", tenant_}, {"complete", complete ? "true" : "false"}});
     Finish(grpc::Status::OK);
   }
 
@@ -103,8 +112,8 @@ class AdminService::Deletion final : public grpc::ServerUnaryReactor {
 
   void OnDone() override { delete this; }
 
+  AdminService& service_;
   const std::string tenant_;
-  AuditLog* const audit_;
   v1::AdminServiceDeleteTenantResponse* const response_;
   absl::Mutex mu_;
   std::vector<std::unique_ptr<Call>> calls_ ABSL_GUARDED_BY(mu_);

@@ -4,10 +4,7 @@
 // Tested by tests/services/gateway/security_test.cc.
 #pragma once
 
-#include <functional>
 #include <string>
-#include <utility>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "clamor/v1/admin.grpc.pb.h"
@@ -15,19 +12,15 @@
 #include "services/gateway/tenant_usage.h"
 #include "services/security/audit_log.h"
 #include "services/security/authenticator.h"
+#include "services/session/session_keeper.h"
 
 namespace clamor {
 
 class AdminService final : public v1::AdminService::CallbackService {
  public:
-  // Removes what one part of this gateway keeps of a tenant; it must not wait long.
-  using Eraser = std::function<absl::Status(const std::string& tenant)>;
-
-  // All must outlive the service.
-  AdminService(Fleet* fleet, const Authenticator* authenticator, AuditLog* audit, TenantUsage* usage);
-
-  // Before the server starts.
-  void AddEraser(Eraser eraser) { erasers_.push_back(std::move(eraser)); }
+  // All must outlive the service; null `keeper`: there are no sessions.
+  AdminService(Fleet* fleet, SessionKeeper* keeper, const Authenticator* authenticator, AuditLog* audit,
+               TenantUsage* usage);
 
   grpc::ServerUnaryReactor* DeleteTenant(grpc::CallbackServerContext* context,
                                          const v1::AdminServiceDeleteTenantRequest* request,
@@ -45,10 +38,10 @@ class AdminService final : public v1::AdminService::CallbackService {
                      const std::string& object) const;
 
   Fleet* const fleet_;
+  SessionKeeper* const keeper_;
   const Authenticator* const authenticator_;
   AuditLog* const audit_;
   TenantUsage* const usage_;
-  std::vector<Eraser> erasers_;
 };
 
 }  // namespace clamor

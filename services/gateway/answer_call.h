@@ -35,6 +35,8 @@ struct CallContext {
   Fleet* fleet;
   GatewayMetrics* metrics;
   absl::Time deadline;
+  std::string revision = {};       // of the model that must answer; empty: any
+  std::string affinity = {};       // requests of one go to one worker, as far as load allows
   Admission* admission = nullptr;  // null: whoever comes begins
   TenantUsage* usage = nullptr;    // null: nobody counts
 };

@@ -95,7 +95,9 @@ void AnswerCalls::Begin() {
       {.model = model_->info().name(),
        .tokenizer = model_->info().tokenizer_fingerprint(),
        .tenant = request_.tenant(),
-       .prompt = {request_.prompt_ids().data(), static_cast<size_t>(request_.prompt_ids_size())}});
+       .prompt = {request_.prompt_ids().data(), static_cast<size_t>(request_.prompt_ids_size())},
+       .like = context_.revision.empty() ? nullptr : &model_->info(),
+       .affinity = context_.affinity});
   absl::Status status = lease.status();
   {
     absl::MutexLock lock(&mu_);

@@ -10,6 +10,14 @@
 #include "services/rpc_error.h"
 
 namespace clamor {
+namespace {
+
+absl::Status NoneLike(const v1::ModelInfo& like) {
+  return Refusal("NO_COMPATIBLE_WORKER", absl::StrCat("no worker of model \"", like.name(), "\", revision ",
+                                                      like.revision(), ", is ready"));
+}
+
+}  // namespace
 
 Fleet::Fleet(const std::vector<std::string>& addresses, const FleetOptions& options)
     : options_(options),
@@ -134,7 +142,11 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Fleet::FindModel(const std::s
 }
 
 absl::StatusOr<WorkerLease> Fleet::Acquire(const WorkerWanted& wanted) {
-  RouteWish wish{.model = wanted.model, .tokenizer = wanted.tokenizer, .prompt_tokens = wanted.prompt.size()};
+  RouteWish wish{.model = wanted.model,
+                 .tokenizer = wanted.tokenizer,
+                 .like = wanted.like,
+                 .prompt_tokens = wanted.prompt.size(),
+                 .affinity = wanted.affinity};
   if (wanted.prompt.size() >= PrefixMemory::kBlock) {
     absl::MutexLock lock(&prefixes_mu_);
     wish.warm = prefixes_.Find(wanted.tenant, wanted.prompt);
@@ -147,12 +159,18 @@ absl::StatusOr<WorkerLease> Fleet::Acquire(const WorkerWanted& wanted) {
     const auto index = Route(SnapshotsOfWorkers(), wish, turn);
     if (index) lease.emplace(workers_[*index].get());
   }
+  if (!lease && wanted.like != nullptr) return NoneLike(*wanted.like);
   if (!lease) return Refusal("NO_WORKER", absl::StrCat("no worker of model \"", wanted.model, "\" is ready"));
   if (wanted.prompt.size() >= PrefixMemory::kBlock) {
     absl::MutexLock lock(&prefixes_mu_);
     prefixes_.Add(wanted.tenant, wanted.prompt, lease->worker().address());
   }
   return *std::move(lease);
+}
+
+absl::StatusOr<WorkerLease> Fleet::AcquireLike(const v1::ModelInfo& like) {
+  if (std::optional<WorkerLease> lease = FindSuccessor({.like = like})) return *std::move(lease);
+  return NoneLike(like);
 }
 
 std::vector<WorkerSnapshot> Fleet::Snapshots() const {

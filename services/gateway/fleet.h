@@ -29,6 +29,8 @@ struct WorkerWanted {
   std::string tokenizer = {};  // fingerprint; empty: any
   std::string tenant = {};
   std::span<const uint32_t> prompt = {};  // borrowed for the call
+  const v1::ModelInfo* like = nullptr;    // unless null, who answers as this does; likewise borrowed
+  std::string affinity = {};              // see Route
 };
 
 struct FleetOptions {
@@ -57,8 +59,11 @@ class Fleet {
   absl::StatusOr<WorkerLease> Acquire(const std::string& model) {
     return Acquire(WorkerWanted{.model = model});
   }
-  // Likewise, and the worker is remembered as the one that reads this prompt.
+  // Likewise, and the worker is remembered as the one that reads this prompt. "[NO_COMPATIBLE_WORKER]" if one
+  // is wanted that answers as another does, and none is ready.
   absl::StatusOr<WorkerLease> Acquire(const WorkerWanted& wanted);
+  // One that answers as `like` does. UNAVAILABLE "[NO_COMPATIBLE_WORKER]" if none is ready.
+  absl::StatusOr<WorkerLease> AcquireLike(const v1::ModelInfo& like);
 
   // These are all workers from now on, each once. Who is new is met; who is not among them any more gets
   // no requests, its streams leave if others can go on with them, and when it has none it goes, at the next

@@ -16,21 +16,31 @@ absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const ServerOptions& opt
                             Authenticator::Open(limits.api_keys, gateway->audit_.get()));
   }
   const Authenticator* authenticator = gateway->authenticator_.get();
+  GatewayMetrics* metrics = &gateway->metrics_;
   Fleet* fleet = (gateway->fleet_ = std::make_unique<Fleet>(std::vector<std::string>(), limits.fleet)).get();
   CLAMOR_ASSIGN_OR_RETURN(gateway->discovery_, WorkerDiscovery::Start(workers, limits.discovery, fleet));
   gateway->admission_ =
       std::make_unique<Admission>(limits.admission, authenticator, [fleet] { return fleet->Snapshots(); });
+  if (!limits.sessions.store.location.empty()) {
+    CLAMOR_ASSIGN_OR_RETURN(gateway->keeper_, SessionKeeper::Open(limits.sessions));
+  }
+  SessionKeeper* keeper = gateway->keeper_.get();
   gateway->generation_ = std::make_unique<GatewayService>(
-      fleet, &gateway->metrics_, authenticator, gateway->admission_.get(), &gateway->usage_, limits);
+      fleet, keeper, metrics, authenticator, gateway->admission_.get(), &gateway->usage_, limits);
+  gateway->sessions_ = std::make_unique<SessionService>(keeper, metrics, authenticator);
   gateway->models_ = std::make_unique<ModelService>(fleet, authenticator);
   gateway->admin_ =
-      std::make_unique<AdminService>(fleet, authenticator, gateway->audit_.get(), &gateway->usage_);
+      std::make_unique<AdminService>(fleet, keeper, authenticator, gateway->audit_.get(), &gateway->usage_);
   const ServicePart parts[] = {{v1::GenerationService::service_full_name(), gateway->generation_.get()},
+                               {v1::SessionService::service_full_name(), gateway->sessions_.get()},
                                {v1::ModelService::service_full_name(), gateway->models_.get()},
                                {v1::AdminService::service_full_name(), gateway->admin_.get()}};
   auto before_scrape = [g = gateway.get()] {
     g->metrics_.UpdateWorkers(g->fleet_->Snapshots());
     g->metrics_.UpdateQueues(*g->admission_);
+    if (g->keeper_ == nullptr) return;
+    if (const auto sessions = g->keeper_->store().CountSessions(); sessions.ok())
+      g->metrics_.sessions.Set(static_cast<double>(*sessions));
   };
   CLAMOR_ASSIGN_OR_RETURN(gateway->server_,
                           Server::Start(options, parts, &gateway->registry_, before_scrape));

@@ -16,11 +16,13 @@
 #include "services/gateway/gateway_service.h"
 #include "services/gateway/model_service.h"
 #include "services/gateway/request_metrics.h"
+#include "services/gateway/session_service.h"
 #include "services/gateway/tenant_usage.h"
 #include "services/gateway/worker_discovery.h"
 #include "services/security/audit_log.h"
 #include "services/security/authenticator.h"
 #include "services/server.h"
+#include "services/session/session_keeper.h"
 
 namespace clamor {
 
@@ -49,7 +51,9 @@ class Gateway {
   std::unique_ptr<Fleet> fleet_;
   std::unique_ptr<WorkerDiscovery> discovery_;
   std::unique_ptr<Admission> admission_;
+  std::unique_ptr<SessionKeeper> keeper_;  // null: sessions are off
   std::unique_ptr<GatewayService> generation_;
+  std::unique_ptr<SessionService> sessions_;
   std::unique_ptr<ModelService> models_;
   std::unique_ptr<AdminService> admin_;
 };

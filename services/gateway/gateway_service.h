@@ -17,9 +17,11 @@
 #include "services/gateway/fleet.h"
 #include "services/gateway/relay.h"
 #include "services/gateway/request_metrics.h"
+#include "services/gateway/session_turn.h"
 #include "services/gateway/tenant_usage.h"
 #include "services/gateway/worker_discovery.h"
 #include "services/security/authenticator.h"
+#include "services/session/session_keeper.h"
 
 namespace clamor {
 
@@ -32,13 +34,16 @@ struct GatewayLimits {
   FleetOptions fleet;
   WorkerDiscoveryOptions discovery;
   AdmissionOptions admission;
+  KeeperOptions sessions;
 };
 
 class GatewayService final : public v1::GenerationService::CallbackService {
  public:
-  // All but the limits must outlive the service.
-  GatewayService(Fleet* fleet, GatewayMetrics* metrics, const Authenticator* authenticator,
-                 Admission* admission, TenantUsage* usage, const GatewayLimits& limits);
+  // All but the limits must outlive the service; without a `keeper` there are no sessions, and no stream can
+  // be resumed.
+  GatewayService(Fleet* fleet, SessionKeeper* keeper, GatewayMetrics* metrics,
+                 const Authenticator* authenticator, Admission* admission, TenantUsage* usage,
+                 const GatewayLimits& limits);
 
   // From now on generations are refused with DRAINING; what runs goes on.
   void Drain() { draining_ = true; }
@@ -51,6 +56,8 @@ class GatewayService final : public v1::GenerationService::CallbackService {
                                  v1::ChatResponse* response) override;
   grpc::ServerWriteReactor<v1::StreamChatResponse>* StreamChat(grpc::CallbackServerContext* context,
                                                                const v1::StreamChatRequest* request) override;
+  grpc::ServerWriteReactor<v1::ResumeStreamResponse>* ResumeStream(
+      grpc::CallbackServerContext* context, const v1::ResumeStreamRequest* request) override;
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context, const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override;
   grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
@@ -58,10 +65,19 @@ class GatewayService final : public v1::GenerationService::CallbackService {
                                        v1::DetokenizeResponse* response) override;
 
  private:
-  // Everything that can refuse a request before a worker hears of it.
+  // Everything that can refuse a request before a worker hears of it. Waits for the store if it is of a
+  // session.
   template <class Request>
   absl::StatusOr<PreparedGeneration> Prepare(const char* method, const grpc::CallbackServerContext& context,
                                              const Request& request);
+  // Likewise of a stream that is given again; waits for the store.
+  absl::StatusOr<PreparedGeneration> PrepareAgain(const grpc::CallbackServerContext& context,
+                                                  const v1::ResumeStreamRequest& request);
+  // Begins `relay` with what `prepare` returns, on a thread that may wait for the store.
+  template <class Relay, class Prepared>
+  void BeginAtStore(const char* method, const grpc::CallbackServerContext& context, Relay* relay,
+                    Prepared prepare);
+  CallContext ContextOf(const grpc::CallbackServerContext& context) const;
   template <class Request, class Response>
   grpc::ServerUnaryReactor* RelayUnary(const char* method, grpc::CallbackServerContext* context,
                                        const Request& request, Response* response);
@@ -75,6 +91,7 @@ class GatewayService final : public v1::GenerationService::CallbackService {
                           v1::DetokenizeResponse* response);
 
   Fleet* const fleet_;
+  SessionKeeper* const keeper_;  // null: none
   GatewayMetrics* const metrics_;
   const Authenticator* const authenticator_;
   Admission* const admission_;

@@ -40,6 +40,7 @@ struct GatewayMetrics {
   prometheus::Family<prometheus::Counter>& failovers;  // reason, outcome
   prometheus::Histogram& failover_pause;
   prometheus::Gauge& streams_open;
+  prometheus::Gauge& sessions;  // as many as the store has
 
  private:
   absl::Mutex mu_;

@@ -53,6 +53,9 @@ struct EngineOptions {
   absl::Status Validate() const;  // INVALID_ARGUMENT names field and value
 };
 
+// What a step of such an engine may hold.
+PassLimits PassLimitsOf(const Model& model, const EngineOptions& options);
+
 // A snapshot for routing and metrics.
 struct EngineLoad {
   int32_t running = 0, waiting = 0;
@@ -108,7 +111,7 @@ class Engine {
   // are free then. A handle that has finished is ignored.
   void Cancel(uint64_t handle, FinishReason reason = FinishReason::kCancelled);
 
-  // Ends the requests of a tenant as cancelled and forgets what the cache holds of its texts and what
+  // Ends the requests of a tenant (kTenantDeleted) and forgets what the cache holds of its texts and what
   // drafting learned from them, on disk too; then calls `done`, on the engine's thread. Later requests begin
   // anew.
   void ForgetTenant(std::string tenant, std::function<void()> done);

@@ -75,7 +75,7 @@ struct Request {
   absl::Status ValidateOptions(int32_t vocab_size) const;
 };
 
-enum class FinishReason : uint8_t { kStop, kLength, kCancelled, kDeadline, kSlowConsumer };
+enum class FinishReason : uint8_t { kStop, kLength, kCancelled, kDeadline, kSlowConsumer, kTenantDeleted };
 std::string_view FinishReasonName(FinishReason reason);  // "stop", "length", "cancelled", ...
 
 struct TokenLogprob {

@@ -74,6 +74,12 @@ TEST_F(RouterTest, OnlyWorkersOfTheTokenizerThatReadThePrompt) {
   EXPECT_EQ(Route(workers, {.model = "a", .tokenizer = "other"}, 0), std::nullopt);
 }
 
+TEST_F(RouterTest, OnlyWhoAnswersAlikeIfThatIsWanted) {
+  const std::vector<WorkerSnapshot> workers = {Worker(Model("a", "r2"), 0, 0, 0), Worker(a_, 9, 0, 0)};
+  EXPECT_EQ(Route(workers, {.model = "a"}, 0), 0u);
+  EXPECT_EQ(Route(workers, {.model = "a", .like = &a_->info()}, 0), 1u);
+}
+
 TEST_F(RouterTest, WhoFailsIsKeptAwayFrom) {
   std::vector<WorkerSnapshot> workers = {Worker(a_, 0, 0, 0), Worker(a_, 9, 0, 0)};
   workers[0].breaker_open = true;
@@ -128,6 +134,34 @@ TEST_F(RouterTest, AlikeIsWhatShowsInAnswers) {
     change(other);
     EXPECT_FALSE(AnswerAlike(a_->info(), other)) << other.ShortDebugString();
   }
+}
+
+TEST_F(RouterTest, RequestsOfOneAffinityGoTogether) {
+  std::vector<WorkerSnapshot> workers;
+  for (int i = 0; i < 4; ++i) {
+    workers.push_back(Worker(a_, 0, 0, 0, 10));
+    workers.back().address = "w" + std::to_string(i) + ":7710";
+  }
+  std::vector<int> at(4);
+  for (int i = 0; i < 400; ++i) {
+    const std::string affinity = "tenant/" + std::to_string(i);
+    const RouteWish wish = {.model = "a", .affinity = affinity};
+    const size_t home = *Route(workers, wish, 0);
+    ++at[home];
+    EXPECT_EQ(Route(workers, wish, 1), home) << "whosever turn it is";
+    std::vector<WorkerSnapshot> without = workers;
+    without[(home + 1) % 4].state = v1::WORKER_STATE_DOWN;
+    EXPECT_EQ(Route(without, wish, 0), home) << "whoever else is lost";
+    without[home].streams = 4;  // busier, but not by as much as a prefix is worth
+    EXPECT_EQ(Route(without, wish, 0), home);
+    without[home].streams = 5;
+    EXPECT_NE(Route(without, wish, 0), home);
+    without[home].streams = 0;
+    without[home].state = v1::WORKER_STATE_DRAINING;
+    EXPECT_NE(Route(without, wish, 0), home);
+  }
+  for (const int sessions : at) EXPECT_GT(sessions, 60) << "they are spread";
+  EXPECT_EQ(Route(workers, {.model = "b", .affinity = "x"}, 0), std::nullopt);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "clamor/v1/admin.grpc.pb.h"
+#include "clamor/v1/session.grpc.pb.h"
 #include "services/security/key_file.h"
 #include "tests/services/gateway/gateway_fixture.h"
 
@@ -65,6 +66,25 @@ class SecurityTest : public testing::GatewayTest {
       return stub_->Chat(c, {}, &response);
     });
     note([&](auto* c) { return stub_->StreamChat(c, {})->Finish(); });
+    note([&](auto* c) { return stub_->ResumeStream(c, {})->Finish(); });
+    const auto sessions = v1::SessionService::NewStub(channel_);
+    note([&](auto* c) {
+      v1::CreateSessionResponse response;
+      return sessions->CreateSession(c, {}, &response);
+    });
+    note([&](auto* c) {
+      v1::GetSessionResponse response;
+      return sessions->GetSession(c, {}, &response);
+    });
+    note([&](auto* c) {
+      v1::ListSessionsResponse response;
+      return sessions->ListSessions(c, {}, &response);
+    });
+    note([&](auto* c) { return sessions->ExportSession(c, {})->Finish(); });
+    note([&](auto* c) {
+      v1::DeleteSessionResponse response;
+      return sessions->DeleteSession(c, {}, &response);
+    });
     note([&](auto* c) {
       v1::TokenizeResponse response;
       return stub_->Tokenize(c, {}, &response);

@@ -303,6 +303,10 @@ TEST_F(ForgetTest, ATenantLeavesNothingBehind) {
   const auto engine = MakeEngine(model_, {.max_sequences = 1, .default_nodes = 12}, &tokenizer_);
   const auto ask = [&](const std::string& tenant) {
     Request request = Golden(0);
+    const std::vector<int32_t> once = request.prompt_ids;
+    while (request.prompt_ids.size() < 40) {  // more than a page
+      request.prompt_ids.insert(request.prompt_ids.end(), once.begin(), once.end());
+    }
     request.tenant = tenant;
     RecordingSink sink;
     Submit(*engine, std::move(request), sink);
@@ -335,8 +339,8 @@ TEST_F(ForgetTest, ATenantLeavesNothingBehind) {
   for (int i = 0; i < 3; ++i) engine->Step();
   ASSERT_TRUE(forget("a"));
   ASSERT_TRUE(running.finished.has_value() && waiting.finished.has_value());
-  EXPECT_EQ(running.finished->reason, FinishReason::kCancelled);
-  EXPECT_EQ(waiting.finished->reason, FinishReason::kCancelled);
+  EXPECT_EQ(running.finished->reason, FinishReason::kTenantDeleted);
+  EXPECT_EQ(waiting.finished->reason, FinishReason::kTenantDeleted);
   EXPECT_LT(running.ids.size(), 100u);
 }
 
