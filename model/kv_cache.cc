@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <utility>
 
 namespace clamor {
@@ -110,6 +111,18 @@ void KvCache::Release(std::span<const int32_t> pages) {
     } else {
       free_.push_back(page);
     }
+  }
+}
+
+void KvCache::Forget(std::string_view tenant) {
+  const size_t page_bytes = half_layer_bytes_ / leases_.size();
+  for (const int32_t page : prefixes_.Forget(tenant)) {
+    for (int half = 0; half < 2 * layers_; ++half) {
+      std::memset(
+          memory_ + static_cast<size_t>(half) * half_layer_bytes_ + static_cast<size_t>(page) * page_bytes, 0,
+          page_bytes);
+    }
+    free_.push_back(page);
   }
 }
 

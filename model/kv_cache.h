@@ -44,8 +44,8 @@ class KvLease {
   friend class KvCache;
   KvCache* cache_ = nullptr;  // outlives the lease
   std::vector<int32_t> pages_;
-  int64_t shared_ = 0;            // pages from the first that the index has seen: never written again
-  PrefixIndex::Place place_ = 0;  // behind them
+  int64_t shared_ = 0;        // pages from the first that the index has seen: never written again
+  PrefixIndex::Place place_;  // behind them
 };
 
 class KvCache {
@@ -73,6 +73,9 @@ class KvCache {
   // The keys and values of `text` have been written to a lease that came from Find for the same tenant: its
   // full pages may serve others from now on, and must not be written again.
   void Share(KvLease& lease, std::span<const int32_t> text);
+
+  // Forgets what is kept of one tenant's texts, tokens, keys and values, but for pages that are leased.
+  void Forget(std::string_view tenant);
 
   kernels::KvLayer layer(int i) const;
   // Copies key and value of one slot to another in every layer, bit for bit.

@@ -11,7 +11,7 @@ namespace clamor {
 
 // absl::Hash is salted anew in every process: nobody outside can make two names meet.
 PrefixIndex::Place PrefixIndex::Beginning(std::string_view tenant) const {
-  return absl::HashOf(absl::string_view(tenant.data(), tenant.size())) | uint64_t{1} << 63;
+  return {.tenant = absl::HashOf(absl::string_view(tenant.data(), tenant.size()))};
 }
 
 PrefixIndex::Key PrefixIndex::MakeKey(Place from, Tokens tokens) {
@@ -27,7 +27,7 @@ PrefixIndex::Page PrefixIndex::Find(Place from, Tokens tokens) const {
 
 PrefixIndex::Place PrefixIndex::Add(Place from, Tokens tokens, int32_t page) {
   const Key key = MakeKey(from, tokens);
-  const auto [it, added] = pages_.try_emplace(key, Page{.page = page, .end = next_place_});
+  const auto [it, added] = pages_.try_emplace(key, Page{.page = page, .end = {from.tenant, next_place_}});
   if (added) {
     assert(!entries_[page].known);
     entries_[page] = {.known = true, .key = key};
@@ -43,22 +43,40 @@ void PrefixIndex::SetIdle(int32_t page) {
   entry.after = kNone;
   (newest_ == kNone ? oldest_ : entries_[newest_].after) = page;
   newest_ = page;
+  entry.idle = true;
   ++idle_;
 }
 
 void PrefixIndex::SetBusy(int32_t page) {
-  const Entry& entry = entries_[page];
+  Entry& entry = entries_[page];
   (entry.before == kNone ? oldest_ : entries_[entry.before].after) = entry.after;
   (entry.after == kNone ? newest_ : entries_[entry.after].before) = entry.before;
+  entry.idle = false;
   --idle_;
+}
+
+void PrefixIndex::Remove(int32_t page) {
+  SetBusy(page);
+  pages_.erase(entries_[page].key);
+  entries_[page] = {};
+}
+
+std::vector<int32_t> PrefixIndex::Forget(std::string_view tenant) {
+  const uint64_t owner = Beginning(tenant).tenant;
+  std::vector<int32_t> pages;
+  for (size_t page = 0; page < entries_.size(); ++page) {
+    const Entry& entry = entries_[page];
+    if (entry.known && entry.idle && entry.key.from.tenant == owner)
+      pages.push_back(static_cast<int32_t>(page));
+  }
+  for (const int32_t page : pages) Remove(page);
+  return pages;
 }
 
 int32_t PrefixIndex::Evict() {
   const int32_t page = oldest_;
   if (page == kNone) return kNone;
-  SetBusy(page);
-  pages_.erase(entries_[page].key);
-  entries_[page].known = false;
+  Remove(page);
   return page;
 }
 

@@ -18,8 +18,12 @@ namespace clamor {
 
 class PrefixIndex {
  public:
-  // A place in a text at the end of a full page, or its very beginning.
-  using Place = uint64_t;
+  // A place in a text of one tenant: at the end of a full page, or (`after` 0) its very beginning.
+  struct Place {
+    uint64_t tenant = 0;  // a hash
+    uint64_t after = 0;
+    friend bool operator==(const Place&, const Place&) = default;
+  };
   using Tokens = std::span<const int32_t, kernels::kPageSize>;
 
   static constexpr int32_t kNone = -1;
@@ -31,7 +35,7 @@ class PrefixIndex {
 
   struct Page {
     int32_t page = kNone;
-    Place end = 0;
+    Place end;
   };
   // The page that continues the text from `from` with `tokens`; page kNone: not known.
   Page Find(Place from, Tokens tokens) const;
@@ -47,6 +51,9 @@ class PrefixIndex {
   void SetBusy(int32_t page);
   int64_t idle() const { return idle_; }
 
+  // Forgets the idle pages of one tenant, their tokens included, and returns them.
+  std::vector<int32_t> Forget(std::string_view tenant);
+
   // Forgets the page that has been idle longest and returns it; kNone if none is idle. Whoever leases pages
   // returns the last of a text first, so that the end of a text goes before its beginning. (What is left of a
   // text whose beginning went first is not found any more and goes in its turn.)
@@ -59,20 +66,21 @@ class PrefixIndex {
     friend bool operator==(const Key&, const Key&) = default;
     template <typename H>
     friend H AbslHashValue(H hash, const Key& key) {
-      return H::combine(std::move(hash), key.from, key.tokens);
+      return H::combine(std::move(hash), key.from.tenant, key.from.after, key.tokens);
     }
   };
   struct Entry {
-    bool known = false;
+    bool known = false, idle = false;
     int32_t before = kNone, after = kNone;  // in the list of idle pages
     Key key;
   };
 
   static Key MakeKey(Place from, Tokens tokens);
+  void Remove(int32_t page);
 
   std::vector<Entry> entries_;  // by page
   absl::flat_hash_map<Key, Page> pages_;
-  Place next_place_ = 1;  // places behind pages; beginnings have the highest bit set
+  uint64_t next_place_ = 1;
   int32_t oldest_ = kNone, newest_ = kNone;
   int64_t idle_ = 0;
 };

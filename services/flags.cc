@@ -18,6 +18,9 @@ void AddServerFlags(CLI::App& app, ServerOptions& options) {
   app.add_option("--http", options.http, "HOST:PORT of /metrics, /healthz and /readyz")
       ->capture_default_str()
       ->group(group);
+  app.add_option("--health", options.health,
+                 "HOST:PORT of grpc.health.v1 without TLS, for probes; no other service is there")
+      ->group(group);
   app.add_option("--port-file", options.port_file,
                  "File that gets the bound addresses, as grpc=HOST:PORT and http=HOST:PORT")
       ->group(group);
@@ -29,12 +32,29 @@ void AddServerFlags(CLI::App& app, ServerOptions& options) {
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 20))
       ->group(group);
+  AddTlsFlags(app, TlsSide::kServer, options.tls);
   const char* config = std::getenv("CLAMOR_CONFIG");
   app.set_config("--config", config == nullptr ? "" : config, "File of flags, one `flag=value` a line",
                  config != nullptr)
       ->group(group);
   app.allow_config_extras(CLI::config_extras_mode::error);
   app.set_version_flag("--version", absl::StrCat(options.name, " ", CLAMOR_VERSION));
+}
+
+void AddTlsFlags(CLI::App& app, TlsSide side, TlsOptions& tls) {
+  const std::string group = "Security";
+  CLI::Option* certificate =
+      app.add_option("--tls-cert", tls.certificate, "PEM file of our certificate chain")->group(group);
+  CLI::Option* key = app.add_option("--tls-key", tls.key, "PEM file of its key")->group(group);
+  certificate->needs(key);
+  key->needs(certificate);
+  app.add_option("--tls-ca", tls.ca, "PEM file of the authority whose servers we connect to, by TLS")
+      ->group(group);
+  if (side == TlsSide::kClient) return;
+  app.add_option("--tls-client-ca", tls.client_ca,
+                 "PEM file of the authority that must have signed a client's certificate")
+      ->needs(certificate)
+      ->group(group);
 }
 
 std::optional<int> ParseFlags(CLI::App& app, int argc, char** argv) {

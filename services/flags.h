@@ -14,6 +14,10 @@ namespace clamor {
 // Adds the flags that all servers share. `app` and `options` must live until ParseFlags has returned.
 void AddServerFlags(CLI::App& app, ServerOptions& options);
 
+// --tls-ca, --tls-cert and --tls-key, for a server --tls-client-ca too.
+enum class TlsSide { kClient, kServer };
+void AddTlsFlags(CLI::App& app, TlsSide side, TlsOptions& tls);
+
 // Parses all flags of `app`. An exit status if the program has nothing more to do: 0 after --help and
 // --version, 2 after one line on stderr that names the wrong flag.
 std::optional<int> ParseFlags(CLI::App& app, int argc, char** argv);

@@ -29,6 +29,8 @@ const ErrorReason kReasons[] = {
     {"STREAM_NOT_FOUND", absl::StatusCode::kNotFound, 404, "invalid_request_error", "stream_not_found"},
     {"QUEUE_FULL", absl::StatusCode::kResourceExhausted, 429, "rate_limit_error", "queue_full",
      absl::Seconds(1)},
+    {"TENANT_QUOTA", absl::StatusCode::kResourceExhausted, 429, "rate_limit_error", "tenant_quota",
+     absl::Seconds(1)},
     {"STORE_FULL", absl::StatusCode::kResourceExhausted, 429, "insufficient_quota", "store_full"},
     {"STORE_UNAVAILABLE", absl::StatusCode::kUnavailable, 503, "server_error", "store_unavailable",
      absl::Seconds(1)},
@@ -38,6 +40,9 @@ const ErrorReason kReasons[] = {
     {"DRAINING", absl::StatusCode::kUnavailable, 503, "server_error", "draining"},
     {"SLOW_CONSUMER", absl::StatusCode::kCancelled, 499, "invalid_request_error", "slow_consumer"},
     {"DEADLINE", absl::StatusCode::kDeadlineExceeded, 504, "server_error", "deadline_exceeded"},
+    {"TENANT_DELETED", absl::StatusCode::kCancelled, 499, "invalid_request_error", "tenant_deleted"},
+    {"UNAUTHENTICATED", absl::StatusCode::kUnauthenticated, 401, "authentication_error", "invalid_api_key"},
+    {"NOT_ALLOWED", absl::StatusCode::kPermissionDenied, 403, "permission_error", "not_allowed"},
     // Of the gateway's OpenAI edge alone.
     {"UNKNOWN_URL", absl::StatusCode::kNotFound, 404, "invalid_request_error", "unknown_url"},
     {"METHOD_NOT_ALLOWED", absl::StatusCode::kUnimplemented, 405, "invalid_request_error",
@@ -80,6 +85,16 @@ const ErrorReason* FindErrorReason(absl::string_view name) {
 
 absl::Status Refusal(absl::string_view reason, absl::string_view message) {
   return absl::Status(FindErrorReason(reason)->code, absl::StrCat("[", reason, "] ", message));
+}
+
+absl::Status Refusal(absl::string_view reason, absl::string_view message, absl::Duration retry_after) {
+  absl::Status status = Refusal(reason, message);
+  google::rpc::RetryInfo retry;
+  const int64_t nanoseconds = absl::ToInt64Nanoseconds(retry_after);
+  retry.mutable_retry_delay()->set_seconds(nanoseconds / 1'000'000'000);
+  retry.mutable_retry_delay()->set_nanos(static_cast<int32_t>(nanoseconds % 1'000'000'000));
+  status.SetPayload(TypeUrl(retry), absl::Cord(retry.SerializeAsString()));
+  return status;
 }
 
 absl::Status InvalidField(absl::string_view field, absl::string_view problem) {

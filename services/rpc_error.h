@@ -34,6 +34,8 @@ const ErrorReason* FindErrorReason(absl::string_view name);
 
 // An error of a reason in the table, with the table's code. REQUIRES: FindErrorReason(reason).
 absl::Status Refusal(absl::string_view reason, absl::string_view message);
+// Likewise, with a RetryInfo of its own: when the refused one may try again.
+absl::Status Refusal(absl::string_view reason, absl::string_view message, absl::Duration retry_after);
 // INVALID_ARGUMENT of one field: "`field` `problem`".
 absl::Status InvalidField(absl::string_view field, absl::string_view problem);
 

@@ -37,11 +37,18 @@ std::string HostOf(const std::string& address) {
   return host.empty() ? "0.0.0.0" : host;
 }
 
+// ":PORT" is all addresses.
+std::string WithHost(const std::string& address) {
+  return absl::StartsWith(address, ":") ? absl::StrCat(HostOf(address), address) : address;
+}
+
 absl::Status WritePortFile(const std::string& path, const std::string& grpc_address,
-                           const std::string& http_address, const std::string& api_address) {
+                           const std::string& http_address, const std::string& health_address,
+                           const std::string& api_address) {
   const std::string partial = absl::StrCat(path, ".partial");
   std::ofstream out(partial, std::ios::trunc);
   out << "grpc=" << grpc_address << "\nhttp=" << http_address << "\n";
+  if (!health_address.empty()) out << "health=" << health_address << "\n";
   if (!api_address.empty()) out << "api=" << api_address << "\n";
   out.close();
   if (!out || std::rename(partial.c_str(), path.c_str()) != 0) {
@@ -117,15 +124,13 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
                                                       std::span<const ServicePart> services,
                                                       prometheus::Registry* registry,
                                                       std::function<void()> before_scrape) {
+  CLAMOR_RETURN_IF_ERROR(CheckTls(options.tls));
   std::unique_ptr<Server> server(new Server(options));
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   int grpc_port = 0;
-  const std::string grpc_host = HostOf(options.listen);
-  const std::string listen =
-      absl::StartsWith(options.listen, ":") ? absl::StrCat(grpc_host, options.listen) : options.listen;
-  builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &grpc_port);
+  builder.AddListeningPort(WithHost(options.listen), ServerCredentialsOf(options.tls), &grpc_port);
   builder.SetMaxReceiveMessageSize(options.max_message_bytes);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT,
                              0);  // a second server on this port is a mistake, not a replica
@@ -143,8 +148,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   if (server->grpc_ == nullptr || grpc_port == 0) {
     return absl::UnavailableError(absl::StrCat("--listen: cannot listen on \"", options.listen, "\""));
   }
+  CLAMOR_RETURN_IF_ERROR(server->StartHealthPort());
   for (const std::string& name : server->service_names_) {
-    server->grpc_->GetHealthCheckService()->SetServingStatus(name, false);
+    server->ForEachHealth([&name](auto* health) { health->SetServingStatus(name, false); });
   }
   server->SetReady(false);
   CLAMOR_ASSIGN_OR_RETURN(
@@ -152,25 +158,50 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
       MetricsHttp::Start(options.http, {.registry = registry,
                                         .before_scrape = std::move(before_scrape),
                                         .ready = [s = server.get()] { return s->ready_ && !s->draining_; }}));
-  server->grpc_address_ = absl::StrCat(grpc_host, ":", grpc_port);
+  server->grpc_address_ = absl::StrCat(HostOf(options.listen), ":", grpc_port);
   server->http_address_ = absl::StrCat(HostOf(options.http), ":", server->http_->port());
   if (!options.port_file.empty()) {
-    CLAMOR_RETURN_IF_ERROR(
-        WritePortFile(options.port_file, server->grpc_address_, server->http_address_, options.api));
+    CLAMOR_RETURN_IF_ERROR(WritePortFile(options.port_file, server->grpc_address_, server->http_address_,
+                                         server->health_address_, options.api));
   }
-  spdlog::info("event=listening grpc={} http={}", server->grpc_address_, server->http_address_);
+  spdlog::info("event=listening grpc={} http={} tls={} client_certificates={}", server->grpc_address_,
+               server->http_address_, !options.tls.certificate.empty(), !options.tls.client_ca.empty());
   return server;
+}
+
+// A server of its own, with no service but health (and what every server has, reflection).
+absl::Status Server::StartHealthPort() {
+  if (options_.health.empty()) return absl::OkStatus();
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort(WithHost(options_.health), grpc::InsecureServerCredentials(), &port);
+  builder.SetMaxReceiveMessageSize(4096);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 64);
+  health_ = builder.BuildAndStart();
+  if (health_ == nullptr || port == 0) {
+    return absl::UnavailableError(absl::StrCat("--health: cannot listen on \"", options_.health, "\""));
+  }
+  health_address_ = absl::StrCat(HostOf(options_.health), ":", port);
+  return absl::OkStatus();
+}
+
+template <class Change>
+void Server::ForEachHealth(Change change) {
+  change(grpc_->GetHealthCheckService());
+  if (health_ != nullptr) change(health_->GetHealthCheckService());
 }
 
 void Server::SetReady(bool ready) {
   if (draining_) return;
   ready_ = ready;
-  grpc_->GetHealthCheckService()->SetServingStatus(ready);
+  ForEachHealth([ready](auto* health) { health->SetServingStatus(ready); });
 }
 
 void Server::Close() {
   http_.reset();
   if (grpc_ != nullptr) grpc_->Shutdown(std::chrono::system_clock::now());
+  if (health_ != nullptr) health_->Shutdown(std::chrono::system_clock::now());
 }
 
 std::shared_ptr<void> Server::Hold() {
@@ -197,7 +228,8 @@ void Server::Run(const std::function<void()>& on_drain) {
   while (!stop_ && !PollSignal(-1)) {
   }
   draining_ = true;
-  grpc_->GetHealthCheckService()->Shutdown();  // NOT_SERVING from here on, whatever SetReady says
+  // NOT_SERVING from here on, whatever SetReady says.
+  ForEachHealth([](auto* health) { health->Shutdown(); });
   on_drain();
   const absl::Time deadline = absl::Now() + absl::Seconds(options_.grace_seconds);
   spdlog::info("event=draining calls={} grace_seconds={}", calls_->running(), options_.grace_seconds);

@@ -1,5 +1,5 @@
-// What the three servers share: a gRPC port with health, reflection and limits, an HTTP port with metrics,
-// and an orderly end. A main is then: BlockTerminationSignals, flags, parts, Server::Start, Run.
+// What the three servers share: a gRPC port with TLS, health, reflection and limits, an HTTP port with
+// metrics, and an orderly end. A main is then: BlockTerminationSignals, flags, parts, Server::Start, Run.
 //
 // Threads: SetReady and Stop may be called from any thread.
 // Tested by tests/services/server_test.cc.
@@ -18,15 +18,18 @@
 #include "grpcpp/server.h"
 #include "prometheus/registry.h"
 #include "services/metrics_http.h"
+#include "services/security/tls.h"
 
 namespace clamor {
 
 struct ServerOptions {
-  std::string name;                   // of the binary
-  std::string listen;                 // HOST:PORT of gRPC
-  std::string http;                   // HOST:PORT of metrics
-  std::string port_file;              // gets the bound addresses; empty: none
-  std::string api;                    // HOST:PORT of another port that is bound already, for that file
+  std::string name;       // of the binary
+  std::string listen;     // HOST:PORT of gRPC
+  std::string http;       // HOST:PORT of metrics
+  std::string health;     // HOST:PORT of plaintext gRPC health, for probes; empty: none
+  std::string port_file;  // gets the bound addresses; empty: none
+  std::string api;        // HOST:PORT of another port that is bound already, for that file
+  TlsOptions tls;
   double grace_seconds = 30;          // for running calls after SIGTERM
   int max_concurrent_streams = 1024;  // per connection
   int max_message_bytes = 16 << 20;   // received
@@ -43,8 +46,8 @@ void BlockTerminationSignals();
 
 class Server {
  public:
-  // Binds both ports, writes the port file and answers from now on, not ready yet. UNAVAILABLE names the flag
-  // and the address that cannot be bound; other codes name the port file.
+  // Binds the ports, writes the port file and answers from now on, not ready yet. UNAVAILABLE names the flag
+  // and the address that cannot be bound; other codes name the port file or a file of TLS.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options,
                                                        std::span<const ServicePart> services,
                                                        prometheus::Registry* registry,
@@ -69,18 +72,22 @@ class Server {
 
   const std::string& grpc_address() const { return grpc_address_; }  // HOST:PORT as bound
   const std::string& http_address() const { return http_address_; }
+  const std::string& health_address() const { return health_address_; }  // empty: there is none
 
  private:
   class CallCounter;
   explicit Server(const ServerOptions& options);
+  absl::Status StartHealthPort();
+  template <class Change>
+  void ForEachHealth(Change change);        // of both ports
   bool PollSignal(double timeout_seconds);  // true if a signal came; false after a wake-up or the timeout
 
   const ServerOptions options_;
-  std::string grpc_address_, http_address_;
+  std::string grpc_address_, http_address_, health_address_;
   int signal_fd_, wake_fd_;
   std::vector<std::string> service_names_;
   std::unique_ptr<CallCounter> calls_;
-  std::unique_ptr<grpc::Server> grpc_;
+  std::unique_ptr<grpc::Server> grpc_, health_;
   std::unique_ptr<MetricsHttp> http_;
   std::atomic<bool> ready_ = false;
   std::atomic<bool> draining_ = false;

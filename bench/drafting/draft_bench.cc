@@ -176,9 +176,9 @@ class Answerer {
  private:
   // A store for some of the answers.
   struct MaybeStore final : ContinuationSource {
-    void Ask(uint64_t sequence, const std::string& tenant, std::span<const int32_t> context,
+    void Ask(uint64_t sequence, std::span<const std::string_view> tenants, std::span<const int32_t> context,
              int64_t position) override {
-      if (store != nullptr) store->Ask(sequence, tenant, context, position);
+      if (store != nullptr) store->Ask(sequence, tenants, context, position);
     }
     std::optional<Answer> Take(uint64_t sequence) override {
       return store != nullptr ? store->Take(sequence) : std::nullopt;

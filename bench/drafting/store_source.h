@@ -53,7 +53,7 @@ class StoreSource final : public ContinuationSource {
   absl::Status Remove(const std::string& id) { return store_->DeleteDocument(kNamespace, id).status(); }
   retrieval::Stats stats() const { return store_->GetStats(); }
 
-  void Ask(uint64_t sequence, const std::string&, std::span<const int32_t> context,
+  void Ask(uint64_t sequence, std::span<const std::string_view>, std::span<const int32_t> context,
            int64_t position) override {
     const std::vector<uint32_t> ids(context.begin(), context.end());
     const auto start = std::chrono::steady_clock::now();

@@ -107,7 +107,7 @@ class Replay {
       text.insert(text.end(), next.begin(), next.end());
       done += kept;
       if (drafter->WantsAnswer()) {
-        store_.Ask(sequence, "", std::span(text).last(std::min<size_t>(text.size(), 32)),
+        store_.Ask(sequence, {}, std::span(text).last(std::min<size_t>(text.size(), 32)),
                    static_cast<int64_t>(text.size()));
       }
     }

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
-#include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -42,8 +42,9 @@ class ContinuationSource {
   // Asks for continuations of `context` (the tail of a sequence whose whole length is `position`). Returns at
   // once; a question that is still open for the same sequence may be dropped. Only the engine's thread calls
   // these four.
-  virtual void Ask(uint64_t sequence, const std::string& tenant, std::span<const int32_t> context,
-                   int64_t position) = 0;
+  // `tenants`: whose texts may answer; of answers that match equally far the first one's counts.
+  virtual void Ask(uint64_t sequence, std::span<const std::string_view> tenants,
+                   std::span<const int32_t> context, int64_t position) = 0;
   // The newest answer that has arrived for `sequence` since the last Take. Never waits.
   virtual std::optional<Answer> Take(uint64_t sequence) = 0;
   // Returns when no answer is on its way, at `deadline` at the latest; whether none is. An answer that misses

@@ -15,6 +15,7 @@ namespace {
 
 struct Flags {
   std::string server;
+  ConnectionFlags connection;
   std::string name;
   double timeout_seconds = 600;
 };
@@ -27,7 +28,8 @@ absl::Status Checkpoint(const Flags& flags) {
   v1::CheckpointResponse response;
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(flags.timeout_seconds)));
-  const auto stub = v1::RetrievalService::NewStub(Connect(flags.server));
+  CLAMOR_ASSIGN_OR_RETURN(const auto channel, Connect(flags.server, flags.connection));
+  const auto stub = v1::RetrievalService::NewStub(channel);
   CLAMOR_RETURN_IF_ERROR(ServerStatus(stub->Checkpoint(&context, request, &response)));
   std::printf("%s\n", response.path().c_str());
   return absl::OkStatus();
@@ -40,6 +42,7 @@ void AddCheckpoint(CLI::App& app, Run& run) {
   CLI::App* verb = app.add_subcommand("checkpoint",
                                       "A consistent copy of a store on its server's disk; prints its folder");
   verb->add_option("--server", flags->server, "HOST:PORT of a retrieval service")->required();
+  AddConnectionFlags(*verb, flags->connection);
   verb->add_option("--name", flags->name, "Of the copy: letters, digits, - and _ (default: the time)");
   verb->add_option("--timeout", flags->timeout_seconds, "Seconds that it may take")
       ->check(CLI::Range(0.001, 86400.0))

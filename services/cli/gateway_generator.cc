@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "clamor/v1/generation.grpc.pb.h"
+#include "kernels/status_macros.h"
 #include "services/cli/command.h"
 #include "services/cli/connection.h"
 #include "services/cli/generator.h"
@@ -117,8 +118,8 @@ class CancelOnInterrupt {
 
 class GatewayGenerator final : public Generator {
  public:
-  GatewayGenerator(const std::string& server, std::string model)
-      : stub_(v1::GenerationService::NewStub(Connect(server))), model_(std::move(model)) {}
+  GatewayGenerator(const std::shared_ptr<grpc::Channel>& channel, std::string model)
+      : stub_(v1::GenerationService::NewStub(channel)), model_(std::move(model)) {}
 
   absl::StatusOr<Answer> Generate(const Question& question,
                                   absl::FunctionRef<void(const Delta&)> on_delta) override {
@@ -188,8 +189,11 @@ class GatewayGenerator final : public Generator {
 
 }  // namespace
 
-std::unique_ptr<Generator> MakeGatewayGenerator(const std::string& server, const std::string& model) {
-  return std::make_unique<GatewayGenerator>(server, model);
+absl::StatusOr<std::unique_ptr<Generator>> MakeGatewayGenerator(const std::string& server,
+                                                                const ConnectionFlags& connection,
+                                                                const std::string& model) {
+  CLAMOR_ASSIGN_OR_RETURN(const auto channel, Connect(server, connection));
+  return std::make_unique<GatewayGenerator>(channel, model);
 }
 
 }  // namespace clamor::cli

@@ -43,6 +43,7 @@ void AddGenerationFlags(CLI::App& verb, GenerationFlags& flags) {
       verb.add_option("--server", flags.server, "HOST:PORT of a gateway, in place of --model")
           ->excludes(model)
           ->group("Model");
+  AddConnectionFlags(verb, flags.connection);
   verb.add_option("--model-name", flags.model_name, "Which of the gateway's models")
       ->needs(server)
       ->group("Model");
@@ -155,7 +156,7 @@ absl::StatusOr<Question> QuestionWith(const GenerationFlags& flags) {
 
 absl::StatusOr<std::unique_ptr<Generator>> MakeGenerator(const GenerationFlags& flags, const Request& options,
                                                          bool quiet) {
-  if (!flags.server.empty()) return MakeGatewayGenerator(flags.server, flags.model_name);
+  if (!flags.server.empty()) return MakeGatewayGenerator(flags.server, flags.connection, flags.model_name);
   if (flags.model.directory.empty()) return UsageError("give --model DIR or --server HOST:PORT");
   CLAMOR_ASSIGN_OR_RETURN(LoadedModel model, LoadModelWithProgress(flags.model, quiet));
   return MakeLocalGenerator(std::move(model), flags.retrieval, options.speculation.nodes);

@@ -9,6 +9,7 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
+#include "services/cli/connection.h"
 #include "services/cli/generator.h"
 #include "services/worker/loaded_model.h"
 
@@ -17,6 +18,7 @@ namespace clamor::cli {
 struct GenerationFlags {
   ModelOptions model;
   std::string server;      // of a gateway, in place of model.directory
+  ConnectionFlags connection;
   std::string model_name;  // at the gateway
   std::string retrieval;   // of a store, with model.directory
   Request options;

@@ -10,6 +10,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
+#include "services/cli/connection.h"
 #include "services/cli/prompt.h"
 #include "services/worker/loaded_model.h"
 #include "services/worker/request.h"
@@ -61,6 +62,8 @@ absl::StatusOr<std::unique_ptr<Generator>> MakeLocalGenerator(LoadedModel model,
                                                               int32_t nodes);
 
 // `server`: HOST:PORT of a gateway; `model`: as it names it, empty if it serves one.
-std::unique_ptr<Generator> MakeGatewayGenerator(const std::string& server, const std::string& model);
+absl::StatusOr<std::unique_ptr<Generator>> MakeGatewayGenerator(const std::string& server,
+                                                                const ConnectionFlags& connection,
+                                                                const std::string& model);
 
 }  // namespace clamor::cli

@@ -29,6 +29,7 @@ constexpr size_t kMaxDocumentTokens = 1 << 20;  // RetrievalService's
 
 struct Flags {
   std::string server, store, model;
+  ConnectionFlags connection;
   std::string tenant = "default";
   std::vector<std::string> files;
   uint64_t limit = 0;
@@ -69,8 +70,8 @@ class StoreFolder final : public Destination {
 
 class StoreServer final : public Destination {
  public:
-  StoreServer(const std::string& server, retrieval::Namespace ns)
-      : stub_(v1::RetrievalService::NewStub(Connect(server))), namespace_(std::move(ns)) {}
+  StoreServer(const std::shared_ptr<grpc::Channel>& channel, retrieval::Namespace ns)
+      : stub_(v1::RetrievalService::NewStub(channel)), namespace_(std::move(ns)) {}
 
   absl::StatusOr<uint64_t> Append(const std::vector<TokenDocument>& documents) override {
     v1::AppendRequest request;
@@ -97,7 +98,10 @@ class StoreServer final : public Destination {
 };
 
 absl::StatusOr<std::unique_ptr<Destination>> OpenDestination(const Flags& flags, retrieval::Namespace ns) {
-  if (!flags.server.empty()) return std::make_unique<StoreServer>(flags.server, std::move(ns));
+  if (!flags.server.empty()) {
+    CLAMOR_ASSIGN_OR_RETURN(const auto channel, Connect(flags.server, flags.connection));
+    return std::make_unique<StoreServer>(channel, std::move(ns));
+  }
   auto store = retrieval::SuffixStore::Open({.path = flags.store});
   if (!store.ok()) return store.status();
   return std::make_unique<StoreFolder>(*std::move(store), std::move(ns));
@@ -199,6 +203,7 @@ void AddIngest(CLI::App& app, Run& run) {
   verb->add_option("--server", flags->server, "HOST:PORT of a retrieval service")
       ->excludes(store)
       ->group("Destination");
+  AddConnectionFlags(*verb, flags->connection);
   verb->add_option("--tenant", flags->tenant, "Whose documents they are")
       ->capture_default_str()
       ->group("Destination");

@@ -16,6 +16,7 @@ namespace {
 
 struct Flags {
   std::string server;
+  ConnectionFlags connection;
   bool watch = false;
 };
 
@@ -67,7 +68,8 @@ absl::StatusOr<std::string> Describe(v1::ModelService::Stub& stub) {
 }
 
 absl::Status Status(const Flags& flags) {
-  const std::unique_ptr<v1::ModelService::Stub> stub = v1::ModelService::NewStub(Connect(flags.server));
+  CLAMOR_ASSIGN_OR_RETURN(const auto channel, Connect(flags.server, flags.connection));
+  const std::unique_ptr<v1::ModelService::Stub> stub = v1::ModelService::NewStub(channel);
   do {
     CLAMOR_ASSIGN_OR_RETURN(const std::string text, Describe(*stub));
     if (flags.watch) std::fputs("\033[H\033[2J", stdout);
@@ -84,6 +86,7 @@ void AddStatus(CLI::App& app, Run& run) {
   auto flags = std::make_shared<Flags>();
   CLI::App* verb = app.add_subcommand("status", "Models, workers and load of a gateway");
   verb->add_option("--server", flags->server, "HOST:PORT of a gateway")->required();
+  AddConnectionFlags(*verb, flags->connection);
   verb->add_flag("--watch", flags->watch, "Again every second, until Ctrl-C");
   verb->callback([flags, &run] { run = [flags] { return Status(*flags); }; });
 }

@@ -27,12 +27,18 @@
 
 namespace clamor {
 
-// What calls need beside their request; both pointers outlive them.
+class Admission;
+class TenantUsage;
+
+// What calls need beside their request; the pointers outlive them.
 struct CallContext {
   Fleet* fleet;
   GatewayMetrics* metrics;
   absl::Time deadline;
-  std::string revision = {};  // of the model that must answer; empty: any
+  std::string revision = {};       // of the model that must answer; empty: any
+  std::string affinity = {};       // requests of one go to one worker, as far as load allows
+  Admission* admission = nullptr;  // null: whoever comes begins
+  TenantUsage* usage = nullptr;    // null: nobody counts
 };
 
 class AnswerCall final : private GenerationListener {

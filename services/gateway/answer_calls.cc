@@ -3,6 +3,9 @@
 #include <cstdint>
 #include <utility>
 
+#include "services/gateway/admission.h"
+#include "services/gateway/tenant_usage.h"
+
 namespace clamor {
 
 class AnswerCalls::Answer final : private GenerationListener {
@@ -23,6 +26,10 @@ class AnswerCalls::Answer final : private GenerationListener {
 
   void OnDelta(v1::Delta delta) override {
     delta.set_choice(index_);
+    {
+      absl::MutexLock lock(&all_.mu_);
+      all_.tokens_ += static_cast<uint64_t>(delta.token_ids_size());
+    }
     {
       absl::MutexLock lock(&all_.listening_);
       all_.listener_->OnDelta(std::move(delta));
@@ -60,11 +67,70 @@ AnswerCalls::AnswerCalls(const CallContext& context, WorkerLease lease,
     : context_(context),
       request_(std::move(request)),
       listener_(listener),
-      first_(std::make_unique<Answer>(this, 0, std::move(lease))) {}
+      model_(lease.model()),
+      ticket_(context.admission == nullptr ? 0 : context.admission->NewTicket()) {}
 
 AnswerCalls::~AnswerCalls() = default;
 
-void AnswerCalls::Start() { first_->call().Start(); }
+void AnswerCalls::Start() {
+  if (context_.admission == nullptr) return Begin();
+  absl::StatusOr<bool> runs;
+  {
+    absl::MutexLock lock(&mu_);  // Cancel comes before or finds the ticket
+    if (!status_.ok()) {
+      runs = status_;
+    } else {
+      runs = context_.admission->Enter(
+          ticket_, model_->info().name(), request_, context_.deadline,
+          [this](const absl::Status& status) { status.ok() ? Begin() : EndUnbegun(status); });
+    }
+  }
+  if (!runs.ok()) return EndUnbegun(runs.status());
+  if (*runs) Begin();  // else this may be gone by now
+}
+
+// A worker is chosen now, after whatever waiting there was.
+void AnswerCalls::Begin() {
+  absl::StatusOr<WorkerLease> lease = context_.fleet->Acquire(
+      {.model = model_->info().name(),
+       .tokenizer = model_->info().tokenizer_fingerprint(),
+       .tenant = request_.tenant(),
+       .prompt = {request_.prompt_ids().data(), static_cast<size_t>(request_.prompt_ids_size())},
+       .like = context_.revision.empty() ? nullptr : &model_->info(),
+       .affinity = context_.affinity});
+  absl::Status status = lease.status();
+  {
+    absl::MutexLock lock(&mu_);
+    if (!status_.ok()) status = status_;
+    if (status.ok()) first_ = std::make_unique<Answer>(this, 0, *std::move(lease));
+  }
+  if (status.ok()) return first_->call().Start();
+  Leave();
+  EndUnbegun(status);
+}
+
+// The first reason counts: why it was given up, if it was.
+void AnswerCalls::EndUnbegun(const absl::Status& status) {
+  absl::Status end;
+  {
+    absl::MutexLock lock(&mu_);
+    end = status_.ok() ? status : status_;
+  }
+  listener_->OnEnded(end);  // which may end this
+}
+
+void AnswerCalls::Leave() {
+  uint64_t tokens = 0;
+  {
+    absl::MutexLock lock(&mu_);
+    tokens = tokens_;
+  }
+  const auto prompt = static_cast<uint64_t>(request_.prompt_ids_size());
+  if (context_.admission != nullptr) {
+    context_.admission->Leave(ticket_, tokens == 0 ? 0 : static_cast<int64_t>(prompt + tokens));
+  }
+  if (context_.usage != nullptr) context_.usage->Add(request_.tenant(), tokens == 0 ? 0 : prompt, tokens);
+}
 
 void AnswerCalls::StartRest() {
   std::vector<AnswerCall*> calls;
@@ -87,6 +153,10 @@ void AnswerCalls::Cancel(const absl::Status& why) {
 void AnswerCalls::Stop(const absl::Status& why) {
   stopped_ = true;
   if (status_.ok()) status_ = why;
+  if (first_ == nullptr) {
+    if (context_.admission != nullptr) context_.admission->GiveUp(ticket_);
+    return;
+  }
   first_->call().Cancel(why);
   for (const auto& answer : rest_) answer->call().Cancel(why);
 }
@@ -99,6 +169,7 @@ void AnswerCalls::End(const absl::Status& status) {
     if (++ended_ <= rest_.size()) return;
     all = status_;
   }
+  Leave();
   listener_->OnEnded(all);  // which may end this
 }
 

@@ -2,9 +2,9 @@
 
 #include <utility>
 
+#include "kernels/status_macros.h"
 #include "services/gateway/model_service.h"
 #include "services/gateway/relay.h"
-#include "services/tenant.h"
 
 namespace clamor {
 namespace {
@@ -49,10 +49,12 @@ class EdgeGeneration final : public edge::Generation, private GenerationListener
 
 }  // namespace
 
-absl::StatusOr<std::string> EdgeCore::Identify(const edge::Sender& sender, const char*) {
-  if (sender.tenant.empty()) return std::string(kDefaultTenant);
-  if (absl::Status status = CheckTenant(kTenantMetadata, sender.tenant); !status.ok()) return status;
-  return sender.tenant;
+absl::StatusOr<std::string> EdgeCore::Identify(const edge::Sender& sender, const char* rpc) {
+  CLAMOR_ASSIGN_OR_RETURN(
+      Identity identity,
+      authenticator_->Identify(
+          {.authorization = sender.authorization, .tenant = sender.tenant, .peer = sender.peer}, rpc));
+  return std::move(identity.tenant);
 }
 
 template <class Request>

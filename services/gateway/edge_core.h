@@ -12,17 +12,22 @@
 #include "services/gateway/fleet.h"
 #include "services/gateway/gateway_service.h"
 #include "services/gateway/request_metrics.h"
+#include "services/security/authenticator.h"
 
 namespace clamor {
 
 class EdgeCore final : public edge::GenerationCore {
  public:
   // All of them must outlive this.
-  EdgeCore(Fleet* fleet, GatewayMetrics* metrics, GatewayService* service,
+  EdgeCore(Fleet* fleet, GatewayMetrics* metrics, const Authenticator* authenticator, GatewayService* service,
            std::function<std::shared_ptr<void>()> hold)
-      : fleet_(fleet), metrics_(metrics), service_(service), hold_(std::move(hold)) {}
+      : fleet_(fleet),
+        metrics_(metrics),
+        authenticator_(authenticator),
+        service_(service),
+        hold_(std::move(hold)) {}
 
-  bool authenticates() const override { return false; }
+  bool authenticates() const override { return authenticator_->wants_credentials(); }
   absl::StatusOr<std::string> Identify(const edge::Sender& sender, const char* rpc) override;
   absl::StatusOr<std::unique_ptr<edge::Generation>> Prepare(const edge::Caller& caller,
                                                             const v1::ChatRequest& request,
@@ -42,6 +47,7 @@ class EdgeCore final : public edge::GenerationCore {
 
   Fleet* const fleet_;
   GatewayMetrics* const metrics_;
+  const Authenticator* const authenticator_;
   GatewayService* const service_;
   const std::function<std::shared_ptr<void>()> hold_;
 };

@@ -11,12 +11,18 @@
 #include "absl/status/statusor.h"
 #include "prometheus/registry.h"
 #include "services/edge/edge.h"
+#include "services/gateway/admin_service.h"
+#include "services/gateway/admission.h"
 #include "services/gateway/edge_core.h"
 #include "services/gateway/fleet.h"
 #include "services/gateway/gateway_service.h"
 #include "services/gateway/model_service.h"
 #include "services/gateway/request_metrics.h"
 #include "services/gateway/session_service.h"
+#include "services/gateway/tenant_usage.h"
+#include "services/gateway/worker_discovery.h"
+#include "services/security/audit_log.h"
+#include "services/security/authenticator.h"
 #include "services/server.h"
 #include "services/session/session_keeper.h"
 
@@ -41,12 +47,18 @@ class Gateway {
   // the edge and the server, then the fleet goes, then the server.
   prometheus::Registry registry_;
   GatewayMetrics metrics_{&registry_};
+  std::unique_ptr<AuditLog> audit_;
+  std::unique_ptr<Authenticator> authenticator_;
   std::unique_ptr<Server> server_;
+  TenantUsage usage_;
   std::unique_ptr<Fleet> fleet_;
+  std::unique_ptr<WorkerDiscovery> discovery_;
+  std::unique_ptr<Admission> admission_;
   std::unique_ptr<SessionKeeper> keeper_;  // null: sessions are off
   std::unique_ptr<GatewayService> generation_;
   std::unique_ptr<SessionService> sessions_;
   std::unique_ptr<ModelService> models_;
+  std::unique_ptr<AdminService> admin_;
   std::unique_ptr<EdgeCore> edge_core_;
   std::unique_ptr<edge::Edge> edge_;
 };

@@ -110,19 +110,31 @@ bool IsStreamId(const std::string& id) {
 absl::Status ClientCancelled() { return absl::CancelledError("the client cancelled"); }
 
 GatewayService::GatewayService(Fleet* fleet, SessionKeeper* keeper, GatewayMetrics* metrics,
+                               const Authenticator* authenticator, Admission* admission, TenantUsage* usage,
                                const GatewayLimits& limits)
-    : fleet_(fleet), keeper_(keeper), metrics_(metrics), limits_(limits) {}
+    : fleet_(fleet),
+      keeper_(keeper),
+      metrics_(metrics),
+      authenticator_(authenticator),
+      admission_(admission),
+      usage_(usage),
+      limits_(limits) {}
 
-absl::Time GatewayService::DeadlineOf(const grpc::CallbackServerContext& context) const {
-  return std::min(absl::FromChrono(context.deadline()), absl::Now() + limits_.max_request_time);
+CallContext GatewayService::ContextOf(absl::Time deadline) const {
+  return {.fleet = fleet_,
+          .metrics = metrics_,
+          .deadline = std::min(deadline, absl::Now() + limits_.max_request_time),
+          .admission = admission_,
+          .usage = usage_};
 }
 
 template <class Request>
-absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const grpc::CallbackServerContext& context,
+absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const char* method,
+                                                           const grpc::CallbackServerContext& context,
                                                            const Request& request) {
-  GenerationCaller caller = {.deadline = absl::FromChrono(context.deadline())};
-  CLAMOR_ASSIGN_OR_RETURN(caller.tenant, TenantOf(context));
-  return Prepare(caller, request);
+  CLAMOR_ASSIGN_OR_RETURN(Identity identity, authenticator_->Identify(CredentialsOf(context), method));
+  return Prepare({.tenant = std::move(identity.tenant), .deadline = absl::FromChrono(context.deadline())},
+                 request);
 }
 
 template <class Request>
@@ -147,7 +159,7 @@ absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const GenerationCalle
   }
   CLAMOR_ASSIGN_OR_RETURN(auto named, fleet_->FindModel(request.model()));
   CLAMOR_ASSIGN_OR_RETURN(WorkerLease lease,
-                          fleet_->Acquire(named->info().name(), affinity));  // before the work of encoding
+                          fleet_->Acquire(named->info().name()));  // before the work of encoding
   const std::shared_ptr<const ServedModel> model = lease.model();  // workers of a name may differ for a while
   CLAMOR_ASSIGN_OR_RETURN(std::vector<int32_t> ids, EncodePrompt(*model, request, session));
   CLAMOR_RETURN_IF_ERROR(CheckOptionIds(request.options(), model->info().vocab_size()));
@@ -159,11 +171,11 @@ absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const GenerationCalle
   *prepared.mutable_options() = request.options();
   v1::SamplingParameters& sampling = *prepared.mutable_options()->mutable_sampling();
   if (!sampling.has_seed()) sampling.set_seed(Random64());
-  const absl::Time deadline = std::min(caller.deadline, absl::Now() + limits_.max_request_time);
-  PreparedGeneration generation{.context = {.fleet = fleet_, .metrics = metrics_, .deadline = deadline},
+  PreparedGeneration generation{.context = ContextOf(caller.deadline),
                                 .lease = std::move(lease),
                                 .request = std::move(prepared),
                                 .model = model->info().name()};
+  generation.context.affinity = std::move(affinity);
   if constexpr (kStreams<Request>) AddJournal(generation, keeper_, model->info(), session);
   if (session) AddSessionTurn(generation, keeper_, std::move(session->turn));
   return generation;
@@ -172,9 +184,11 @@ absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const GenerationCalle
 absl::StatusOr<PreparedGeneration> GatewayService::PrepareAgain(const grpc::CallbackServerContext& context,
                                                                 const v1::ResumeStreamRequest& request) {
   if (draining_) return Refusal("DRAINING", "this gateway is about to stop");
-  CLAMOR_ASSIGN_OR_RETURN(const std::string tenant, TenantOf(context));
+  CLAMOR_ASSIGN_OR_RETURN(const Identity caller,
+                          authenticator_->Identify(CredentialsOf(context), "ResumeStream"));
   if (!IsStreamId(request.stream_id())) return StreamNotFound(request.stream_id());
-  CLAMOR_ASSIGN_OR_RETURN(v1::StoredStream stream, keeper_->store().FindStream(tenant, request.stream_id()));
+  CLAMOR_ASSIGN_OR_RETURN(v1::StoredStream stream,
+                          keeper_->store().FindStream(caller.tenant, request.stream_id()));
   const uint32_t answers = AnswersOf(stream.request());
   if (request.choice() >= answers) {
     return InvalidField("choice",
@@ -184,14 +198,12 @@ absl::StatusOr<PreparedGeneration> GatewayService::PrepareAgain(const grpc::Call
   v1::SamplingParameters& sampling = *stream.mutable_request()->mutable_options()->mutable_sampling();
   sampling.set_seed(sampling.seed() + request.choice());
   stream.mutable_request()->mutable_options()->clear_n();
-  PreparedGeneration generation{.context = {.fleet = fleet_,
-                                            .metrics = metrics_,
-                                            .deadline = DeadlineOf(context),
-                                            .revision = stream.model().revision()},
+  PreparedGeneration generation{.context = ContextOf(absl::FromChrono(context.deadline())),
                                 .lease = std::move(lease),
                                 .request = std::move(*stream.mutable_request()),
                                 .model = stream.model().name(),
                                 .first_choice = request.choice()};
+  generation.context.revision = stream.model().revision();
   generation.filters.push_back(
       [request](GenerationListener* next) { return std::make_unique<ResumedAnswer>(request, next); });
   if (stream.has_turn()) AddSessionTurn(generation, keeper_, std::move(*stream.mutable_turn()));
@@ -199,10 +211,13 @@ absl::StatusOr<PreparedGeneration> GatewayService::PrepareAgain(const grpc::Call
 }
 
 template <class Relay, class Prepared>
-void GatewayService::BeginAtStore(Relay* relay, Prepared prepare) {
-  if (keeper_ == nullptr) return relay->Begin(NoSessions());
-  const absl::Status waits = keeper_->Run([relay, prepare] { relay->Begin(prepare()); });
-  if (!waits.ok()) relay->Begin(waits);
+void GatewayService::BeginAtStore(const char* method, const grpc::CallbackServerContext& context,
+                                  Relay* relay, Prepared prepare) {
+  // Strangers do not even learn whether there is a store.
+  absl::Status status = authenticator_->Identify(CredentialsOf(context), method).status();
+  if (status.ok() && keeper_ == nullptr) status = NoSessions();
+  if (status.ok()) status = keeper_->Run([relay, prepare] { relay->Begin(prepare()); });
+  if (!status.ok()) relay->Begin(status);
 }
 
 // For the edge, which is elsewhere.
@@ -215,8 +230,8 @@ template <class Request, class Response>
 grpc::ServerUnaryReactor* GatewayService::RelayUnary(const char* method, grpc::CallbackServerContext* context,
                                                      const Request& request, Response* response) {
   auto* relay = new UnaryRelay<Response>(RequestRecord(metrics_, method), response);
-  const auto prepare = [this, context, &request] { return Prepare(*context, request); };
-  HasSession(request) ? BeginAtStore(relay, prepare) : relay->Begin(prepare());
+  const auto prepare = [this, method, context, &request] { return Prepare(method, *context, request); };
+  HasSession(request) ? BeginAtStore(method, *context, relay, prepare) : relay->Begin(prepare());
   return relay;
 }
 
@@ -225,8 +240,8 @@ grpc::ServerWriteReactor<Response>* GatewayService::RelayStream(const char* meth
                                                                 const grpc::CallbackServerContext& context,
                                                                 const Request& request) {
   auto* relay = new StreamRelay<Response>(RequestRecord(metrics_, method), limits_.max_pending_bytes);
-  const auto prepare = [this, &context, &request] { return Prepare(context, request); };
-  HasSession(request) ? BeginAtStore(relay, prepare) : relay->Begin(prepare());
+  const auto prepare = [this, method, &context, &request] { return Prepare(method, context, request); };
+  HasSession(request) ? BeginAtStore(method, context, relay, prepare) : relay->Begin(prepare());
   return relay;
 }
 
@@ -255,7 +270,8 @@ grpc::ServerWriteReactor<v1::ResumeStreamResponse>* GatewayService::ResumeStream
     grpc::CallbackServerContext* context, const v1::ResumeStreamRequest* request) {
   auto* relay = new StreamRelay<v1::ResumeStreamResponse>(RequestRecord(metrics_, "ResumeStream"),
                                                           limits_.max_pending_bytes);
-  BeginAtStore(relay, [this, context, request] { return PrepareAgain(*context, *request); });
+  BeginAtStore("ResumeStream", *context, relay,
+               [this, context, request] { return PrepareAgain(*context, *request); });
   return relay;
 }
 
@@ -263,7 +279,7 @@ grpc::ServerUnaryReactor* GatewayService::Tokenize(grpc::CallbackServerContext* 
                                                    const v1::TokenizeRequest* request,
                                                    v1::TokenizeResponse* response) {
   RequestRecord record(metrics_, "Tokenize");
-  absl::Status status = Tokenize(*request, response);
+  absl::Status status = Tokenize(*context, *request, response);
   record.End(status, "-", "-");
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(ToGrpc(status));
@@ -274,14 +290,16 @@ grpc::ServerUnaryReactor* GatewayService::Detokenize(grpc::CallbackServerContext
                                                      const v1::DetokenizeRequest* request,
                                                      v1::DetokenizeResponse* response) {
   RequestRecord record(metrics_, "Detokenize");
-  absl::Status status = Detokenize(*request, response);
+  absl::Status status = Detokenize(*context, *request, response);
   record.End(status, "-", "-");
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(ToGrpc(status));
   return reactor;
 }
 
-absl::Status GatewayService::Tokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response) {
+absl::Status GatewayService::Tokenize(const grpc::CallbackServerContext& context,
+                                      const v1::TokenizeRequest& request, v1::TokenizeResponse* response) {
+  CLAMOR_RETURN_IF_ERROR(authenticator_->Identify(CredentialsOf(context), "Tokenize").status());
   CLAMOR_RETURN_IF_ERROR(CheckModelName(request.model()));
   if (request.input_case() == v1::TokenizeRequest::INPUT_NOT_SET) {
     return InvalidField("input", "is not set, must be text or chat");
@@ -299,8 +317,10 @@ absl::Status GatewayService::Tokenize(const v1::TokenizeRequest& request, v1::To
   return absl::OkStatus();
 }
 
-absl::Status GatewayService::Detokenize(const v1::DetokenizeRequest& request,
+absl::Status GatewayService::Detokenize(const grpc::CallbackServerContext& context,
+                                        const v1::DetokenizeRequest& request,
                                         v1::DetokenizeResponse* response) {
+  CLAMOR_RETURN_IF_ERROR(authenticator_->Identify(CredentialsOf(context), "Detokenize").status());
   CLAMOR_RETURN_IF_ERROR(CheckModelName(request.model()));
   CLAMOR_ASSIGN_OR_RETURN(auto model, fleet_->FindModel(request.model()));
   const auto vocab_size = static_cast<uint32_t>(model->tokenizer().vocab_size());

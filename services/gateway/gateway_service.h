@@ -14,10 +14,14 @@
 #include "absl/time/time.h"
 #include "clamor/v1/generation.grpc.pb.h"
 #include "services/edge/edge_options.h"
+#include "services/gateway/admission.h"
 #include "services/gateway/fleet.h"
 #include "services/gateway/relay.h"
 #include "services/gateway/request_metrics.h"
 #include "services/gateway/session_turn.h"
+#include "services/gateway/tenant_usage.h"
+#include "services/gateway/worker_discovery.h"
+#include "services/security/authenticator.h"
 #include "services/session/session_keeper.h"
 
 namespace clamor {
@@ -26,7 +30,11 @@ struct GatewayLimits {
   absl::Duration max_request_time =
       absl::Hours(1);                  // for clients without a deadline, and those with a later one
   size_t max_pending_bytes = 1 << 20;  // of a stream whose client reads too slowly
+  std::string api_keys;                // file of services/security/key_file.h; empty: everybody is let in
+  std::string audit_log;               // file; empty: the log
   FleetOptions fleet;
+  WorkerDiscoveryOptions discovery;
+  AdmissionOptions admission;
   KeeperOptions sessions;
   edge::EdgeOptions api;  // the HTTP edge; not there if it listens nowhere
 };
@@ -40,8 +48,11 @@ struct GenerationCaller {
 
 class GatewayService final : public v1::GenerationService::CallbackService {
  public:
-  // All must outlive the service; without a `keeper` there are no sessions, and no stream can be resumed.
-  GatewayService(Fleet* fleet, SessionKeeper* keeper, GatewayMetrics* metrics, const GatewayLimits& limits);
+  // All but the limits must outlive the service; without a `keeper` there are no sessions, and no stream can
+  // be resumed.
+  GatewayService(Fleet* fleet, SessionKeeper* keeper, GatewayMetrics* metrics,
+                 const Authenticator* authenticator, Admission* admission, TenantUsage* usage,
+                 const GatewayLimits& limits);
 
   // From now on generations are refused with DRAINING; what runs goes on.
   void Drain() { draining_ = true; }
@@ -69,15 +80,16 @@ class GatewayService final : public v1::GenerationService::CallbackService {
 
  private:
   template <class Request>
-  absl::StatusOr<PreparedGeneration> Prepare(const grpc::CallbackServerContext& context,
+  absl::StatusOr<PreparedGeneration> Prepare(const char* method, const grpc::CallbackServerContext& context,
                                              const Request& request);
   // Likewise of a stream that is given again; waits for the store.
   absl::StatusOr<PreparedGeneration> PrepareAgain(const grpc::CallbackServerContext& context,
                                                   const v1::ResumeStreamRequest& request);
   // Begins `relay` with what `prepare` returns, on a thread that may wait for the store.
   template <class Relay, class Prepared>
-  void BeginAtStore(Relay* relay, Prepared prepare);
-  absl::Time DeadlineOf(const grpc::CallbackServerContext& context) const;
+  void BeginAtStore(const char* method, const grpc::CallbackServerContext& context, Relay* relay,
+                    Prepared prepare);
+  CallContext ContextOf(absl::Time deadline) const;
   template <class Request, class Response>
   grpc::ServerUnaryReactor* RelayUnary(const char* method, grpc::CallbackServerContext* context,
                                        const Request& request, Response* response);
@@ -85,12 +97,17 @@ class GatewayService final : public v1::GenerationService::CallbackService {
   grpc::ServerWriteReactor<Response>* RelayStream(const char* method,
                                                   const grpc::CallbackServerContext& context,
                                                   const Request& request);
-  absl::Status Tokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response);
-  absl::Status Detokenize(const v1::DetokenizeRequest& request, v1::DetokenizeResponse* response);
+  absl::Status Tokenize(const grpc::CallbackServerContext& context, const v1::TokenizeRequest& request,
+                        v1::TokenizeResponse* response);
+  absl::Status Detokenize(const grpc::CallbackServerContext& context, const v1::DetokenizeRequest& request,
+                          v1::DetokenizeResponse* response);
 
   Fleet* const fleet_;
   SessionKeeper* const keeper_;  // null: none
   GatewayMetrics* const metrics_;
+  const Authenticator* const authenticator_;
+  Admission* const admission_;
+  TenantUsage* const usage_;
   const GatewayLimits limits_;
   std::atomic<bool> draining_ = false;
 };

@@ -19,7 +19,23 @@ int main(int argc, char** argv) {
   double hang_after = absl::ToDoubleSeconds(limits.fleet.hang_after);
   CLI::App app("Answers clients: checks, routes and relays generations to workers.", server_options.name);
   clamor::AddServerFlags(app, server_options);
-  app.add_option("--workers", workers, "Workers, as HOST:PORT,HOST:PORT,...")->required()->delimiter(',');
+  int32_t max_waiting = limits.admission.queue[static_cast<size_t>(clamor::Rank::kNormal)];
+  double promote_after = absl::ToDoubleSeconds(limits.admission.promote_after);
+  app.add_option("--workers", workers,
+                 "Workers, as HOST:PORT,... or dns:///NAME:PORT for all addresses of a name")
+      ->delimiter(',');
+  app.add_option("--workers-file", limits.discovery.file,
+                 "File of such entries, one a line; read again when it changes");
+  app.add_option("--max-waiting", max_waiting,
+                 "Requests of normal, and as many of high priority, that wait at the gate; of low a quarter")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1 << 20))
+      ->group("Admission");
+  app.add_option("--promote-after", promote_after,
+                 "Seconds of waiting after which a request counts as one of the next priority")
+      ->capture_default_str()
+      ->check(CLI::Range(0.001, 1e6))
+      ->group("Admission");
   app.add_option("--max-request-seconds", max_request_seconds, "Longest that a generation may take")
       ->capture_default_str()
       ->check(CLI::Range(0.001, 1e6));
@@ -33,6 +49,11 @@ int main(int argc, char** argv) {
                  "Seconds without an answer or a step of its engine after which a worker is taken for hung")
       ->capture_default_str()
       ->check(CLI::Range(0.1, 3600.0));
+  app.add_option("--api-keys", limits.api_keys,
+                 "File of callers and tenants (services/security/key_file.h); read again when it changes")
+      ->group("Security");
+  app.add_option("--audit-log", limits.audit_log, "File for what auditors ask about; the log if not given")
+      ->group("Security");
   clamor::edge::AddEdgeFlags(app, limits.api);
   clamor::StoreOptions& store = limits.sessions.store;
   double session_ttl = absl::ToDoubleSeconds(limits.sessions.session_ttl);
@@ -52,7 +73,14 @@ int main(int argc, char** argv) {
       ->capture_default_str()
       ->check(CLI::Range(0.0, 3e8));
   if (auto exit_status = clamor::ParseFlags(app, argc, argv)) return *exit_status;
+  if (workers.empty() && limits.discovery.file.empty()) {
+    std::cerr << server_options.name << ": --workers or --workers-file is required\n";
+    return 2;
+  }
+  limits.admission.queue = {(max_waiting + 3) / 4, max_waiting, max_waiting};
+  limits.admission.promote_after = absl::Seconds(promote_after);
   limits.max_request_time = absl::Seconds(max_request_seconds);
+  limits.fleet.tls = server_options.tls;
   limits.sessions.session_ttl = absl::Seconds(session_ttl);
   limits.sessions.stream_ttl = absl::Seconds(resume_ttl);
   limits.fleet.failover_wait = absl::Seconds(failover_wait);

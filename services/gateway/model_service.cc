@@ -31,6 +31,8 @@ v1::ListModelsResponse ReadyModels(const Fleet& fleet) {
 grpc::ServerUnaryReactor* ModelService::ListModels(grpc::CallbackServerContext* context,
                                                    const v1::ListModelsRequest*,
                                                    v1::ListModelsResponse* response) {
+  const auto caller = authenticator_->Identify(CredentialsOf(*context), "ListModels");
+  if (!caller.ok()) return Finish(context, caller.status());
   *response = ReadyModels(*fleet_);
   return Finish(context, absl::OkStatus());
 }
@@ -38,6 +40,8 @@ grpc::ServerUnaryReactor* ModelService::ListModels(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* ModelService::GetModelInfo(grpc::CallbackServerContext* context,
                                                      const v1::GetModelInfoRequest* request,
                                                      v1::GetModelInfoResponse* response) {
+  const auto caller = authenticator_->Identify(CredentialsOf(*context), "GetModelInfo");
+  if (!caller.ok()) return Finish(context, caller.status());
   if (absl::Status status = CheckModelName(request->model()); !status.ok()) return Finish(context, status);
   auto model = fleet_->FindModel(request->model());
   if (model.ok()) *response->mutable_model() = (*model)->info();
@@ -47,6 +51,8 @@ grpc::ServerUnaryReactor* ModelService::GetModelInfo(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* ModelService::GetStatus(grpc::CallbackServerContext* context,
                                                   const v1::GetStatusRequest*,
                                                   v1::GetStatusResponse* response) {
+  const auto caller = authenticator_->Identify(CredentialsOf(*context), "GetStatus");
+  if (!caller.ok()) return Finish(context, caller.status());
   uint32_t streams = 0;
   for (const WorkerSnapshot& worker : fleet_->Snapshots()) {
     v1::WorkerStatus& status = *response->add_workers();

@@ -6,6 +6,7 @@
 
 #include "clamor/v1/model.grpc.pb.h"
 #include "services/gateway/fleet.h"
+#include "services/security/authenticator.h"
 
 namespace clamor {
 
@@ -14,7 +15,9 @@ v1::ListModelsResponse ReadyModels(const Fleet& fleet);
 
 class ModelService final : public v1::ModelService::CallbackService {
  public:
-  explicit ModelService(const Fleet* fleet) : fleet_(fleet) {}  // which must outlive the service
+  // `fleet` and `authenticator` must outlive the service.
+  ModelService(const Fleet* fleet, const Authenticator* authenticator)
+      : fleet_(fleet), authenticator_(authenticator) {}
 
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
                                        const v1::ListModelsRequest* request,
@@ -28,6 +31,7 @@ class ModelService final : public v1::ModelService::CallbackService {
 
  private:
   const Fleet* const fleet_;
+  const Authenticator* const authenticator_;
 };
 
 }  // namespace clamor

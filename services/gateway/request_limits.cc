@@ -9,7 +9,6 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/status_macros.h"
 #include "services/rpc_error.h"
-#include "services/tenant.h"
 
 namespace clamor {
 namespace {
@@ -180,15 +179,6 @@ absl::Status CheckContext(size_t prompt_tokens, const v1::GenerationOptions& opt
   return Refusal("CONTEXT_TOO_LONG",
                  absl::StrCat("prompt of ", prompt_tokens, " tokens and max_tokens of ", answer,
                               " exceed the context of ", model.max_context_tokens()));
-}
-
-absl::StatusOr<std::string> TenantOf(const grpc::CallbackServerContext& context) {
-  const auto& metadata = context.client_metadata();
-  const auto it = metadata.find({kTenantMetadata.data(), kTenantMetadata.size()});
-  if (it == metadata.end()) return std::string(kDefaultTenant);
-  std::string tenant(it->second.data(), it->second.size());
-  CLAMOR_RETURN_IF_ERROR(CheckTenant(kTenantMetadata, tenant));
-  return tenant;
 }
 
 }  // namespace clamor

@@ -10,7 +10,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "clamor/v1/generation.pb.h"
-#include "grpcpp/server_context.h"
 #include "services/gateway/served_model.h"
 
 namespace clamor {
@@ -29,8 +28,5 @@ absl::Status CheckOptionIds(const v1::GenerationOptions& options, uint32_t vocab
 // Prompt and answer fit into the context; else "[CONTEXT_TOO_LONG]" with both numbers.
 absl::Status CheckContext(size_t prompt_tokens, const v1::GenerationOptions& options,
                           const v1::ModelInfo& model);
-
-// From the call's metadata.
-absl::StatusOr<std::string> TenantOf(const grpc::CallbackServerContext& context);
 
 }  // namespace clamor

@@ -1,5 +1,7 @@
 #include "services/gateway/request_metrics.h"
 
+#include <set>
+
 #include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
 #include "services/log.h"
@@ -65,6 +67,14 @@ GatewayMetrics::GatewayMetrics(prometheus::Registry* registry)
                      .Register(*registry)),
       worker_up(
           BuildGauge().Name("clamor_gateway_worker_up").Help("1 if the worker is ready").Register(*registry)),
+      breaker_open(BuildGauge()
+                       .Name("clamor_gateway_breaker_open")
+                       .Help("1 if the worker has failed too often of late to get requests")
+                       .Register(*registry)),
+      queue_depth(BuildGauge()
+                      .Name("clamor_gateway_queue_depth")
+                      .Help("Requests that wait at the gate")
+                      .Register(*registry)),
       time_to_first_token(AddHistogram(registry, "clamor_gateway_time_to_first_token_seconds",
                                        "From a request's arrival to its first tokens", kRequestSeconds)),
       inter_token(AddHistogram(registry, "clamor_gateway_inter_token_seconds",
@@ -93,8 +103,29 @@ GatewayMetrics::GatewayMetrics(prometheus::Registry* registry)
 }
 
 void GatewayMetrics::UpdateWorkers(std::span<const WorkerSnapshot> workers) {
+  absl::MutexLock lock(&mu_);
+  std::set<std::string> present;
   for (const WorkerSnapshot& worker : workers) {
-    worker_up.Add({{"worker", worker.address}}).Set(worker.state == v1::WORKER_STATE_READY ? 1 : 0);
+    present.insert(worker.address);
+    auto& [up, breaker] = workers_[worker.address];
+    if (up == nullptr) {
+      up = &worker_up.Add({{"worker", worker.address}});
+      breaker = &breaker_open.Add({{"worker", worker.address}});
+    }
+    up->Set(worker.state == v1::WORKER_STATE_READY ? 1 : 0);
+    breaker->Set(worker.breaker_open ? 1 : 0);
+  }
+  std::erase_if(workers_, [&](const auto& worker) {
+    if (present.contains(worker.first)) return false;
+    worker_up.Remove(worker.second.first);
+    breaker_open.Remove(worker.second.second);
+    return true;
+  });
+}
+
+void GatewayMetrics::UpdateQueues(const Admission& admission) {
+  for (const Rank rank : {Rank::kLow, Rank::kNormal, Rank::kHigh}) {
+    queue_depth.Add({{"priority", RankName(rank)}}).Set(static_cast<double>(admission.waiting(rank)));
   }
 }
 

@@ -3,17 +3,22 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "prometheus/counter.h"
 #include "prometheus/family.h"
 #include "prometheus/gauge.h"
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
+#include "services/gateway/admission.h"
 #include "services/gateway/worker_channel.h"
 
 namespace clamor {
@@ -22,10 +27,13 @@ namespace clamor {
 struct GatewayMetrics {
   explicit GatewayMetrics(prometheus::Registry* registry);  // which must outlive this
   void UpdateWorkers(std::span<const WorkerSnapshot> workers);
+  void UpdateQueues(const Admission& admission);
 
   prometheus::Family<prometheus::Counter>& requests;    // method, outcome, reason
   prometheus::Family<prometheus::Counter>& rejections;  // reason
-  prometheus::Family<prometheus::Gauge>& worker_up;     // worker
+  prometheus::Family<prometheus::Gauge>& worker_up;     // worker: its series goes when it goes
+  prometheus::Family<prometheus::Gauge>& breaker_open;  // worker, likewise
+  prometheus::Family<prometheus::Gauge>& queue_depth;   // priority
   prometheus::Histogram& time_to_first_token;
   prometheus::Histogram& inter_token;
   prometheus::Histogram& request_seconds;
@@ -33,6 +41,11 @@ struct GatewayMetrics {
   prometheus::Histogram& failover_pause;
   prometheus::Gauge& streams_open;
   prometheus::Gauge& sessions;  // as many as the store has
+
+ private:
+  absl::Mutex mu_;
+  std::map<std::string, std::pair<prometheus::Gauge*, prometheus::Gauge*>> workers_
+      ABSL_GUARDED_BY(mu_);  // up, breaker
 };
 
 // One request, from its arrival to its end. Not thread-safe.

@@ -8,7 +8,9 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "services/gateway/prefix_memory.h"
 #include "services/gateway/worker_channel.h"
 
 namespace clamor {
@@ -16,16 +18,27 @@ namespace clamor {
 // Requests per slot that `worker` has: those that others sent, as of the last poll, and ours as of now.
 double RelativeLoad(const WorkerSnapshot& worker);
 
-// The index of the ready worker of `model` with the least load; among equals `turn` takes them in rotation.
-// None if no worker of the model is ready.
-//
-// Requests of one `affinity`, unless it is empty, go to one worker, which has their prefix, for as long as it
-// is busier than the least busy by less than kAffinityWorth: by every gateway to the same (rendezvous
-// hashing).
-std::optional<size_t> Route(std::span<const WorkerSnapshot> workers, const std::string& model, uint64_t turn,
-                            std::string_view affinity = {});
+// What having read a whole prompt is worth of load: requests per slot.
+inline constexpr double kAffinityWorth = 0.5;
 
-inline constexpr double kAffinityWorth = 0.5;  // requests per slot
+// What a request needs of a worker, and what speaks for one.
+struct RouteWish {
+  std::string model;
+  std::string tokenizer = {};                  // fingerprint, if the prompt's ids come from one
+  const v1::ModelInfo* like = nullptr;         // unless null, it must answer as this one does
+  std::vector<PrefixMemory::Match> warm = {};  // who has read a beginning of the prompt, the longest first
+  size_t prompt_tokens = 0;
+  std::string affinity = {};  // such as a session's name
+};
+
+// The index of the worker for a request, of those that are ready and fit; none if there is none:
+//   the one that read the longest beginning of the prompt, unless another is less busy by more than that is
+//   worth;
+//   else the one of its affinity, if it has one, while that is busier than the least busy by less than
+//   kAffinityWorth: every gateway knows the same one (rendezvous hashing);
+//   else the one with the least load; among equals `turn` takes them in rotation.
+// Those that fail (breaker) come after all others.
+std::optional<size_t> Route(std::span<const WorkerSnapshot> workers, const RouteWish& wish, uint64_t turn);
 
 // Likewise of those that answer as `like` does and whose addresses are not in `excluded`: who can go on with
 // an answer.

@@ -23,9 +23,9 @@ class Export final : public grpc::ServerWriteReactor<v1::ExportSessionResponse> 
  public:
   Export(SessionKeeper* keeper, RequestRecord record) : keeper_(keeper), record_(record) {}
 
-  void Begin(absl::StatusOr<std::string> tenant, const std::string& name) {
-    absl::Status status = tenant.status();
-    if (status.ok()) tenant_ = *std::move(tenant);
+  void Begin(absl::StatusOr<Identity> caller, const std::string& name) {
+    absl::Status status = caller.status();
+    if (status.ok()) tenant_ = std::move(caller->tenant);
     name_ = name;
     if (status.ok()) status = keeper_ == nullptr ? NoSessions() : CheckSessionName("name", name);
     if (!status.ok()) return End(status);
@@ -105,10 +105,11 @@ grpc::ServerUnaryReactor* SessionService::Answer(const char* method, grpc::Callb
     record.End(status, "-", tenant);
     reactor->Finish(ToGrpc(status));
   };
-  auto tenant = TenantOf(*context);
-  absl::Status refused = keeper_ == nullptr ? NoSessions() : tenant.status();
+  const auto caller = authenticator_->Identify(CredentialsOf(*context), method);
+  absl::Status refused = caller.status();
+  if (refused.ok() && keeper_ == nullptr) refused = NoSessions();
   if (refused.ok()) {
-    refused = keeper_->Run([this, end, tenant = *tenant, &request, response]() mutable {
+    refused = keeper_->Run([this, end, tenant = caller->tenant, &request, response]() mutable {
       end(Do(tenant, request, response), tenant);
     });
   }
@@ -185,7 +186,7 @@ grpc::ServerUnaryReactor* SessionService::ListSessions(grpc::CallbackServerConte
 grpc::ServerWriteReactor<v1::ExportSessionResponse>* SessionService::ExportSession(
     grpc::CallbackServerContext* context, const v1::ExportSessionRequest* request) {
   auto* exported = new Export(keeper_, RequestRecord(metrics_, "ExportSession"));
-  exported->Begin(TenantOf(*context), request->name());
+  exported->Begin(authenticator_->Identify(CredentialsOf(*context), "ExportSession"), request->name());
   return exported;
 }
 

@@ -9,14 +9,16 @@
 #include "absl/status/status.h"
 #include "clamor/v1/session.grpc.pb.h"
 #include "services/gateway/request_metrics.h"
+#include "services/security/authenticator.h"
 #include "services/session/session_keeper.h"
 
 namespace clamor {
 
 class SessionService final : public v1::SessionService::CallbackService {
  public:
-  // Both outlive the service; without a keeper every call is UNIMPLEMENTED.
-  SessionService(SessionKeeper* keeper, GatewayMetrics* metrics) : keeper_(keeper), metrics_(metrics) {}
+  // All outlive the service; without a keeper every call is UNIMPLEMENTED.
+  SessionService(SessionKeeper* keeper, GatewayMetrics* metrics, const Authenticator* authenticator)
+      : keeper_(keeper), metrics_(metrics), authenticator_(authenticator) {}
 
   grpc::ServerUnaryReactor* CreateSession(grpc::CallbackServerContext* context,
                                           const v1::CreateSessionRequest* request,
@@ -50,6 +52,7 @@ class SessionService final : public v1::SessionService::CallbackService {
 
   SessionKeeper* const keeper_;
   GatewayMetrics* const metrics_;
+  const Authenticator* const authenticator_;
 };
 
 // Of a gateway that keeps no sessions.

@@ -29,6 +29,7 @@ WorkerCall::WorkerCall(WorkerLease lease, const v1::WorkerServiceStreamGenerateR
 }
 
 void WorkerCall::Start() {
+  lease_.worker().ReportBegin();
   lease_.worker().stub().async()->StreamGenerate(&context_, &request_, this);
   lease_.OnLeave([this](Loss why) { Leave(why); });
   StartRead(&response_);
@@ -148,6 +149,16 @@ absl::Status WorkerCall::Lost(Loss loss, absl::string_view how) {
   return Refusal("NO_WORKER", absl::StrCat("worker ", lease_.worker().address(), " ", how));
 }
 
-void WorkerCall::OnDone(const grpc::Status& status) { listener_->OnEnded(EndStatus(status)); }
+void WorkerCall::OnDone(const grpc::Status& grpc_status) {
+  const absl::Status status = EndStatus(grpc_status);
+  // The worker's own fault is neither a refusal, nor what a client did, nor a lost connection, which has a
+  // back-off of its own.
+  const bool fault = absl::IsInternal(status) || absl::IsUnknown(status) || absl::IsDataLoss(status) ||
+                     absl::IsUnimplemented(status);
+  lease_.worker().ReportEnd(status.ok()       ? std::optional(true)
+                            : fault && !loss_ ? std::optional(false)
+                                              : std::nullopt);
+  listener_->OnEnded(status);
+}
 
 }  // namespace clamor

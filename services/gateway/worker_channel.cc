@@ -24,9 +24,12 @@ constexpr absl::Duration kOwnLateness = absl::Milliseconds(250);  // more: this 
 constexpr double kSlowSteps = 4;  // an engine that stands still for as many of its slowest steps is stuck
 constexpr double kUnknownSteps =
     10;  // and for as many times hang_after if it does not know what a step takes
+constexpr CircuitBreakerOptions kBreaker = {
+    .failures_to_open = 3, .min_backoff = absl::Milliseconds(500), .max_backoff = absl::Seconds(30)};
 constexpr absl::Duration kTokenizerTimeout = absl::Seconds(30);
 
-std::shared_ptr<grpc::Channel> NewChannel(const std::string& address) {
+std::shared_ptr<grpc::Channel> NewChannel(const WorkerAddress& where,
+                                          const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1'000);
@@ -39,7 +42,9 @@ std::shared_ptr<grpc::Channel> NewChannel(const std::string& address) {
   // We ask again ourselves. gRPC's own retries can lose a call that meets a server in the moment in which it
   // closes: in 1.51 it then never ends, not even at its deadline.
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  if (!where.tls_name.empty()) arguments.SetSslTargetNameOverride(where.tls_name);
+  return grpc::CreateCustomChannel(
+      where.address, credentials == nullptr ? grpc::InsecureChannelCredentials() : credentials, arguments);
 }
 
 }  // namespace
@@ -56,12 +61,14 @@ const char* LossName(Loss loss) {
   return "";
 }
 
-WorkerChannel::WorkerChannel(std::string address, absl::Duration hang_after)
-    : address_(std::move(address)),
+WorkerChannel::WorkerChannel(WorkerAddress where, absl::Duration hang_after,
+                             const std::shared_ptr<grpc::ChannelCredentials>& credentials)
+    : where_(std::move(where)),
       hang_after_(hang_after),
-      channel_(NewChannel(address_)),
-      stub_(v1::WorkerService::NewStub(channel_)) {
-  snapshot_.address = address_;
+      channel_(NewChannel(where_, credentials)),
+      stub_(v1::WorkerService::NewStub(channel_)),
+      breaker_(kBreaker) {
+  snapshot_.address = where_.address;
 }
 
 void WorkerChannel::Connect(std::function<void()> on_change) {
@@ -80,7 +87,9 @@ WorkerChannel::~WorkerChannel() {
 
 WorkerSnapshot WorkerChannel::Snapshot() const {
   absl::MutexLock lock(&mu_);
-  return snapshot_;
+  WorkerSnapshot snapshot = snapshot_;
+  snapshot.breaker_open = !breaker_.Allow(absl::Now());
+  return snapshot;
 }
 
 void WorkerChannel::ReportLost() {
@@ -91,6 +100,29 @@ void WorkerChannel::ReportDraining() {
   Update([this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { snapshot_.load.set_draining(true); });
 }
 
+void WorkerChannel::ReportBegin() {
+  absl::MutexLock lock(&mu_);
+  breaker_.OnStart();
+}
+
+void WorkerChannel::ReportEnd(std::optional<bool> good) {
+  absl::MutexLock lock(&mu_);
+  if (!good) return breaker_.OnAbandoned();
+  const bool was_open = breaker_.open();
+  *good ? breaker_.OnSuccess() : breaker_.OnFailure(absl::Now(), Stretch());
+  if (breaker_.open() == was_open) return;
+  spdlog::warn("event=worker_breaker worker={} open={}", where_.address, breaker_.open());
+}
+
+double WorkerChannel::Stretch() { return std::uniform_real_distribution<double>(0.75, 1.25)(chance_); }
+
+void WorkerChannel::SetHold(Hold hold) {
+  Update([this, hold]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    hold_ = hold;
+    snapshot_.cordoned = hold == Hold::kCordoned;
+  });
+}
+
 void WorkerChannel::SendAway(Loss why) {
   absl::MutexLock lock(&mu_);
   if (snapshot_.state == v1::WORKER_STATE_READY) return;  // it has recovered since that was decided
@@ -99,7 +131,7 @@ void WorkerChannel::SendAway(Loss why) {
 }
 
 void WorkerChannel::Hung(const char* how) {
-  spdlog::warn("event=worker_hung worker={} how={}", address_, how);
+  spdlog::warn("event=worker_hung worker={} how={}", where_.address, how);
   SendAway(Loss::kHung);
 }
 
@@ -108,13 +140,14 @@ void WorkerChannel::Update(const std::function<void()>& change) {
   {
     absl::MutexLock lock(&mu_);
     change();
-    const v1::WorkerState state = lost_ || stalled_           ? v1::WORKER_STATE_DOWN
-                                  : snapshot_.load.draining() ? v1::WORKER_STATE_DRAINING
-                                  : serving_                  ? v1::WORKER_STATE_READY
-                                                              : v1::WORKER_STATE_DOWN;
+    const v1::WorkerState state = lost_ || stalled_ ? v1::WORKER_STATE_DOWN
+                                  : snapshot_.load.draining() || hold_ != Hold::kNone
+                                      ? v1::WORKER_STATE_DRAINING
+                                  : serving_ ? v1::WORKER_STATE_READY
+                                             : v1::WORKER_STATE_DOWN;
     if (std::exchange(snapshot_.state, state) == state) return;
     if (state == v1::WORKER_STATE_READY) sent_away_.reset();
-    spdlog::info("event=worker_state worker={} state={}", address_, v1::WorkerState_Name(state));
+    spdlog::info("event=worker_state worker={} state={}", where_.address, v1::WorkerState_Name(state));
   }
   on_change_();
 }
@@ -129,10 +162,10 @@ void WorkerChannel::KeepContact() {
       last_error.clear();
       FollowUntilLost();
     } else if (std::string error(status.message()); std::exchange(last_error, error) != error) {
-      spdlog::warn("event=worker_unreachable worker={} error={}", address_, Quoted(error));
+      spdlog::warn("event=worker_unreachable worker={} error={}", where_.address, Quoted(error));
     }
     absl::MutexLock lock(&mu_);
-    if (mu_.AwaitWithTimeout(absl::Condition(&stopping_), wait)) return;
+    if (mu_.AwaitWithTimeout(absl::Condition(&stopping_), Stretch() * wait)) return;
     wait = std::min(wait * 2, kLastRetry);
   }
 }
@@ -157,6 +190,7 @@ absl::Status WorkerChannel::Meet() {
 void WorkerChannel::FollowUntilLost() {
   Update([this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     lost_ = serving_ = stalled_ = false;
+    breaker_.OnSuccess();    // of another process, maybe
     snapshot_.load.Clear();  // maybe of another process
   });
   {

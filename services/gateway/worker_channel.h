@@ -15,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <random>
 #include <string>
 #include <thread>
 #include <utility>
@@ -27,6 +28,8 @@
 #include "clamor/v1/worker.grpc.pb.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
+#include "grpcpp/security/credentials.h"
+#include "services/circuit_breaker.h"
 #include "services/gateway/served_model.h"
 
 namespace clamor {
@@ -39,6 +42,22 @@ struct WorkerSnapshot {
   v1::WorkerLoad load;                       // as last polled
   int streams = 0;                           // open through this gateway now
   int streams_at_poll = 0;                   // and when the load was polled
+  bool cordoned = false;                     // takes no requests, but keeps its streams, whatever its state
+  bool breaker_open = false;  // has failed too often of late: gets no requests but one now and then
+};
+
+// Where a worker is.
+struct WorkerAddress {
+  std::string address;   // HOST:PORT
+  std::string tls_name;  // that its certificate must have; empty: HOST
+  friend auto operator<=>(const WorkerAddress&, const WorkerAddress&) = default;
+};
+
+// What the gateway keeps from a worker, whatever the worker says of itself.
+enum class Hold {
+  kNone,
+  kCordoned /* new requests */,
+  kDrained /* those, and streams leave if others go on */
 };
 
 // Why a worker does not go on with an answer.
@@ -47,7 +66,9 @@ const char* LossName(Loss loss);  // "died", ...
 
 class WorkerChannel {
  public:
-  explicit WorkerChannel(std::string address, absl::Duration hang_after = kHangAfter);
+  // Credentials: null is plaintext.
+  explicit WorkerChannel(WorkerAddress address, absl::Duration hang_after = kHangAfter,
+                         const std::shared_ptr<grpc::ChannelCredentials>& credentials = nullptr);
   // REQUIRES: no lease is left.
   ~WorkerChannel();
 
@@ -57,12 +78,18 @@ class WorkerChannel {
 
   WorkerSnapshot Snapshot() const;
   v1::WorkerService::StubInterface& stub() { return *stub_; }
-  const std::string& address() const { return address_; }
+  const WorkerAddress& where() const { return where_; }
+  const std::string& address() const { return where_.address; }
 
   // A stream broke: no more requests until the worker has answered again.
   void ReportLost();
   // It refused a request because it drains: no more requests.
   void ReportDraining();
+  // A stream begins, and ends: well, or by the worker's own fault, or in a way that tells nothing of it. Too
+  // many faults in a row and it gets no requests but one now and then, until one ends well.
+  void ReportBegin();
+  void ReportEnd(std::optional<bool> good);
+  void SetHold(Hold hold);
   // Something came on a stream.
   void ReportAlive() { last_sign_ = std::chrono::steady_clock::now(); }
   // Every stream, and each that opens from now on, shall leave: until the worker is ready again. Nothing if
@@ -82,8 +109,9 @@ class WorkerChannel {
   void Hung(const char* how);
   grpc::Status Call(absl::Duration timeout, const std::function<grpc::Status(grpc::ClientContext*)>& call);
   void Update(const std::function<void()>& change) ABSL_LOCKS_EXCLUDED(mu_);
+  double Stretch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);  // 0.75 to 1.25, by chance
 
-  const std::string address_;
+  const WorkerAddress where_;
   const absl::Duration hang_after_;
   std::function<void()> on_change_;  // constant since Connect
   const std::shared_ptr<grpc::Channel> channel_;
@@ -96,6 +124,9 @@ class WorkerChannel {
   bool serving_ ABSL_GUARDED_BY(mu_) = false;  // as health says
   bool lost_ ABSL_GUARDED_BY(mu_) = true;
   bool stalled_ ABSL_GUARDED_BY(mu_) = false;  // its engine
+  Hold hold_ ABSL_GUARDED_BY(mu_) = Hold::kNone;
+  CircuitBreaker breaker_ ABSL_GUARDED_BY(mu_);
+  std::mt19937 chance_ ABSL_GUARDED_BY(mu_){std::random_device()()};
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   std::optional<Loss> sent_away_ ABSL_GUARDED_BY(mu_);     // why streams shall leave
   std::map<uint64_t, Leave> leaves_ ABSL_GUARDED_BY(mu_);  // of the leases, by number

@@ -75,12 +75,37 @@ bool CorpusWriter::Flush(absl::Time deadline) {
   return mu_.AwaitWithDeadline(absl::Condition(this, &CorpusWriter::Idle), deadline);
 }
 
+void CorpusWriter::Forget(const std::string& tenant, std::function<void()> then) {
+  size_t dropped = 0;
+  {
+    absl::MutexLock lock(&mu_);
+    dropped = std::erase_if(queue_, [&](const Entry& entry) {
+      if (entry.tenant != tenant) return false;
+      queued_tokens_ -= entry.tokens.size();
+      return true;
+    });
+    if (busy_) after_batch_.push_back(std::exchange(then, nullptr));
+  }
+  for (size_t i = 0; i < dropped; ++i) Observe(CorpusOutcome::kDropped);
+  if (then) then();
+}
+
+void CorpusWriter::EndBatch() {
+  std::vector<std::function<void()>> after;
+  {
+    absl::MutexLock lock(&mu_);
+    busy_ = false;
+    after.swap(after_batch_);
+  }
+  for (const auto& then : after) then();
+}
+
 void CorpusWriter::Loop() {
   while (true) {
     std::vector<Entry> batch;
+    EndBatch();
     {
       absl::MutexLock lock(&mu_);
-      busy_ = false;
       mu_.Await(absl::Condition(this, &CorpusWriter::HasWork));
       if (stopping_) break;
       batch = TakeBatch();
@@ -88,6 +113,7 @@ void CorpusWriter::Loop() {
     }
     Write(batch);
   }
+  EndBatch();
   absl::MutexLock lock(&mu_);
   for (size_t i = 0; i < queue_.size(); ++i) Observe(CorpusOutcome::kDropped);
   queue_.clear();

@@ -55,6 +55,10 @@ class CorpusWriter {
 
   void Add(const std::string& tenant, std::vector<int32_t> tokens);
 
+  // What a tenant has added until now is dropped, or, where it is on its way already, stored before `then` is
+  // called: soon, on the writer's thread, or at once if nothing is on its way.
+  void Forget(const std::string& tenant, std::function<void()> then);
+
   // Waits until all that was added is stored or given up, at most until `deadline`; false if something is
   // left.
   bool Flush(absl::Time deadline);
@@ -73,6 +77,7 @@ class CorpusWriter {
   void Write(std::span<const Entry> batch);
   grpc::Status Append(std::span<const Entry> batch);
   void Observe(CorpusOutcome outcome) const;
+  void EndBatch() ABSL_LOCKS_EXCLUDED(mu_);
 
   const CorpusWriterOptions options_;
   const Observer observer_;
@@ -81,6 +86,7 @@ class CorpusWriter {
   absl::Mutex mu_;
   std::deque<Entry> queue_ ABSL_GUARDED_BY(mu_);
   size_t queued_tokens_ ABSL_GUARDED_BY(mu_) = 0;
+  std::vector<std::function<void()>> after_batch_ ABSL_GUARDED_BY(mu_);
   bool busy_ ABSL_GUARDED_BY(mu_) = false;  // a batch is out of the queue and not settled
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   grpc::ClientContext* under_way_ ABSL_GUARDED_BY(mu_) = nullptr;

@@ -48,6 +48,7 @@ bool Engine::Step() { return rep_->Step(); }
 bool Engine::Rep::Step() {
   StepReport report;
   PhaseTimer timer(report);
+  ForgetTenants();
   Retire();
   Admit();
   Plan();
@@ -369,8 +370,10 @@ void Engine::Rep::AskStore(Sequence& s) {
   if (source == nullptr || s.drafter == nullptr || !s.request.use_store || !s.drafter->WantsAnswer()) return;
   const std::span<const int32_t> text(s.tokens);
   asked = true;
-  source->Ask(s.handle, s.request.tenant, text.last(std::min<size_t>(text.size(), kAskedContext)),
-              static_cast<int64_t>(text.size()));
+  const bool shared = s.request.use_shared && !options.shared_tenant.empty();
+  const std::string_view tenants[] = {s.request.tenant, options.shared_tenant};
+  source->Ask(s.handle, std::span(tenants, shared ? 2 : 1),
+              text.last(std::min<size_t>(text.size(), kAskedContext)), static_cast<int64_t>(text.size()));
 }
 
 }  // namespace clamor

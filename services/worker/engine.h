@@ -41,6 +41,8 @@ struct EngineOptions {
   // What SpeculationOptions::kAuto means for requests that leave it: kAuto weighs survival against measured
   // step cost.
   int32_t default_nodes = SpeculationOptions::kAuto;
+  // Whose texts in the store are for all requests that want them; empty: nobody's.
+  std::string shared_tenant;
   // Unless null, makes the drafter of a request whose nodes are not 0 in place of the built-in ones, for
   // experiments and tests. Its trees must pass DraftTree::CheckIntegrity, hold ids of the vocabulary and at
   // most SpeculationOptions::kMaxNodes guesses.
@@ -108,6 +110,11 @@ class Engine {
   // The request ends with `reason` (kCancelled, kSlowConsumer or kDeadline) at the next step and its pages
   // are free then. A handle that has finished is ignored.
   void Cancel(uint64_t handle, FinishReason reason = FinishReason::kCancelled);
+
+  // Ends the requests of a tenant (kTenantDeleted) and forgets what the cache holds of its texts and what
+  // drafting learned from them, on disk too; then calls `done`, on the engine's thread. Later requests begin
+  // anew.
+  void ForgetTenant(std::string tenant, std::function<void()> done);
 
   // Runs one step. False if there was nothing to do.
   bool Step();

@@ -39,6 +39,29 @@ absl::Status EngineOptions::Validate() const {
   return CheckRange("default_nodes", default_nodes, SpeculationOptions::kAuto, SpeculationOptions::kMaxNodes);
 }
 
+// Between two steps: nobody uses what goes.
+void Engine::Rep::ForgetTenants() {
+  std::vector<Forgetting> tenants;
+  {
+    absl::MutexLock lock(&mu);
+    tenants.swap(forgetting);
+    for (const Forgetting& gone : tenants) {
+      const auto cancel = [&](const std::unique_ptr<Sequence>& s) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
+        if (s->request.tenant == gone.tenant) cancelled[s->handle] = FinishReason::kTenantDeleted;
+      };
+      for (const auto& s : waiting) cancel(s);
+      for (const auto& s : running) cancel(s);
+    }
+  }
+  if (tenants.empty()) return;
+  Retire();
+  for (const Forgetting& gone : tenants) {
+    cache.Forget(gone.tenant);
+    knowledge.Drop(gone.tenant);
+    gone.done();
+  }
+}
+
 // Ends what was cancelled or is out of time.
 void Engine::Rep::Retire() {
   absl::flat_hash_map<uint64_t, FinishReason> reasons;
@@ -312,6 +335,11 @@ void Engine::Cancel(uint64_t handle, FinishReason reason) {
   rep_->cancelled[handle] = reason;
 }
 
+void Engine::ForgetTenant(std::string tenant, std::function<void()> done) {
+  absl::MutexLock lock(&rep_->mu);
+  rep_->forgetting.push_back({std::move(tenant), std::move(done)});
+}
+
 void Engine::Run(const std::atomic<bool>& stop) {
   rep_->thread = gettid();
   while (!stop) {
@@ -331,6 +359,7 @@ void Engine::Run(const std::atomic<bool>& stop) {
     for (const auto& s : rep_->waiting) rep_->cancelled[s->handle] = FinishReason::kCancelled;
     for (const auto& s : rep_->running) rep_->cancelled[s->handle] = FinishReason::kCancelled;
   }
+  rep_->ForgetTenants();
   rep_->Retire();
   rep_->PublishLoad(false);
   rep_->knowledge.SaveAll(absl::Now() + kLastSave);

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -84,6 +85,11 @@ struct Engine::Rep {
   absl::Mutex mu;
   std::deque<std::unique_ptr<Sequence>> waiting ABSL_GUARDED_BY(mu);
   absl::flat_hash_map<uint64_t, FinishReason> cancelled ABSL_GUARDED_BY(mu);
+  struct Forgetting {
+    std::string tenant;
+    std::function<void()> done;
+  };
+  std::vector<Forgetting> forgetting ABSL_GUARDED_BY(mu);
   uint64_t next_handle ABSL_GUARDED_BY(mu) = 1;
   bool draining ABSL_GUARDED_BY(mu) = false;
   bool woken ABSL_GUARDED_BY(mu) = false;
@@ -100,6 +106,7 @@ struct Engine::Rep {
   // A step, in order.
   bool Step();
   void Retire();
+  void ForgetTenants();
   void Admit();
   void Plan();
   void Draft(StepReport& report);
@@ -128,7 +135,9 @@ struct Engine::Rep {
   void AwaitStore();
   void Finish(Sequence& s, FinishReason reason);
   void PublishLoad(bool stepped);
-  bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) { return waiting.empty() && cancelled.empty(); }
+  bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
+    return waiting.empty() && cancelled.empty() && forgetting.empty();
+  }
 };
 
 }  // namespace clamor

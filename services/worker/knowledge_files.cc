@@ -89,6 +89,16 @@ bool KnowledgeFiles::Write(const std::string& tenant, std::shared_ptr<const Draf
   return true;
 }
 
+void KnowledgeFiles::Remove(const std::string& tenant) {
+  const std::string path = PathOf(tenant);
+  if (path.empty()) return;
+  absl::MutexLock lock(&mu_, absl::Condition(this, &KnowledgeFiles::IsNotWriting));
+  std::erase_if(queue_, [&tenant](const Entry& entry) { return entry.tenant == tenant; });
+  std::error_code error;
+  std::filesystem::remove(path, error);
+  std::filesystem::remove(absl::StrCat(path, ".partial"), error);
+}
+
 bool KnowledgeFiles::Idle() const {
   absl::ReaderMutexLock lock(&mu_);
   return IsIdle();

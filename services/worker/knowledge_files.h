@@ -49,6 +49,9 @@ class KnowledgeFiles {
   // there was none.
   bool Write(const std::string& tenant, std::shared_ptr<const DraftKnowledge> snapshot, absl::Time deadline);
 
+  // Removes what is there for `tenant`, waiting files included. Waits for the one that is being written.
+  void Remove(const std::string& tenant);
+
   bool Idle() const;                // nothing waits
   bool Flush(absl::Time deadline);  // waits for that; false if something is left
 
@@ -66,6 +69,7 @@ class KnowledgeFiles {
   absl::Status Save(const Entry& entry) const;
   void RemoveOldest() const;
   bool HasWork() const ABSL_SHARED_LOCKS_REQUIRED(mu_) { return stopping_ || !queue_.empty(); }
+  bool IsNotWriting() const ABSL_SHARED_LOCKS_REQUIRED(mu_) { return !writing_; }
   bool IsIdle() const ABSL_SHARED_LOCKS_REQUIRED(mu_) { return queue_.empty(); }
   bool HasPlace() const ABSL_SHARED_LOCKS_REQUIRED(mu_) { return queue_.size() < kWaiting; }
 

@@ -18,6 +18,11 @@ std::shared_ptr<DraftKnowledge> KnowledgePool::Get(const std::string& tenant) {
   return knowledge;
 }
 
+void KnowledgePool::Drop(const std::string& tenant) {
+  tenants_.erase(tenant);
+  if (files_ != nullptr) files_->Remove(tenant);
+}
+
 // If the files have no place for it, what was learned since it was last due is lost.
 void KnowledgePool::Forget() {
   const auto oldest = std::min_element(tenants_.begin(), tenants_.end(), [](const auto& a, const auto& b) {

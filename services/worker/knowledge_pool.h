@@ -25,6 +25,9 @@ class KnowledgePool {
   // Shared with the sequences that use it, so that forgetting a tenant leaves its running sequences alone.
   std::shared_ptr<DraftKnowledge> Get(const std::string& tenant);
 
+  // Forgets a tenant for good, here and in the files. REQUIRES: no sequence of it is left.
+  void Drop(const std::string& tenant);
+
   // Hands a copy of what one tenant has taught to the files, if that is due and they have nothing else to
   // do; 20 ms where the table holds all of 150,000 tokens. Returns when to ask again.
   absl::Time SaveDue(absl::Time now);

@@ -86,6 +86,8 @@ std::string_view FinishReasonName(FinishReason reason) {
       return "deadline";
     case FinishReason::kSlowConsumer:
       return "slow_consumer";
+    case FinishReason::kTenantDeleted:
+      return "tenant_deleted";
   }
   return "";
 }

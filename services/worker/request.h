@@ -61,8 +61,9 @@ struct Request {
   // Of a request that has been admitted before: a further answer to it, or the rest of one that another
   // worker began. Neither a full queue nor a drain refuses it.
   bool follows = false;
-  bool use_store = true;  // whether the shared store may be asked for drafts
-  bool trace = false;     // whether Delta shows the trees
+  bool use_store = true;    // whether the store may be asked for drafts
+  bool use_shared = false;  // and not only for the tenant's own, but for what is there for all
+  bool trace = false;       // whether Delta shows the trees
   Priority priority = Priority::kNormal;
   absl::Time deadline = absl::InfiniteFuture();
 
@@ -74,7 +75,7 @@ struct Request {
   absl::Status ValidateOptions(int32_t vocab_size) const;
 };
 
-enum class FinishReason : uint8_t { kStop, kLength, kCancelled, kDeadline, kSlowConsumer };
+enum class FinishReason : uint8_t { kStop, kLength, kCancelled, kDeadline, kSlowConsumer, kTenantDeleted };
 std::string_view FinishReasonName(FinishReason reason);  // "stop", "length", "cancelled", ...
 
 struct TokenLogprob {

@@ -52,7 +52,7 @@ std::string_view LookupOutcomeName(LookupOutcome outcome) {
   return kNames[static_cast<size_t>(outcome)];
 }
 
-std::shared_ptr<grpc::Channel> MakeRetrievalChannel(const std::string& target) {
+std::shared_ptr<grpc::Channel> MakeRetrievalChannel(const std::string& target, const TlsOptions& tls) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 250);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 250);
@@ -60,7 +60,7 @@ std::shared_ptr<grpc::Channel> MakeRetrievalChannel(const std::string& target) {
   // We ask again ourselves. gRPC's own retries can lose a call that meets a server in the moment in which it
   // closes: in 1.51 it then never ends, not even at its deadline.
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
-  return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+  return grpc::CreateCustomChannel(target, ChannelCredentialsOf(tls), arguments);
 }
 
 // One Lookup on its way.
@@ -97,8 +97,8 @@ RetrievalDrafter::~RetrievalDrafter() {
       +[](std::vector<Call*>* calls) { return calls->empty(); }, &outstanding_));
 }
 
-void RetrievalDrafter::Ask(uint64_t sequence, const std::string& tenant, std::span<const int32_t> context,
-                           int64_t position) {
+void RetrievalDrafter::Ask(uint64_t sequence, std::span<const std::string_view> tenants,
+                           std::span<const int32_t> context, int64_t position) {
   const size_t sent = std::min<size_t>(context.size(), options_.max_match);
   std::optional<LookupOutcome> refused;
   {
@@ -110,7 +110,7 @@ void RetrievalDrafter::Ask(uint64_t sequence, const std::string& tenant, std::sp
     } else if (!breaker_.Allow(absl::Now())) {
       refused = LookupOutcome::kBreakerOpen;
     } else {
-      slot.tenant = tenant;
+      slot.tenants.assign(tenants.begin(), tenants.end());
       slot.context.assign(context.end() - sent, context.end());
       slot.position = position;
       if (!slot.queued) queue_.push_back(sequence);
@@ -162,24 +162,33 @@ void RetrievalDrafter::SendLoop() {
 
 std::unique_ptr<RetrievalDrafter::Call> RetrievalDrafter::Gather() {
   auto call = std::make_unique<Call>();
+  size_t left = queue_.size();
   for (const uint64_t sequence : std::exchange(queue_, {})) {
+    --left;
     const auto found = slots_.find(sequence);
     if (found == slots_.end() || !found->second.queued) continue;
     Slot& slot = found->second;
     slot.queued = false;
-    v1::LookupQuery& query = *call->request.add_queries();
-    query.mutable_namespace_()->set_tenant(slot.tenant);
-    query.mutable_namespace_()->set_tokenizer_fingerprint(options_.tokenizer_fingerprint);
-    query.mutable_context()->Assign(slot.context.begin(), slot.context.end());
-    query.set_max_match(options_.max_match);
-    query.set_min_match(1);  // little evidence, but the drafter knows how little
-    query.set_max_nodes(std::min(options_.max_nodes, RetrievalDrafterOptions::kMaxNodes));
-    call->questions.push_back({sequence, slot.epoch, slot.position});
+    for (const std::string& tenant : slot.tenants) {
+      const bool is_own = &tenant == &slot.tenants.front();
+      if (!is_own && call->questions.size() + left >= RetrievalDrafterOptions::kMaxQueries) break;
+      AddQuery(slot, tenant, *call->request.add_queries());
+      call->questions.push_back({sequence, slot.epoch, slot.position});
+    }
   }
   if (call->questions.empty() || !breaker_.Allow(absl::Now())) return nullptr;
   breaker_.OnStart();
   outstanding_.push_back(call.get());
   return call;
+}
+
+void RetrievalDrafter::AddQuery(const Slot& slot, const std::string& tenant, v1::LookupQuery& query) const {
+  query.mutable_namespace_()->set_tenant(tenant);
+  query.mutable_namespace_()->set_tokenizer_fingerprint(options_.tokenizer_fingerprint);
+  query.mutable_context()->Assign(slot.context.begin(), slot.context.end());
+  query.set_max_match(options_.max_match);
+  query.set_min_match(1);  // little evidence, but the drafter knows how little
+  query.set_max_nodes(std::min(options_.max_nodes, RetrievalDrafterOptions::kMaxNodes));
 }
 
 void RetrievalDrafter::Start(std::unique_ptr<Call> call) {
@@ -220,7 +229,11 @@ void RetrievalDrafter::OnReply(Call* raw, const grpc::Status& status) {
       const auto slot = slots_.find(question.sequence);
       if (slot == slots_.end() || slot->second.epoch != question.epoch) continue;
       // Calls may overtake one another: an answer older than the one at hand is of no use.
-      if (slot->second.answer.has_value() && slot->second.answer->position > question.position) continue;
+      // And of two tenants' answers to one question the longer match is of more.
+      const std::optional<Answer>& known = slot->second.answer;
+      if (known && known->position > question.position) continue;
+      if (known && known->position == question.position && known->trie.match_length >= tries[i].match_length)
+        continue;
       slot->second.answer = Answer{question.position, std::move(tries[i])};
     }
   } else {

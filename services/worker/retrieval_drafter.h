@@ -27,7 +27,8 @@
 #include "clamor/v1/retrieval.grpc.pb.h"
 #include "grpcpp/channel.h"
 #include "model/spec/continuation_source.h"
-#include "services/worker/circuit_breaker.h"
+#include "services/circuit_breaker.h"
+#include "services/security/tls.h"
 
 namespace clamor {
 
@@ -52,7 +53,7 @@ std::string_view LookupOutcomeName(
     LookupOutcome outcome);  // "ok", "timeout", "error", "invalid", "breaker_open", "dropped"
 
 // A channel that looks for a lost server every quarter second to two seconds.
-std::shared_ptr<grpc::Channel> MakeRetrievalChannel(const std::string& target);
+std::shared_ptr<grpc::Channel> MakeRetrievalChannel(const std::string& target, const TlsOptions& tls = {});
 
 class RetrievalDrafter final : public ContinuationSource {
  public:
@@ -65,7 +66,7 @@ class RetrievalDrafter final : public ContinuationSource {
   // Cancels what is under way and waits for it.
   ~RetrievalDrafter() override;
 
-  void Ask(uint64_t sequence, const std::string& tenant, std::span<const int32_t> context,
+  void Ask(uint64_t sequence, std::span<const std::string_view> tenants, std::span<const int32_t> context,
            int64_t position) override;
   std::optional<Answer> Take(uint64_t sequence) override;
   bool Await(absl::Time deadline) override;
@@ -76,7 +77,7 @@ class RetrievalDrafter final : public ContinuationSource {
   struct Slot {
     uint64_t epoch = 0;  // differs between sequences of one number: no answer goes to the wrong one
     bool queued = false;
-    std::string tenant;
+    std::vector<std::string> tenants;
     std::vector<int32_t> context;
     int64_t position = 0;
     std::optional<Answer> answer;
@@ -86,6 +87,7 @@ class RetrievalDrafter final : public ContinuationSource {
   void SendLoop();
   // What is queued as one call; null if nothing is, or the breaker says no.
   std::unique_ptr<Call> Gather() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void AddQuery(const Slot& slot, const std::string& tenant, v1::LookupQuery& query) const;
   bool IsQuiet() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return queue_.empty() && outstanding_.empty(); }
   bool IsToldToSend() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return stopping_ || awaited_; }
   bool MaySend() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

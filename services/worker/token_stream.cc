@@ -178,6 +178,8 @@ absl::Status TokenStream::FinalStatus() const {
     case FinishReason::kCancelled:
     case FinishReason::kSlowConsumer:
       return Refusal("DRAINING", "the worker stopped before the answer was complete");
+    case FinishReason::kTenantDeleted:
+      return Refusal("TENANT_DELETED", "the tenant was deleted before the answer was complete");
     case FinishReason::kStop:
     case FinishReason::kLength:
       break;

@@ -65,7 +65,8 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Load(const WorkerOptions& option
   const LoadedModel& loaded = worker->model_;
   if (!options.retrieval.empty()) {
     const std::string& fingerprint = worker->info_.tokenizer_fingerprint();
-    const auto channel = MakeRetrievalChannel(options.retrieval);
+    const auto channel = MakeRetrievalChannel(options.retrieval, options.tls);
+    worker->store_ = v1::RetrievalService::NewStub(channel);
     worker->drafter_ = std::make_unique<RetrievalDrafter>(
         channel,
         RetrievalDrafterOptions{.tokenizer_fingerprint = fingerprint,

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "clamor/v1/model.pb.h"
+#include "services/security/tls.h"
 #include "services/worker/corpus_writer.h"
 #include "services/worker/engine.h"
 #include "services/worker/knowledge_files.h"
@@ -26,6 +27,7 @@ struct WorkerOptions {
   ModelOptions model;
   std::string name;       // that clients know the model by; empty: ModelName of the directory
   std::string retrieval;  // HOST:PORT of the shared store, empty: none
+  TlsOptions tls;         // of the way there
   absl::Duration lookup_timeout = absl::Milliseconds(20);
   bool store = true;  // append finished answers to the store
   std::string state;  // folder for what should survive a restart, empty: nothing does
@@ -46,7 +48,8 @@ class Worker {
   const LoadedModel& model() const { return model_; }
   const v1::ModelInfo& info() const { return info_; }
   Engine& engine() { return *engine_; }
-  CorpusWriter* corpus() { return corpus_.get(); }  // null without a store
+  CorpusWriter* corpus() { return corpus_.get(); }              // null without a store
+  v1::RetrievalService::Stub* store() { return store_.get(); }  // null without a store
   WorkerMetrics& metrics() { return *metrics_; }
 
  private:
@@ -56,6 +59,7 @@ class Worker {
   const v1::ModelInfo info_;
   WorkerMetrics* const metrics_;
   std::unique_ptr<RetrievalDrafter> drafter_;
+  std::unique_ptr<v1::RetrievalService::Stub> store_;
   std::unique_ptr<CorpusWriter> corpus_;
   std::unique_ptr<KnowledgeFiles> knowledge_;  // null without a state folder
   std::unique_ptr<Engine> engine_;

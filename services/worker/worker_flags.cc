@@ -44,7 +44,10 @@ std::optional<int> ParseWorkerFlags(int argc, char** argv, WorkerFlags& flags) {
   app.add_option("--kv", worker.model.kv, "How keys and values are held: fp32, bf16 or int8; on a GPU bf16")
       ->capture_default_str()
       ->group("Model");
-  app.add_option("--device", worker.model.device, "Where the model runs: cpu, cuda, or auto: a GPU if one can be used")->capture_default_str()->group("Model");
+  app.add_option("--device", worker.model.device,
+                 "Where the model runs: cpu, cuda, or auto: a GPU if one can be used")
+      ->capture_default_str()
+      ->group("Model");
   app.add_option("--threads", worker.model.threads, "Threads of the forward pass; 0: one per physical core")
       ->check(CLI::Range(0, 1024))
       ->group("Model");
@@ -83,6 +86,9 @@ std::optional<int> ParseWorkerFlags(int argc, char** argv, WorkerFlags& flags) {
       ->check(CLI::Range(1.0, 10000.0))
       ->capture_default_str()
       ->group("Speculation");
+  app.add_option("--shared-tenant", worker.engine.shared_tenant,
+                 "Whose documents in the store serve every request that asks for shared drafts")
+      ->group("Speculation");
   app.add_flag("--no-store", no_store, "Add no finished answers to the shared store")->group("Speculation");
   app.add_option("--state", worker.state,
                  "Folder that keeps what drafting learns over a restart; nothing is kept without")
@@ -94,6 +100,7 @@ std::optional<int> ParseWorkerFlags(int argc, char** argv, WorkerFlags& flags) {
   }
   worker.lookup_timeout = absl::Milliseconds(lookup_milliseconds);
   worker.store = !no_store;
+  worker.tls = flags.server.tls;
   return std::nullopt;
 }
 

@@ -12,8 +12,10 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/kv_layer.h"
 #include "kernels/status_macros.h"
 #include "model/grammar/json_schema.h"
+#include "services/log.h"
 #include "services/rpc_error.h"
 #include "services/tenant.h"
 
@@ -123,6 +125,41 @@ std::string Sha256(std::string_view bytes) {
   return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest), size));
 }
 
+// One DeleteTenant: the engine, then what is on its way to the store, then the store. Nothing waits.
+class TenantDeletion final : public grpc::ServerUnaryReactor {
+ public:
+  TenantDeletion(Worker* worker, grpc::CallbackServerContext* context, const std::string& tenant,
+                 v1::WorkerServiceDeleteTenantResponse* response)
+      : worker_(worker), reply_(response) {
+    request_.set_tenant(tenant);
+    context_.set_deadline(context->deadline());
+    worker_->engine().ForgetTenant(tenant, [this] { AfterEngine(); });
+  }
+
+ private:
+  void AfterEngine() {
+    if (worker_->corpus() == nullptr) return AfterCorpus();
+    worker_->corpus()->Forget(request_.tenant(), [this] { AfterCorpus(); });
+  }
+
+  void AfterCorpus() {
+    if (worker_->store() == nullptr) return Finish(grpc::Status::OK);
+    worker_->store()->async()->DeleteTenant(&context_, &request_, &response_, [this](grpc::Status status) {
+      reply_->set_documents(response_.documents());
+      Finish(status);
+    });
+  }
+
+  void OnCancel() override { context_.TryCancel(); }
+  void OnDone() override { delete this; }
+
+  Worker* const worker_;
+  v1::WorkerServiceDeleteTenantResponse* const reply_;
+  grpc::ClientContext context_;
+  v1::DeleteTenantRequest request_;
+  v1::DeleteTenantResponse response_;
+};
+
 // Sends files in pieces, one write at a time. Deletes itself.
 class FileStream final : public grpc::ServerWriteReactor<v1::GetTokenizerResponse> {
  public:
@@ -197,6 +234,9 @@ absl::StatusOr<Request> ParseRequest(const v1::WorkerServiceStreamGenerateReques
       break;
     case v1::DRAFT_SCOPE_NONE:
       request.use_store = false;
+      break;
+    case v1::DRAFT_SCOPE_SHARED:
+      request.use_shared = true;
       break;
     default:
       return InvalidField("options.draft_scope",
@@ -294,6 +334,7 @@ grpc::ServerUnaryReactor* WorkerService::GetLoad(grpc::CallbackServerContext* co
   message.set_max_waiting(worker->engine().options().max_waiting);
   message.set_kv_pages_used(load.kv_pages_used);
   message.set_kv_pages_total(load.kv_pages_total);
+  message.set_kv_page_tokens(kernels::kPageSize);
   message.set_steps(load.steps);
   message.set_stalled_seconds(load.stalled_seconds);
   message.set_slow_step_seconds(load.slow_step_seconds);
@@ -321,6 +362,18 @@ grpc::ServerUnaryReactor* WorkerService::Drain(grpc::CallbackServerContext* cont
   StartDraining();
   if (worker_ != nullptr && on_drain_) on_drain_();
   return Reply(context, grpc::Status::OK);
+}
+
+grpc::ServerUnaryReactor* WorkerService::DeleteTenant(grpc::CallbackServerContext* context,
+                                                      const v1::WorkerServiceDeleteTenantRequest* request,
+                                                      v1::WorkerServiceDeleteTenantResponse* response) {
+  Worker* const worker = worker_;
+  if (worker == nullptr) return Reply(context, Loading());
+  if (absl::Status status = CheckTenant("tenant", request->tenant()); !status.ok()) {
+    return Reply(context, ToGrpc(status));
+  }
+  spdlog::info("event=tenant_deletion tenant={}", request->tenant());
+  return new TenantDeletion(worker, context, request->tenant(), response);
 }
 
 }  // namespace clamor

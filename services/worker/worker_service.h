@@ -45,6 +45,9 @@ class WorkerService final : public v1::WorkerService::CallbackService {
       grpc::CallbackServerContext* context, const v1::GetTokenizerRequest* request) override;
   grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* context, const v1::DrainRequest* request,
                                   v1::DrainResponse* response) override;
+  grpc::ServerUnaryReactor* DeleteTenant(grpc::CallbackServerContext* context,
+                                         const v1::WorkerServiceDeleteTenantRequest* request,
+                                         v1::WorkerServiceDeleteTenantResponse* response) override;
 
  private:
   const std::function<void()> on_drain_;

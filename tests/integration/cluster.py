@@ -127,15 +127,16 @@ class Server:
 
 
 class Cluster:
-    """All three, ready to answer; of workers, one for each environment."""
+    """All three, ready to answer; of workers, one for each environment. The worker flag STATE stands for a folder."""
 
     def __init__(self, worker_flags=(), gateway_flags=(), worker_environments=({},)):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="clamor-test-"))
         self.servers = []
         atexit.register(self._kill)
         self.retrieval = self.add("clamor-retrieval", "--store", self.folder / "store")
+        flags = [self.folder / "state" if flag == "STATE" else flag for flag in worker_flags]
         self.workers = [self.add("clamor-worker", "--model", DEMO_MODEL, "--retrieval", self.retrieval.address,
-                                 *worker_flags, label=f"-{i}" if i else "", environment=environment)
+                                 *flags, label=f"-{i}" if i else "", environment=environment)
                         for i, environment in enumerate(worker_environments)]
         self.worker = self.workers[0]
         self.gateway = self.add("clamor-gateway", "--workers", ",".join(worker.address for worker in self.workers),

@@ -65,6 +65,42 @@ TEST(KvCacheTest, MovedLeaseReturnsItsPagesOnce) {
   EXPECT_EQ(cache.pages_used(), 0);
 }
 
+TEST(KvCacheTest, ForgetsOneTenant) {
+  KvCache cache(Config(), 8);
+  std::vector<int32_t> text(40);
+  for (size_t i = 0; i < text.size(); ++i) text[i] = static_cast<int32_t>(i);
+  const auto fill = [&](const char* tenant, const std::vector<int32_t>& words) {
+    KvLease lease = cache.Find(tenant, words);
+    EXPECT_TRUE(cache.Grow(lease, static_cast<int64_t>(words.size())));
+    for (const int32_t page : lease.pages()) std::memset(cache.layer(1).ValueTile(page, 0), 7, 8);
+    cache.Share(lease, words);
+    return std::vector<int32_t>(lease.pages().begin(), lease.pages().end());
+  };
+  const std::vector<int32_t> pages = fill("a", text);
+  fill("b", text);
+  {
+    // An end whose beginning was evicted is forgotten, too: nothing leads to it any more.
+    KvLease all;
+    EXPECT_TRUE(cache.Grow(all, 16 * 3));
+  }
+  fill("a", text);
+  {
+    KvLease held = cache.Find("a", text);
+    cache.Forget("a");
+    EXPECT_EQ(cache.Find("a", text).tokens(), 32);  // in use
+  }
+  cache.Forget("a");
+  EXPECT_EQ(cache.Find("a", text).tokens(), 0);
+  EXPECT_EQ(cache.Find("b", text).tokens(), 32);
+  EXPECT_EQ(cache.pages_free(), 8);
+  for (const int32_t page : pages) {
+    const bool is_b = cache.Find("b", text).pages()[0] == page || cache.Find("b", text).pages()[1] == page;
+    if (!is_b && page != pages.back()) { EXPECT_EQ(int(*cache.layer(1).ValueTile(page, 0)), 0) << page; }
+  }
+  fill("a", text);
+  EXPECT_EQ(cache.Find("a", text).tokens(), 32);
+}
+
 // Against a cache that remembers which text each page was filled with: random texts from few tokens, so that
 // many begin alike, in a pool that is always short.
 TEST(KvCacheTest, PrefixesAgainstWhatWasWritten) {

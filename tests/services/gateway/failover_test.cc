@@ -22,9 +22,9 @@ using ::testing::HasSubstr;
 using testing::ScriptedModel;
 using testing::SocketClosed;
 
-constexpr GatewayLimits kHasty = {
+const GatewayLimits kHasty = {
     .fleet = {.hang_after = absl::Milliseconds(300), .failover_wait = absl::Milliseconds(300)}};
-constexpr GatewayLimits kPatient = {
+const GatewayLimits kPatient = {
     .fleet = {.hang_after = absl::Milliseconds(300), .failover_wait = absl::Seconds(20)}};
 
 class FailoverTest : public testing::GatewayTest {

@@ -32,7 +32,7 @@ FakeWorker::Script EndlessUntilCancelled(absl::Notification* cancelled) {
 }
 
 // Nobody waits long for a worker that could go on: there is none.
-constexpr GatewayLimits kHasty = {.fleet = {.failover_wait = absl::Milliseconds(100)}};
+const GatewayLimits kHasty = {.fleet = {.failover_wait = absl::Milliseconds(100)}};
 
 class FailureTest : public testing::GatewayTest {};
 

@@ -107,6 +107,11 @@ class FakeWorker final : public v1::WorkerService::Service {
     absl::MutexLock lock(&mu_);
     corrupt_ = true;
   }
+  // The tenants that it was told to delete.
+  std::vector<std::string> deleted() const {
+    absl::MutexLock lock(&mu_);
+    return deleted_;
+  }
   const v1::ModelInfo& info() const { return info_; }
   int port() const { return port_; }
   std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
@@ -136,6 +141,12 @@ class FakeWorker final : public v1::WorkerService::Service {
     const auto talks = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return !silent_; };
     absl::MutexLock lock(&mu_, absl::Condition(&talks));
     *response->mutable_load() = load_;
+    return grpc::Status::OK;
+  }
+  grpc::Status DeleteTenant(grpc::ServerContext*, const v1::WorkerServiceDeleteTenantRequest* request,
+                            v1::WorkerServiceDeleteTenantResponse*) override {
+    absl::MutexLock lock(&mu_);
+    deleted_.push_back(request->tenant());
     return grpc::Status::OK;
   }
   grpc::Status GetModelInfo(grpc::ServerContext*, const v1::WorkerServiceGetModelInfoRequest*,
@@ -173,6 +184,7 @@ class FakeWorker final : public v1::WorkerService::Service {
   Script script_ ABSL_GUARDED_BY(mu_);
   std::vector<Request> requests_ ABSL_GUARDED_BY(mu_);
   v1::WorkerLoad load_ ABSL_GUARDED_BY(mu_);
+  std::vector<std::string> deleted_ ABSL_GUARDED_BY(mu_);
   bool corrupt_ ABSL_GUARDED_BY(mu_) = false;
   bool silent_ ABSL_GUARDED_BY(mu_) = false;
 };

@@ -48,24 +48,64 @@ TEST_F(RouterTest, LoadCountsOwnStreamsOnceAndAtOnce) {
 TEST_F(RouterTest, TakesTheLeastLoadedReadyWorkerOfTheModel) {
   std::vector<WorkerSnapshot> workers = {Worker(a_, 3, 0, 0), Worker(a_, 1, 0, 0), Worker(b_, 0, 0, 0),
                                          Worker(a_, 2, 0, 0)};
-  EXPECT_EQ(Route(workers, "a", 0), 1u);
-  EXPECT_EQ(Route(workers, "b", 0), 2u);
-  EXPECT_EQ(Route(workers, "c", 0), std::nullopt);
+  EXPECT_EQ(Route(workers, {.model = "a"}, 0), 1u);
+  EXPECT_EQ(Route(workers, {.model = "b"}, 0), 2u);
+  EXPECT_EQ(Route(workers, {.model = "c"}, 0), std::nullopt);
   workers[1].state = v1::WORKER_STATE_DRAINING;
-  EXPECT_EQ(Route(workers, "a", 0), 3u);
+  EXPECT_EQ(Route(workers, {.model = "a"}, 0), 3u);
   workers[3].state = v1::WORKER_STATE_DOWN;
-  EXPECT_EQ(Route(workers, "a", 0), 0u);
+  EXPECT_EQ(Route(workers, {.model = "a"}, 0), 0u);
   workers[0].model = nullptr;
-  EXPECT_EQ(Route(workers, "a", 0), std::nullopt);
-  EXPECT_EQ(Route({}, "a", 0), std::nullopt);
+  EXPECT_EQ(Route(workers, {.model = "a"}, 0), std::nullopt);
+  EXPECT_EQ(Route({}, {.model = "a"}, 0), std::nullopt);
 }
 
 TEST_F(RouterTest, EqualsTakeTurns) {
   const std::vector<WorkerSnapshot> workers = {Worker(a_, 1, 0, 0), Worker(a_, 0, 0, 0), Worker(a_, 0, 0, 0)};
   std::multiset<size_t> taken;
-  for (uint64_t turn = 0; turn < 10; ++turn) taken.insert(*Route(workers, "a", turn));
+  for (uint64_t turn = 0; turn < 10; ++turn) taken.insert(*Route(workers, {.model = "a"}, turn));
   EXPECT_EQ(taken.count(1), 5u);
   EXPECT_EQ(taken.count(2), 5u);
+}
+
+TEST_F(RouterTest, OnlyWorkersOfTheTokenizerThatReadThePrompt) {
+  const std::vector<WorkerSnapshot> workers = {Worker(a_, 0, 0, 0)};
+  EXPECT_EQ(Route(workers, {.model = "a", .tokenizer = a_->info().tokenizer_fingerprint()}, 0), 0u);
+  EXPECT_EQ(Route(workers, {.model = "a", .tokenizer = "other"}, 0), std::nullopt);
+}
+
+TEST_F(RouterTest, OnlyWhoAnswersAlikeIfThatIsWanted) {
+  const std::vector<WorkerSnapshot> workers = {Worker(Model("a", "r2"), 0, 0, 0), Worker(a_, 9, 0, 0)};
+  EXPECT_EQ(Route(workers, {.model = "a"}, 0), 0u);
+  EXPECT_EQ(Route(workers, {.model = "a", .like = &a_->info()}, 0), 1u);
+}
+
+TEST_F(RouterTest, WhoFailsIsKeptAwayFrom) {
+  std::vector<WorkerSnapshot> workers = {Worker(a_, 0, 0, 0), Worker(a_, 9, 0, 0)};
+  workers[0].breaker_open = true;
+  EXPECT_EQ(Route(workers, {.model = "a"}, 0), 1u);
+  EXPECT_EQ(RouteSuccessor(workers, a_->info(), {}, 0), 1u);
+  workers[1].breaker_open = true;  // nobody is better
+  EXPECT_EQ(Route(workers, {.model = "a"}, 0), 0u);
+}
+
+TEST_F(RouterTest, WhoHasReadThePromptIsWorthSomeLoad) {
+  // Of ten slots each: 4, 0 and 6 are taken.
+  std::vector<WorkerSnapshot> workers = {Worker(a_, 4, 0, 0, 10), Worker(a_, 0, 0, 0, 10),
+                                         Worker(a_, 6, 0, 0, 10)};
+  workers[0].address = "x";
+  workers[1].address = "y";
+  workers[2].address = "z";
+  const auto route = [&](std::vector<PrefixMemory::Match> warm) {
+    return *Route(workers, {.model = "a", .warm = std::move(warm), .prompt_tokens = 100}, 0);
+  };
+  EXPECT_EQ(route({}), 1u);
+  EXPECT_EQ(route({{"x", 90}}), 0u);              // 0.45 is worth more than 0.4
+  EXPECT_EQ(route({{"x", 70}}), 1u);              // 0.35 is not
+  EXPECT_EQ(route({{"z", 100}, {"x", 90}}), 0u);  // nothing is worth 0.6: the next longest
+  EXPECT_EQ(route({{"gone", 100}}), 1u);
+  workers[0].state = v1::WORKER_STATE_DOWN;
+  EXPECT_EQ(route({{"x", 100}}), 1u);
 }
 
 TEST_F(RouterTest, OnlyWhoAnswersAlikeGoesOn) {
@@ -105,22 +145,23 @@ TEST_F(RouterTest, RequestsOfOneAffinityGoTogether) {
   std::vector<int> at(4);
   for (int i = 0; i < 400; ++i) {
     const std::string affinity = "tenant/" + std::to_string(i);
-    const size_t home = *Route(workers, "a", 0, affinity);
+    const RouteWish wish = {.model = "a", .affinity = affinity};
+    const size_t home = *Route(workers, wish, 0);
     ++at[home];
-    EXPECT_EQ(Route(workers, "a", 1, affinity), home) << "whosever turn it is";
+    EXPECT_EQ(Route(workers, wish, 1), home) << "whosever turn it is";
     std::vector<WorkerSnapshot> without = workers;
     without[(home + 1) % 4].state = v1::WORKER_STATE_DOWN;
-    EXPECT_EQ(Route(without, "a", 0, affinity), home) << "whoever else is lost";
+    EXPECT_EQ(Route(without, wish, 0), home) << "whoever else is lost";
     without[home].streams = 4;  // busier, but not by as much as a prefix is worth
-    EXPECT_EQ(Route(without, "a", 0, affinity), home);
+    EXPECT_EQ(Route(without, wish, 0), home);
     without[home].streams = 5;
-    EXPECT_NE(Route(without, "a", 0, affinity), home);
+    EXPECT_NE(Route(without, wish, 0), home);
     without[home].streams = 0;
     without[home].state = v1::WORKER_STATE_DRAINING;
-    EXPECT_NE(Route(without, "a", 0, affinity), home);
+    EXPECT_NE(Route(without, wish, 0), home);
   }
   for (const int sessions : at) EXPECT_GT(sessions, 60) << "they are spread";
-  EXPECT_EQ(Route(workers, "b", 0, "x"), std::nullopt);
+  EXPECT_EQ(Route(workers, {.model = "b", .affinity = "x"}, 0), std::nullopt);
 }
 
 }  // namespace

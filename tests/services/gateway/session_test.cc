@@ -173,14 +173,14 @@ TEST_F(SessionTest, ListsByPagesAndDeletes) {
   } while (!request.page_token().empty());
   EXPECT_EQ(pages, 3);
   EXPECT_EQ(listed, std::vector<std::string>(all.begin(), all.end()));
-  EXPECT_THAT(HttpGet(gateway_->server().http_address(), "/metrics").body,
+  EXPECT_THAT(testing::HttpGet(gateway_->server().http_address(), "/metrics").body,
               HasSubstr("clamor_gateway_sessions 7"));
   v1::DeleteSessionRequest one;
   one.set_name(listed[0]);
   v1::DeleteSessionResponse response;
   EXPECT_TRUE(sessions_->DeleteSession(Context().get(), one, &response).ok());
   EXPECT_EQ(ReasonOf(Find(listed[0]).status()), "SESSION_NOT_FOUND");
-  EXPECT_THAT(HttpGet(gateway_->server().http_address(), "/metrics").body,
+  EXPECT_THAT(testing::HttpGet(gateway_->server().http_address(), "/metrics").body,
               HasSubstr("clamor_gateway_sessions 6"));
 }
 

@@ -30,7 +30,7 @@ class SuccessorSearchTest : public ::testing::Test {
     return wanted;
   }
 
-  WorkerChannel channel_{"127.0.0.1:1"};
+  WorkerChannel channel_{{"127.0.0.1:1"}};
   std::string there_;  // changed while nobody searches, or by the search's thread
   std::vector<std::string> excluded_;
   std::atomic<int> tries_ = 0;

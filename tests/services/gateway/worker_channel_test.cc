@@ -22,7 +22,7 @@ TEST(WorkerChannelTest, FindsAWorkerThatStartsLaterAndLearnsItsLoad) {
     FakeWorker reserved;
     port = reserved.port();
   }
-  WorkerChannel channel("127.0.0.1:" + std::to_string(port));
+  WorkerChannel channel({"127.0.0.1:" + std::to_string(port)});
   channel.Connect([] {});
   absl::SleepFor(absl::Milliseconds(200));
   EXPECT_EQ(StateOf(channel), v1::WORKER_STATE_DOWN);
@@ -38,7 +38,7 @@ TEST(WorkerChannelTest, FindsAWorkerThatStartsLaterAndLearnsItsLoad) {
 
 TEST(WorkerChannelTest, KeepsTheModelOfALostWorkerAndComesBack) {
   FakeWorker worker;
-  WorkerChannel channel(worker.address());
+  WorkerChannel channel({worker.address()});
   channel.Connect([] {});
   ASSERT_TRUE(Eventually([&] { return StateOf(channel) == v1::WORKER_STATE_READY; }));
   channel.ReportLost();
@@ -48,7 +48,7 @@ TEST(WorkerChannelTest, KeepsTheModelOfALostWorkerAndComesBack) {
 }
 
 TEST(WorkerChannelTest, LeasesAreCounted) {
-  WorkerChannel channel("127.0.0.1:1");
+  WorkerChannel channel({"127.0.0.1:1"});
   {
     WorkerLease first(&channel);
     WorkerLease second(&channel);
@@ -60,7 +60,7 @@ TEST(WorkerChannelTest, LeasesAreCounted) {
 }
 
 TEST(WorkerChannelTest, StreamsAreToldToLeaveWheneverTheyOpen) {
-  WorkerChannel channel("127.0.0.1:1");
+  WorkerChannel channel({"127.0.0.1:1"});
   std::string told;
   const auto teller = [&told](char who) {
     return [&told, who](Loss why) { told += absl::StrCat(std::string(1, who), LossName(why), " "); };
@@ -83,7 +83,7 @@ TEST(WorkerChannelTest, StreamsAreToldToLeaveWheneverTheyOpen) {
 TEST(WorkerChannelTest, AWorkerThatHasDrainedAndIsBackKeepsItsStreams) {
   for (const bool restarted : {true, false}) {
     FakeWorker worker;
-    WorkerChannel channel(worker.address());
+    WorkerChannel channel({worker.address()});
     channel.Connect([&channel] {  // what a fleet with another worker does
       if (StateOf(channel) == v1::WORKER_STATE_DRAINING) channel.SendAway(Loss::kDrained);
     });
@@ -104,7 +104,7 @@ TEST(WorkerChannelTest, AWorkerThatHasDrainedAndIsBackKeepsItsStreams) {
 
 TEST(WorkerChannelTest, NobodyLeavesAWorkerThatIsReady) {
   FakeWorker worker;
-  WorkerChannel channel(worker.address());
+  WorkerChannel channel({worker.address()});
   channel.SendAway(Loss::kDrained);  // what was decided about the one before it at this address
   channel.Connect([] {});
   ASSERT_TRUE(Eventually([&] { return StateOf(channel) == v1::WORKER_STATE_READY; }));
@@ -115,7 +115,7 @@ TEST(WorkerChannelTest, NobodyLeavesAWorkerThatIsReady) {
 
 TEST(WorkerChannelTest, ASilentWorkerIsDownUntilItTalks) {
   FakeWorker worker;
-  WorkerChannel channel(worker.address(), /*hang_after=*/absl::Milliseconds(200));
+  WorkerChannel channel({worker.address()}, /*hang_after=*/absl::Milliseconds(200));
   channel.Connect([] {});
   ASSERT_TRUE(Eventually([&] { return StateOf(channel) == v1::WORKER_STATE_READY; }));
   std::atomic<int> left = 0;
@@ -133,7 +133,7 @@ TEST(WorkerChannelTest, ASilentWorkerIsDownUntilItTalks) {
 
 TEST(WorkerChannelTest, AWorkerWhoseEngineStandsStillIsDownUntilItMoves) {
   FakeWorker worker;
-  WorkerChannel channel(worker.address());
+  WorkerChannel channel({worker.address()});
   channel.Connect([] {});
   ASSERT_TRUE(Eventually([&] { return StateOf(channel) == v1::WORKER_STATE_READY; }));
   std::atomic<int> left = 0;
@@ -167,7 +167,7 @@ TEST(WorkerChannelTest, AWorkerWhoseEngineStandsStillIsDownUntilItMoves) {
 TEST(WorkerChannelTest, DamagedTokenizerIsNotUsed) {
   FakeWorker worker;
   worker.CorruptTokenizer();
-  WorkerChannel channel(worker.address());
+  WorkerChannel channel({worker.address()});
   channel.Connect([] {});
   absl::SleepFor(absl::Milliseconds(300));
   EXPECT_EQ(StateOf(channel), v1::WORKER_STATE_DOWN);

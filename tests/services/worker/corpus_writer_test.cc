@@ -117,6 +117,36 @@ TEST(CorpusWriterTest, EndsWhileACallHangs) {
   go_on.Notify();
 }
 
+TEST(CorpusWriterTest, ForgetsWhatATenantHasAdded) {
+  absl::Notification go_on;
+  FakeRetrieval server;
+  server.SetAppend([&](const v1::AppendRequest&, v1::AppendResponse*) {
+    go_on.WaitForNotificationWithTimeout(absl::Seconds(20));
+    return grpc::Status::OK;
+  });
+  Outcomes outcomes;
+  CorpusWriter writer(Channel(server), Options(), outcomes.Observer());
+  bool idle = false;
+  writer.Forget("a", [&] { idle = true; });  // nothing is on its way
+  EXPECT_TRUE(idle);
+  writer.Add("a", {1});
+  ASSERT_TRUE(Eventually([&] { return server.appends() == 1; }));
+  writer.Add("a", {2});
+  writer.Add("b", {3});
+  absl::Notification forgotten;
+  writer.Forget("a", [&] {
+    EXPECT_EQ(server.documents().size(), 1u);  // what was on its way has arrived: it can be deleted now
+    forgotten.Notify();
+  });
+  EXPECT_EQ(outcomes.of(CorpusOutcome::kDropped), 1);
+  EXPECT_FALSE(forgotten.HasBeenNotified());
+  go_on.Notify();
+  EXPECT_TRUE(forgotten.WaitForNotificationWithTimeout(absl::Seconds(10)));
+  ASSERT_TRUE(writer.Flush(Soon()));
+  EXPECT_EQ(server.documents().count("b/" + DocumentId(std::vector<int32_t>{3})), 1u);
+  EXPECT_EQ(server.documents().count("a/" + DocumentId(std::vector<int32_t>{2})), 0u);
+}
+
 TEST(CorpusWriterTest, DocumentIdsFollowTheTokens) {
   const std::vector<int32_t> a = {1, 2, 3}, b = {1, 2, 4};
   EXPECT_EQ(DocumentId(a), DocumentId(std::vector<int32_t>{1, 2, 3}));

@@ -148,7 +148,7 @@ class ScriptedSource : public ContinuationSource {
   using Script = std::function<std::optional<Answer>(std::span<const int32_t> context, int64_t position)>;
   explicit ScriptedSource(Script script, int delay = 0) : script_(std::move(script)), delay_(delay) {}
 
-  void Ask(uint64_t sequence, const std::string&, std::span<const int32_t> context,
+  void Ask(uint64_t sequence, std::span<const std::string_view>, std::span<const int32_t> context,
            int64_t position) override {
     EXPECT_FALSE(context.empty());
     EXPECT_LE(static_cast<int64_t>(context.size()), position);

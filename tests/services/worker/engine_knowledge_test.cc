@@ -297,5 +297,68 @@ TEST(KnowledgePool, SavesWhatIsDueAndNothingTwice) {
   EXPECT_TRUE(Knows(kept.Open()->Read("a").get(), 3));
 }
 
+using ForgetTest = EngineTest;
+
+TEST_F(ForgetTest, ATenantLeavesNothingBehind) {
+  const auto engine = MakeEngine(model_, {.max_sequences = 1, .default_nodes = 12}, &tokenizer_);
+  const auto ask = [&](const std::string& tenant) {
+    Request request = Golden(0);
+    const std::vector<int32_t> once = request.prompt_ids;
+    while (request.prompt_ids.size() < 40) {  // more than a page
+      request.prompt_ids.insert(request.prompt_ids.end(), once.begin(), once.end());
+    }
+    request.tenant = tenant;
+    RecordingSink sink;
+    Submit(*engine, std::move(request), sink);
+    StepUntilIdle(*engine);
+    return sink;
+  };
+  const auto forget = [&](const std::string& tenant) {
+    bool done = false;
+    engine->ForgetTenant(tenant, [&done] { done = true; });
+    StepUntilIdle(*engine);
+    return done;
+  };
+  const auto first = ask("a"), other = ask("b"), second = ask("a");
+  EXPECT_EQ(other.finished->stats.forwards, first.finished->stats.forwards);
+  EXPECT_GT(second.cached_tokens, 0);
+  EXPECT_LT(second.finished->stats.forwards, first.finished->stats.forwards);  // it has learned
+  ASSERT_TRUE(forget("a"));
+  const auto again = ask("a");
+  EXPECT_EQ(again.cached_tokens, 0);
+  EXPECT_EQ(again.finished->stats.forwards, first.finished->stats.forwards);
+  EXPECT_EQ(again.ids, first.ids);
+  EXPECT_GT(ask("b").cached_tokens, 0);
+
+  // Requests under way and waiting end.
+  Request endless = Golden(1, 100);
+  endless.tenant = "a";
+  RecordingSink running, waiting;
+  Submit(*engine, endless, running);
+  Submit(*engine, endless, waiting);
+  for (int i = 0; i < 3; ++i) engine->Step();
+  ASSERT_TRUE(forget("a"));
+  ASSERT_TRUE(running.finished.has_value() && waiting.finished.has_value());
+  EXPECT_EQ(running.finished->reason, FinishReason::kTenantDeleted);
+  EXPECT_EQ(waiting.finished->reason, FinishReason::kTenantDeleted);
+  EXPECT_LT(running.ids.size(), 100u);
+}
+
+TEST_F(ForgetTest, FilesGo) {
+  Kept kept;
+  const auto files = kept.Open();
+  const auto knowledge = std::make_shared<const DraftKnowledge>();
+  for (const char* tenant : {"a", "b"}) files->Write(tenant, knowledge, absl::InfiniteFuture());
+  ASSERT_TRUE(files->Flush(absl::Now() + absl::Seconds(10)));
+  ASSERT_TRUE(fs::exists(kept.PathOf("a")));
+  files->Write("a", knowledge, absl::InfiniteFuture());
+  files->Remove("a");
+  files->Remove("nobody");
+  ASSERT_TRUE(files->Flush(absl::Now() + absl::Seconds(10)));
+  EXPECT_FALSE(fs::exists(kept.PathOf("a")));
+  EXPECT_EQ(files->Read("a"), nullptr);
+  EXPECT_NE(files->Read("b"), nullptr);
+}
+
 }  // namespace
 }  // namespace clamor

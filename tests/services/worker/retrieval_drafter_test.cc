@@ -34,7 +34,8 @@ RetrievalDrafterOptions Options() {
 void Ask(RetrievalDrafter& drafter, uint64_t sequence, std::vector<int32_t> context,
          const std::string& tenant = "t") {
   const auto position = static_cast<int64_t>(context.size());
-  drafter.Ask(sequence, tenant, context, position);
+  const std::string_view tenants[] = {tenant};
+  drafter.Ask(sequence, tenants, context, position);
 }
 
 std::optional<ContinuationSource::Answer> WaitForAnswer(RetrievalDrafter& drafter, uint64_t sequence) {
@@ -61,6 +62,31 @@ TEST(RetrievalDrafterTest, AnswersBecomeTries) {
   EXPECT_EQ(query.namespace_().tenant(), "t");
   EXPECT_EQ(query.namespace_().tokenizer_fingerprint(), "abc");
   EXPECT_THAT(query.context(), testing::ElementsAre(1, 2, 3));
+}
+
+TEST(RetrievalDrafterTest, OfTwoTenantsTheLongerMatchAnswers) {
+  uint32_t own = 2, shared = 3;  // match lengths
+  FakeRetrieval server;
+  server.SetLookup([&](const v1::LookupRequest& request, v1::LookupResponse* response) {
+    const grpc::Status status = FakeRetrieval::Successors(request, response);
+    for (int i = 0; i < request.queries_size(); ++i) {
+      const bool is_own = request.queries(i).namespace_().tenant() == "t";
+      response->mutable_tries(i)->set_match_length(is_own ? own : shared);
+      if (!is_own) response->mutable_tries(i)->set_tokens(0, 77);
+    }
+    return status;
+  });
+  RetrievalDrafter drafter(MakeRetrievalChannel(server.address()), Options(), nullptr);
+  const auto first_token = [&](int64_t position) {
+    const std::string_view tenants[] = {"t", "all"};
+    const std::vector<int32_t> context = {1, 2, 3};
+    drafter.Ask(7, tenants, context, position);
+    return WaitForAnswer(drafter, 7)->trie.nodes[0].token;
+  };
+  EXPECT_EQ(first_token(3), 77);
+  EXPECT_EQ(server.lookups().back().queries_size(), 2);
+  own = 3;  // as long: one's own counts
+  EXPECT_EQ(first_token(4), 4);
 }
 
 TEST(RetrievalDrafterTest, QuestionsOfOneStepTravelTogether) {

@@ -320,6 +320,7 @@ TEST(TokenStreamTest, EarlyEndsHaveTheirReasons) {
     grpc::StatusCode code;
     const char* name;
   } cases[] = {{FinishReason::kDeadline, grpc::StatusCode::DEADLINE_EXCEEDED, "DEADLINE"},
+               {FinishReason::kTenantDeleted, grpc::StatusCode::CANCELLED, "TENANT_DELETED"},
                {FinishReason::kCancelled, grpc::StatusCode::UNAVAILABLE, "DRAINING"}};
   for (const auto& c : cases) {
     StreamHost host({});

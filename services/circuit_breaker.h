@@ -32,12 +32,16 @@ class CircuitBreaker {
     backoff_ = options_.min_backoff;
   }
 
-  void OnFailure(absl::Time now) {
+  // A call ended without telling anything: if it was the probe, there may be another.
+  void OnAbandoned() { probing_ = false; }
+
+  // `stretch` of the backoff makes those who met the same failure come back at different times.
+  void OnFailure(absl::Time now, double stretch = 1) {
     failures_ = std::min(failures_ + 1, options_.failures_to_open);
     if (!open()) return;
     if (probing_) backoff_ = std::min(2 * backoff_, options_.max_backoff);
     probing_ = false;
-    retry_at_ = now + backoff_;
+    retry_at_ = now + stretch * backoff_;
   }
 
   bool open() const { return failures_ >= options_.failures_to_open; }
