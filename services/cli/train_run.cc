@@ -49,12 +49,14 @@ class TrainingRun {
     CLAMOR_RETURN_IF_ERROR(ReadData());
     CLAMOR_RETURN_IF_ERROR(FitMemory());
     CLAMOR_ASSIGN_OR_RETURN(const json identity, Identity());
-    CLAMOR_RETURN_IF_ERROR(folder_.Identify(identity));
+    if (flags_.resume) CLAMOR_RETURN_IF_ERROR(folder_.Identify(identity));
     if (flags_.resume && IsFinished()) {
       std::fprintf(stderr, "nothing is left to do: the run in %s is done\n", folder_.path().c_str());
       return absl::OkStatus();
     }
     CLAMOR_RETURN_IF_ERROR(MakeModel());
+    // Not before all of it has been made: a run that never began is not one to resume.
+    if (!flags_.resume) CLAMOR_RETURN_IF_ERROR(folder_.Identify(identity));
     CLAMOR_RETURN_IF_ERROR(Begin());
     return Loop();
   }
