@@ -23,7 +23,7 @@ if prometheus.BINARY is None:
 
 import chart
 import promql
-from client import Client, QUESTIONS
+from client import Client, QUESTIONS, Stream
 from cluster import ROOT, ClusterTest, wait_until
 
 MODEL = "demo"
@@ -127,7 +127,9 @@ class ContractTest(ClusterTest):
     def test_4_alerts_fire_under_faults(self):
         self.cluster.retrieval.kill()
         wait_until(lambda: "ClamorRetrievalSlow" in self.prometheus.firing(), "a dead store fires", seconds=120)
-        wait_until(lambda: self.cluster.gateway.metric("clamor_gateway_streams_open") > 0, "a stream is under way")
+        under_way = [Stream(Client(self.cluster.gateway).start(QUESTIONS[0], max_tokens=1500, ignore_eos=True, nodes=0))
+                     for _ in range(4)]
+        wait_until(lambda: all(stream.tokens > 0 for stream in under_way), "streams are under way")
         self.cluster.worker.kill()
         # In any order: they are told apart by how long each waits.
         seen = set()
