@@ -127,7 +127,7 @@ class ContractTest(ClusterTest):
     def test_4_alerts_fire_under_faults(self):
         self.cluster.retrieval.kill()
         wait_until(lambda: "ClamorRetrievalSlow" in self.prometheus.firing(), "a dead store fires", seconds=120)
-        under_way = [Stream(Client(self.cluster.gateway).start(QUESTIONS[0], max_tokens=1500, ignore_eos=True, nodes=0))
+        under_way = [Stream(Client(self.cluster.gateway).start(QUESTIONS[0], max_tokens=800, ignore_eos=True, nodes=0))
                      for _ in range(4)]
         wait_until(lambda: all(stream.tokens > 0 for stream in under_way), "streams are under way")
         self.cluster.worker.kill()
