@@ -12,8 +12,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy/helm/clamor"
 SETS = sorted(path.stem.removesuffix("-values") for path in (CHART / "ci").glob("*-values.yaml"))
 NAMESPACE = "prod"
-# Flags that the chart gives and the servers do not have yet.
-AHEAD = {"--api-keys", "--health", "--tls-cert", "--tls-key", "--tls-ca", "--tls-client-ca"}
 
 
 def helm(*arguments):

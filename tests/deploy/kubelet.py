@@ -17,7 +17,7 @@ from prometheus import free_port
 class Pod:
     """One pod of a workload. `addresses` are those of Services, by the name that flags have for them."""
 
-    def __init__(self, workload, index, folder, addresses, without=()):
+    def __init__(self, workload, index, folder, addresses):
         self.name = f"{workload['metadata']['name']}-{index}"
         self.spec = workload["spec"]["template"]["spec"]
         self.container = self.spec["containers"][0]
@@ -27,8 +27,8 @@ class Pod:
         self.folder.mkdir()
         self.log = folder / f"{self.name}.log"
         self.process = None
-        flags = [flag for flag in self.container["args"] if flag.partition("=")[0] not in without]
-        self.command = [BIN_DIR / self.container["command"][0], *(self._placed(flag, addresses) for flag in flags)]
+        self.command = [BIN_DIR / self.container["command"][0],
+                        *(self._placed(flag, addresses) for flag in self.container["args"])]
 
     def _placed(self, flag, addresses):
         name, _, value = flag.partition("=")

@@ -85,7 +85,7 @@ class RolloutTest(unittest.TestCase):
 
     @classmethod
     def add(cls, suffix, index, addresses):
-        pod = Pod(cls.workload(suffix), index, cls.folder, addresses, without=chart.AHEAD)
+        pod = Pod(cls.workload(suffix), index, cls.folder, addresses)
         cls.addClassCleanup(pod.kill)
         cls.pods.append(pod.start())
         return pod
