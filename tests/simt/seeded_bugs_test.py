@@ -57,7 +57,7 @@ BUGS = [
         r"cublasLtMatmulAlgoGetHeuristic at {at}.*matrix B .*leading dimension below its rows", "  CheckLt(cublasLtMatmulAlgoGetHeuristic("),
     Bug("allocation in capture", "silu_gate.cu", "if (rows == 0) return;",
         'void* scratch = nullptr; Check(cudaMallocAsync(&scratch, 256, stream), "scratch");', "StepTest*",
-        r"cudaMallocAsync at {at} inside the capture of a graph, begun at kernels/cuda/step_graphs.cu:\d+", "  void* scratch"),
+        r"cudaMallocAsync at {at} inside the capture of a graph, begun at \S*kernels/cuda/step_graphs.cu:\d+", "  void* scratch"),
     Bug("stale inputs in replay", "step_io.cu", "if (slot.used) Check(", "if (bytes_ == 0) Check(", "StepTest*",
         r"the host, at .*, touches pinned memory, .* which cudaMemcpyAsync at {at}, still reads", "  Check(cudaMemcpyAsync(to, slot.host"),
     Bug("early exit", "rmsnorm.cu", "  for (int i = 4 * thread;", "  if (4 * thread >= a.n) return; for (int i = 4 * thread;", "*RmsNormAdds*",
