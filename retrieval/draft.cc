@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/status_macros.h"
+#include "retrieval/key_codec.h"
 
 namespace clamor::retrieval {
 namespace {
@@ -54,7 +55,12 @@ Trie Draft(const Parts& parts, std::span<const uint32_t> context, const DraftOpt
     oldest = occurrences.back().number;
   }
   std::vector<std::span<const uint32_t>> continuations;
-  for (const Segment::Occurrence& occurrence : occurrences) continuations.push_back(occurrence.continuation);
+  for (const Segment::Occurrence& occurrence : occurrences) {
+    // The first look at this text: what is not among the newest is not brought into memory.
+    const std::span<const uint32_t> following = occurrence.continuation;
+    const auto stop = std::ranges::find_if(following, [](uint32_t token) { return token >= kTokenLimit; });
+    continuations.push_back({following.begin(), stop});
+  }
   trie.match_length = static_cast<int32_t>(length);
   trie.occurrences = static_cast<uint32_t>(occurrences.size());
   trie.nodes = BuildTrie(continuations, options.max_nodes, options.max_depth);

@@ -43,17 +43,14 @@ uint64_t MappedFiles::ResidentBytes() {
 }
 
 void MappedFiles::Look() {
-  if (looks_.fetch_add(1, std::memory_order_relaxed) % kLookEvery != 0) return;
   if (ResidentBytes() <= limit_) return;
   const std::unique_lock lock(mu_, std::try_to_lock);
   if (lock.owns_lock()) Drop();  // else another thread is at it
 }
 
 void MappedFiles::Drop() {
-  // An eighth below the limit, so that it is not reached again at once; once around at most.
-  const uint64_t goal = limit_ - limit_ / 8;
-  size_t dropped = 0, ends = 0;
-  while (dropped < kMaxDrop && ends <= ranges_.size() && !ranges_.empty()) {
+  // Once around at most.
+  for (size_t ends = 0; ends <= ranges_.size() && !ranges_.empty();) {
     if (hand_ >= ranges_.size() || offset_ >= ranges_[hand_].size()) {
       hand_ = hand_ + 1 < ranges_.size() ? hand_ + 1 : 0;
       offset_ = 0;
@@ -62,8 +59,7 @@ void MappedFiles::Drop() {
     const std::span<std::byte> rest = ranges_[hand_].subspan(offset_);
     madvise(rest.data(), std::min(rest.size(), kSlice), MADV_DONTNEED);
     offset_ += kSlice;
-    dropped += kSlice;
-    if (ResidentBytes() <= goal) return;
+    if (ResidentBytes() <= limit_) return;
   }
 }
 

@@ -31,22 +31,21 @@ class MappedFiles {
   // Bytes of mapped files in memory, libraries included. None at first.
   void SetLimit(uint64_t bytes) { limit_ = bytes; }
 
-  // To be called now and then by who reads: every few calls it looks how much there is and, past the limit,
-  // drops some. Drops no more than kMaxDrop at a time, so that it takes no more than about a millisecond.
+  // To be called now and then by who reads, every lookup for one: looks how much there is, which takes a
+  // microsecond, and drops what is over the limit. So each lookup drops about as much as the one before
+  // brought in, and none has to drop much.
   void Look();
 
   // What counts against the limit; 0 where the system does not say.
   static uint64_t ResidentBytes();
 
  private:
-  static constexpr uint32_t kLookEvery = 8;
-  static constexpr size_t kSlice = 4 << 20, kMaxDrop = 128 << 20;
+  static constexpr size_t kSlice = 2 << 20;
 
   MappedFiles() = default;
   void Drop();  // REQUIRES: mu_ is held
 
   std::atomic<uint64_t> limit_{UINT64_MAX};
-  std::atomic<uint32_t> looks_{0};
   std::mutex mu_;  // guards what follows
   std::vector<std::span<std::byte>> ranges_;
   size_t hand_ = 0, offset_ = 0;  // the slice to drop next

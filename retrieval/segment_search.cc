@@ -128,9 +128,8 @@ void Segment::FindOccurrences(std::span<const uint32_t> suffix, size_t limit, si
     const Document* document = LiveDocumentAt(position, nullptr);
     if (document == nullptr) continue;  // a damaged entry
     const size_t rest = document->start + document->size - position;
-    const auto following = text_.subspan(position, std::min(rest, depth));
-    const auto stop = std::ranges::find_if(following, [](uint32_t token) { return token >= kTokenLimit; });
-    out.push_back({document->number, position - document->start, {following.begin(), stop}});
+    out.push_back(
+        {document->number, position - document->start, text_.subspan(position, std::min(rest, depth))});
   }
 }
 
