@@ -6,10 +6,11 @@ clamor_packages=(
   g++ cmake ninja-build ccache pkg-config
   libabsl-dev libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libc-ares-dev libre2-dev
   libhwy-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev libssl-dev libboost-dev
-  librocksdb-dev prometheus-cpp-dev libcurl4-openssl-dev libspdlog-dev libcli11-dev
+  librocksdb-dev libhiredis-dev prometheus-cpp-dev libcurl4-openssl-dev libspdlog-dev libcli11-dev
 )
 clamor_test_packages=(
-  libgtest-dev libgmock-dev libbenchmark-dev python3-grpcio python3-grpc-tools python3-protobuf
+  libgtest-dev libgmock-dev libbenchmark-dev python3-grpcio python3-grpc-tools python3-protobuf python3-yaml python3-venv
+  redis-server prometheus strace openssl
 )
 
 ensure_packages() {

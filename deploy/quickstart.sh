@@ -64,7 +64,7 @@ mkdir -p "$state"
 echo "starting three services"
 service retrieval 7720 --store "$state/store"
 service worker 7710 --model deploy/demo-model --retrieval 127.0.0.1:7720
-service gateway 7700 --workers 127.0.0.1:7710
+service gateway 7700 --workers 127.0.0.1:7710 --sessions "$state/sessions"
 
 question="Tom has 3 boxes with 12 apples each. He gives 9 apples to Mia and sells half of the rest. How many apples does he have left?"
 ask() { "$bin/clamor" generate --server 127.0.0.1:7700 --chat --prompt "$question" --max-tokens 128 "$@"; }

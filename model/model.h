@@ -4,7 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "kernels/thread_pool.h"
@@ -15,7 +17,7 @@
 namespace clamor {
 
 // What a pass says of the rows whose logits were wanted, in the order of batch.logit_rows: the k best of each
-// and its log-sum-exp, as kernels/top_k.h has them. Good until the next Forward.
+// and its log-sum-exp, as kernels/top_k.h has them. Good until the next Begin.
 struct TopLogits {
   const int32_t* ids = nullptr;        // [rows, k]
   const float* values = nullptr;       // [rows, k]
@@ -27,10 +29,17 @@ class ForwardPass {
  public:
   virtual ~ForwardPass() = default;
 
-  // Runs all rows of `batch`: their keys and values are in their slots then. Returns when the results are
-  // there. REQUIRES: batch.rows() within PassLimits.
-  virtual TopLogits Forward(const Batch& batch) = 0;
-  // All logits of one wanted row of the last Forward, [vocab_size]. Good until the next call of either.
+  // Starts to run all rows of `batch`, which may change then. On a device the caller has time for other
+  // things until Finish; on the CPU it has none. REQUIRES: batch.rows() within PassLimits; the last step is
+  // finished.
+  virtual void Begin(const Batch& batch) = 0;
+  // Returns when the results are there, and the rows' keys and values in their slots.
+  virtual TopLogits Finish() = 0;
+  TopLogits Forward(const Batch& batch) {
+    Begin(batch);
+    return Finish();
+  }
+  // All logits of one wanted row of the last step, [vocab_size]. Good until the next call of this or Begin.
   virtual std::span<const float> Logits(int64_t wanted_row) = 0;
   // Makes what lies in the slots `from` the keys and values of tokens first, first + 1, ... of the sequence
   // that holds `lease`. No slot of `from` may be one of those that come before its own turn.
@@ -54,6 +63,11 @@ class Model {
   virtual size_t weight_bytes() const = 0;  // as they are held
   // Rows that the tree of one sequence may have, its root included.
   virtual int32_t max_tree_rows() const = 0;
+  // Where the model runs and what its bits depend on there beside weights and cache; empty: on the CPU, and
+  // nothing.
+  virtual std::string device() const { return ""; }
+  // How many tokens' keys and values fit beside a pass of such limits; nothing where they are the host's.
+  virtual std::optional<int64_t> KvTokensThatFit(const PassLimits&) const { return std::nullopt; }
   // `cache` and `pool` outlive the pass; a model on a device holds keys and values there, by the cache's
   // slots. RESOURCE_EXHAUSTED: the device has too little memory; says how much is missing and what to lower.
   virtual absl::StatusOr<std::unique_ptr<ForwardPass>> NewPass(KvCache& cache, const PassLimits& limits,

@@ -22,7 +22,7 @@ class TransformerPass : public ForwardPass {
   TransformerPass(const Transformer& model, KvCache& cache, int32_t top_k, kernels::ThreadPool& pool)
       : model_(model), cache_(cache), top_k_(top_k), pool_(pool) {}
 
-  TopLogits Forward(const Batch& batch) override {
+  void Begin(const Batch& batch) override {
     model_.Forward(batch, cache_, activations_, pool_);
     const int64_t rows = static_cast<int64_t>(batch.logit_rows.size()), vocab = model_.config().vocab_size;
     ids_.resize(rows * top_k_);
@@ -30,6 +30,8 @@ class TransformerPass : public ForwardPass {
     log_sum_exp_.resize(rows);
     kernels::TopK(activations_.logits.data(), vocab, rows, vocab, top_k_, ids_.data(), values_.data(),
                   log_sum_exp_.data(), pool_);
+  }
+  TopLogits Finish() override {
     return {.ids = ids_.data(), .values = values_.data(), .log_sum_exp = log_sum_exp_.data()};
   }
   std::span<const float> Logits(int64_t wanted_row) override {

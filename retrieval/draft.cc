@@ -4,7 +4,9 @@
 #include <cstddef>
 #include <functional>
 #include <tuple>
+#include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/status_macros.h"
 #include "retrieval/key_codec.h"
@@ -16,6 +18,66 @@ absl::Status CheckRange(const char* field, int32_t value, int32_t high) {
   if (value >= 1 && value <= high) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, ", must be 1 to ", high));
 }
+
+// The newest occurrences of `suffix`. From the part with the newest document on: once there are enough,
+// documents older than all of them cannot count.
+std::vector<Segment::Occurrence> NewestOccurrences(std::span<const Part* const> newest_first,
+                                                   std::span<const uint32_t> suffix,
+                                                   const DraftOptions& options) {
+  const size_t limit = options.max_occurrences;
+  uint64_t oldest = 0;
+  std::vector<Segment::Occurrence> occurrences;
+  for (const Part* part : newest_first) {
+    part->segment->FindOccurrences(suffix, limit, options.max_depth, oldest, part->dead.get(), occurrences);
+    if (occurrences.size() < limit) continue;
+    const auto last = occurrences.begin() + static_cast<std::ptrdiff_t>(limit) - 1;
+    std::ranges::nth_element(occurrences, last, [](const auto& a, const auto& b) {
+      return std::tuple(a.number, a.position) > std::tuple(b.number, b.position);
+    });
+    occurrences.resize(limit);
+    oldest = occurrences.back().number;
+  }
+  return occurrences;
+}
+
+// Grows a trie by what matches of falling length saw.
+class Merger {
+ public:
+  Merger(Trie* trie, size_t max_nodes) : nodes_(trie->nodes), max_nodes_(max_nodes) {}
+
+  // Nodes of `seen`, which followed `occurrences` of a match of `length`, as far as they are new and there is
+  // room for them.
+  void Add(const std::vector<Trie::Node>& seen, uint32_t occurrences, int32_t length) {
+    struct Place {
+      int32_t index;  // in nodes_, or kNone
+      int32_t depth;
+    };
+    std::vector<Place> places;
+    for (const Trie::Node& node : seen) {
+      const Place parent = node.parent < 0 ? Place{-1, -1} : places[node.parent];
+      places.push_back({kNone, parent.depth + 1});
+      if (parent.index == kNone) continue;
+      const std::pair<int32_t, uint32_t> key = {parent.index, node.token};
+      if (const auto child = children_.find(key); child != children_.end()) {
+        places.back().index = child->second;
+        continue;
+      }
+      if (nodes_.size() == max_nodes_) continue;
+      places.back().index = children_[key] = static_cast<int32_t>(nodes_.size());
+      nodes_.push_back({.token = node.token,
+                        .parent = parent.index,
+                        .count = node.count,
+                        .total = node.parent < 0 ? occurrences : seen[node.parent].count,
+                        .match_length = length + parent.depth + 1});
+    }
+  }
+
+ private:
+  static constexpr int32_t kNone = -2;
+  std::vector<Trie::Node>& nodes_;
+  const size_t max_nodes_;
+  absl::flat_hash_map<std::pair<int32_t, uint32_t>, int32_t> children_;  // (parent, token) -> index
+};
 
 }  // namespace
 
@@ -29,41 +91,31 @@ absl::Status DraftOptions::Validate() const {
 
 Trie Draft(const Parts& parts, std::span<const uint32_t> context, const DraftOptions& options) {
   context = context.last(std::min<size_t>(context.size(), options.max_match));
-  uint32_t length = options.min_match - 1;  // only a longer match counts
-  for (const Part& part : parts) length = part.segment->LongestMatch(context, length, part.dead.get());
+  uint32_t longest = options.min_match - 1;  // only a longer match counts
+  for (const Part& part : parts) longest = part.segment->LongestMatch(context, longest, part.dead.get());
   Trie trie;
-  if (length < static_cast<uint32_t>(options.min_match)) return trie;
+  if (longest < static_cast<uint32_t>(options.min_match)) return trie;
+  trie.match_length = static_cast<int32_t>(longest);
 
-  // From the part with the newest document on: once there are enough, documents older than all of them cannot
-  // count.
   std::vector<const Part*> newest_first;
   for (const Part& part : parts) newest_first.push_back(&part);
   std::ranges::sort(newest_first, std::greater(),
                     [](const Part* part) { return part->segment->documents().back().number; });
-  const size_t limit = options.max_occurrences;
-  uint64_t oldest = 0;
-  std::vector<Segment::Occurrence> occurrences;
-  for (const Part* part : newest_first) {
-    part->segment->FindOccurrences(context.last(length), limit, options.max_depth, oldest, part->dead.get(),
-                                   occurrences);
-    if (occurrences.size() < limit) continue;
-    const auto last = occurrences.begin() + static_cast<std::ptrdiff_t>(limit) - 1;
-    std::ranges::nth_element(occurrences, last, [](const auto& a, const auto& b) {
-      return std::tuple(a.number, a.position) > std::tuple(b.number, b.position);
-    });
-    occurrences.resize(limit);
-    oldest = occurrences.back().number;
+  Merger merger(&trie, options.max_nodes);
+  for (uint32_t length = longest; length >= static_cast<uint32_t>(options.min_match); length /= 2) {
+    std::vector<std::span<const uint32_t>> continuations;
+    for (const auto& occurrence : NewestOccurrences(newest_first, context.last(length), options)) {
+      // The first look at this text: what is not among the newest is not brought into memory.
+      const std::span<const uint32_t> following = occurrence.continuation;
+      const auto stop = std::ranges::find_if(following, [](uint32_t token) { return token >= kTokenLimit; });
+      continuations.push_back({following.begin(), stop});
+    }
+    const uint32_t occurrences = static_cast<uint32_t>(continuations.size());
+    if (length == longest) trie.occurrences = occurrences;
+    merger.Add(BuildTrie(continuations, options.max_nodes, options.max_depth), occurrences,
+               static_cast<int32_t>(length));
+    if (trie.nodes.size() == static_cast<size_t>(options.max_nodes)) break;
   }
-  std::vector<std::span<const uint32_t>> continuations;
-  for (const Segment::Occurrence& occurrence : occurrences) {
-    // The first look at this text: what is not among the newest is not brought into memory.
-    const std::span<const uint32_t> following = occurrence.continuation;
-    const auto stop = std::ranges::find_if(following, [](uint32_t token) { return token >= kTokenLimit; });
-    continuations.push_back({following.begin(), stop});
-  }
-  trie.match_length = static_cast<int32_t>(length);
-  trie.occurrences = static_cast<uint32_t>(occurrences.size());
-  trie.nodes = BuildTrie(continuations, options.max_nodes, options.max_depth);
   return trie;
 }
 

@@ -14,12 +14,18 @@ struct Trie {
   struct Node {
     uint32_t token;
     int32_t parent;  // index into nodes, -1: follows the query directly
-    uint32_t count;  // how many of the examined occurrences went this way, >= 1
+    uint32_t count;  // how many of `total` occurrences went this way, >= 1
+    // Of Draft; BuildTrie leaves them 0. Examined occurrences of the longest suffix that was seen to go this
+    // way, with the path before this node behind it; and the tokens of both.
+    uint32_t total = 0;
+    int32_t match_length = 0;
     bool operator==(const Node&) const = default;
   };
   int32_t match_length = 0;  // tokens of the query's end that matched; 0: no match, no nodes
   uint32_t occurrences = 0;  // examined occurrences of the match
-  std::vector<Node> nodes;   // by count, then the shallower, then the lower path in lexicographic order
+  // Those of the longest match, then what shorter ones add; of each by count, then the shallower, then the
+  // lower path in lexicographic order.
+  std::vector<Node> nodes;
   bool operator==(const Trie&) const = default;
 };
 

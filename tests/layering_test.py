@@ -21,6 +21,7 @@ ALLOWED = {
     "retrieval": ["kernels/status_macros.h", "retrieval/"],
     "services/worker/engine": ["kernels/", "model/", "services/worker/"],
     "services/worker": ["kernels/", "model/", "clamor/v1/", "services/worker/", "services/"],
+    "services/session": ["kernels/status_macros.h", "clamor/v1/", "services/session/", "services/"],
     "services/gateway": ["kernels/status_macros.h", "model/tokenizer/", "clamor/v1/", "services/gateway/", "services/"],
     "services/retrieval": ["kernels/status_macros.h", "retrieval/", "clamor/v1/", "services/retrieval/", "services/"],
     "services/cli": ["kernels/", "model/", "retrieval/", "clamor/v1/", "services/cli/", "services/worker/", "services/"],
@@ -30,7 +31,7 @@ ALLOWED = {
 ENGINE = {"engine", "engine_queue", "engine_rep", "request", "scheduler", "sequence", "step_batch", "step_cost", "step_cost_probe", "knowledge_files", "knowledge_pool"}
 # Libraries that only some folders may see.
 LIBRARIES = {
-    "grpc": ["services"], "grpcpp": ["services"], "google": ["services"], "rocksdb": ["retrieval"],
+    "grpc": ["services"], "grpcpp": ["services"], "google": ["services"], "rocksdb": ["retrieval", "services/session"], "hiredis": ["services/session"],
     "prometheus": ["services"], "spdlog": ["services"], "CLI": ["services"], "hwy": ["kernels"], "boost": ["services"],
     "openssl": ["model/tokenizer", "model/sha256", "services"], "pcre2.h": ["model/tokenizer"], "utf8proc.h": ["model/tokenizer"],
 }

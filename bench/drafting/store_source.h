@@ -66,7 +66,8 @@ class StoreSource final : public ContinuationSource {
     answer.trie.match_length = trie->match_length;
     answer.trie.occurrences = trie->occurrences;
     for (const auto& node : trie->nodes) {
-      answer.trie.nodes.push_back({static_cast<int32_t>(node.token), node.parent, node.count});
+      answer.trie.nodes.push_back(
+          {static_cast<int32_t>(node.token), node.parent, node.count, node.total, node.match_length});
     }
     open_[sequence].second = std::move(answer);
   }

@@ -1,7 +1,7 @@
 // What a step's drafts come to: which nodes of each tree the model agrees with, and their keys and values
 // made part of the sequence.
 //
-// Tested by tests/kernels/cuda/accept_test.cc.
+// Tested by tests/kernels/cuda/conformance_test.cc.
 #pragma once
 
 #include <cstdint>

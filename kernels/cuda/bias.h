@@ -1,6 +1,6 @@
 // Adds a bias to the rows of a product.
 //
-// Tested by tests/kernels/cuda/rowwise_test.cc.
+// Tested by tests/kernels/cuda/conformance_test.cc.
 #pragma once
 
 #include <cstdint>

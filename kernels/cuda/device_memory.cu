@@ -1,3 +1,5 @@
+#include <cublasLt.h>
+
 #include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/gpu.h"
 
@@ -10,14 +12,21 @@ int DeviceCount() {
   return 0;
 }
 
+void UseDevice(int device) { Check(cudaSetDevice(device), "choosing a device"); }
+
+std::string DescribeDevice(int device) {
+  cudaDeviceProp properties;
+  Check(cudaGetDeviceProperties(&properties, device), "asking for a device's properties");
+  return std::string(properties.name) + ", sm_" + std::to_string(10 * properties.major + properties.minor) +
+         ", " + std::to_string(properties.multiProcessorCount) + " multiprocessors, cuBLASLt " +
+         std::to_string(cublasLtGetVersion());
+}
+
 DeviceBuffer::DeviceBuffer(size_t bytes, Stream stream) {
-  const cudaError_t error = cudaMalloc(&data_, bytes);
-  if (error == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
+  if (!GotMemory(cudaMalloc(&data_, bytes))) {
     data_ = nullptr;
     return;
   }
-  Check(error, "memory");
   Check(cudaMemsetAsync(data_, 0, bytes, stream), "clearing memory");
 }
 
@@ -31,6 +40,10 @@ size_t FreeDeviceBytes() {
   return available;
 }
 
+void ClearDevice(void* p, size_t bytes, Stream stream) {
+  if (bytes > 0) Check(cudaMemsetAsync(p, 0, bytes, stream), "clearing memory");
+}
+
 OwnedStream::OwnedStream() { Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream"); }
 
 OwnedStream::~OwnedStream() {
@@ -40,7 +53,9 @@ OwnedStream::~OwnedStream() {
 
 void OwnedStream::Wait() const { Check(cudaStreamSynchronize(stream_), "waiting for a stream"); }
 
-PinnedBuffer::PinnedBuffer(size_t bytes) { Check(cudaMallocHost(&data_, bytes), "pinned memory"); }
+PinnedBuffer::PinnedBuffer(size_t bytes) {
+  if (!GotMemory(cudaMallocHost(&data_, bytes))) data_ = nullptr;
+}
 PinnedBuffer::~PinnedBuffer() { Check(cudaFreeHost(data_), "freeing"); }
 
 const std::byte* PinnedBuffer::Fetch(const void* device, size_t bytes, Stream stream) {

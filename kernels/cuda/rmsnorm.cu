@@ -7,6 +7,10 @@ namespace {
 
 constexpr int kThreads = 128;
 
+__device__ inline float4 Sum(const float4& a, const float4& b) {
+  return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
+}
+
 // One block to a row. The order of the sum is that of the CPU: sixteen chains, so half a warp sums while the
 // others wait; a row of 4096 takes it 256 steps.
 __global__ void __launch_bounds__(kThreads) AddRmsNormKernel(AddRmsNormArgs a) {
@@ -14,13 +18,22 @@ __global__ void __launch_bounds__(kThreads) AddRmsNormKernel(AddRmsNormArgs a) {
   GPU_SHARED(float[1], scale);
   const int64_t r = blockIdx.x;
   const int thread = static_cast<int>(threadIdx.x);
-  float* const hidden = a.hidden + (a.which != nullptr ? int64_t{a.which[r]} : r) * a.n;
+  const int64_t place = (a.which != nullptr ? a.which[r] : static_cast<int>(r)) * int64_t{a.n};
+  const float* const from = a.hidden + place;
+  float* const hidden = (a.sum != nullptr ? a.sum : a.hidden) + place;
 
   for (int i = 4 * thread; i < a.n; i += 4 * kThreads) {
-    float4 v = gpu::LoadVector<float4>(hidden + i);
+    float4 v = gpu::LoadVector<float4>(from + i);
     if (a.addend != nullptr) {
-      const float4 add = gpu::LoadVector<float4>(a.addend + r * a.n + i);
-      v = {v.x + add.x, v.y + add.y, v.z + add.z, v.w + add.w};
+      const float* part = a.addend + r * a.n + i;
+      float4 add = gpu::LoadVector<float4>(part);
+#pragma unroll 1
+      for (int k = 1; k < a.addends; ++k) {
+        part += a.addend_stride;
+        add = Sum(add, gpu::LoadVector<float4>(part));
+      }
+      if (a.addend_bias != nullptr) add = Sum(add, gpu::LoadVector<float4>(a.addend_bias + i));
+      v = Sum(v, add);
       gpu::StoreVector(hidden + i, v);
     }
     gpu::StoreVector(row + i, v);

@@ -1,7 +1,7 @@
 // What lies between the product that makes queries, keys and values and attention over them: q/k norm where a
 // model has it, rotary embedding, and storing keys and values in the cache.
 //
-// Tested by tests/kernels/cuda/rowwise_test.cc.
+// Tested by tests/kernels/cuda/conformance_test.cc.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 // The gate of the feed-forward part.
 //
-// Tested by tests/kernels/cuda/rowwise_test.cc.
+// Tested by tests/kernels/cuda/conformance_test.cc.
 #pragma once
 
 #include <cstdint>

@@ -14,7 +14,7 @@ cudaEvent_t NewEvent() {
 
 Uploads::Uploads(size_t bytes) : bytes_(bytes) {
   for (Slot& slot : slots_) {
-    Check(cudaMallocHost(&slot.host, bytes), "pinned memory for uploads");
+    if (!GotMemory(cudaMallocHost(&slot.host, bytes))) slot.host = nullptr;
     slot.fetched = NewEvent();
   }
 }
@@ -46,13 +46,15 @@ void Uploads::Upload(void* to, size_t bytes, Stream stream) {
 }
 
 StepInputs::StepInputs(size_t bytes) : uploads_(bytes) {
-  Check(cudaMalloc(&device_, bytes), "memory for a step's inputs");
+  if (!GotMemory(cudaMalloc(&device_, bytes))) device_ = nullptr;
 }
 StepInputs::~StepInputs() { Check(cudaFree(device_), "freeing"); }
 
 StepOutputs::StepOutputs(size_t bytes) : bytes_(bytes), written_(NewEvent()), copied_(NewEvent()) {
-  Check(cudaMalloc(&device_, bytes), "memory for a step's outputs");
-  for (std::byte*& host : host_) Check(cudaMallocHost(&host, bytes), "pinned memory for a step's outputs");
+  if (!GotMemory(cudaMalloc(&device_, bytes))) device_ = nullptr;
+  for (std::byte*& host : host_) {
+    if (!GotMemory(cudaMallocHost(&host, bytes))) host = nullptr;
+  }
   Check(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking), "a stream");
 }
 

@@ -2,7 +2,8 @@
 // of both stays where it is; the host's side is doubled, so that the host prepares step n + 1 while step n
 // runs.
 //
-// All classes: one thread at a time. Tested by tests/kernels/cuda/step_test.cc.
+// All classes: one thread at a time; where ok() is false, memory was missing and nothing else may be called.
+// Tested by tests/kernels/cuda/step_test.cc.
 #pragma once
 
 #include <cstddef>
@@ -20,6 +21,7 @@ class Uploads {
   ~Uploads();
   Uploads(const Uploads&) = delete;
 
+  bool ok() const { return slots_[0].host != nullptr && slots_[1].host != nullptr; }
   // `bytes` of host memory for the next upload. Waits if the one before last is not fetched yet.
   std::byte* Next();
   // Queues the copy of the first `bytes` of them to the device.
@@ -44,6 +46,7 @@ class StepInputs {
   ~StepInputs();
   StepInputs(const StepInputs&) = delete;
 
+  bool ok() const { return uploads_.ok() && device_ != nullptr; }
   // Host memory for the next step's inputs. Waits if the step before last has not fetched its own from there.
   std::byte* Next() { return uploads_.Next(); }
   // Queues the copy of the first `bytes` to device(), behind whatever `stream` still does with the inputs of
@@ -62,6 +65,7 @@ class StepOutputs {
   ~StepOutputs();
   StepOutputs(const StepOutputs&) = delete;
 
+  bool ok() const { return device_ != nullptr && host_[0] != nullptr && host_[1] != nullptr; }
   std::byte* device() { return device_; }
   // To be called before the step that writes device(): its work then waits until the last outputs are out.
   void BeginStep(Stream stream);

@@ -1,21 +1,15 @@
 // Two kernels: SplitKernel multiplies the splits, TailKernel does the rest of each row and puts all together.
-#include <cstdio>
-#include <cstdlib>
-
-#include "kernels/cuda/gpu.h"
-#include "kernels/cuda/numerics.h"
+#include "kernels/cuda/attention_tile.h"
 #include "kernels/cuda/tree_attention.h"
 
 namespace clamor::kernels::cuda {
 namespace {
 
-constexpr int kWarps = 4;
-constexpr int kThreads = 32 * kWarps;
-constexpr int kTile = 64;                     // keys that are in shared memory at a time
+constexpr int kThreads = kTileThreads;
+constexpr int kWarps = kThreads / 32;
 constexpr int kMaxTail = kSplit + kMaxNodes;  // positions from F(p) to p
-constexpr float kMinusInfinity = -INFINITY;
 
-static_assert(kQueriesPerTile == 16 * kWarps);
+static_assert(kQueriesPerTile == kTile);
 
 __device__ inline int FirstOfTail(int position) {
   const int settled = position - (kMaxNodes - 1);
@@ -38,119 +32,13 @@ __device__ inline int64_t Parts(const TreeAttentionArgs& a) {
 
 // ---- splits
 
-// Rows of 16-bit elements in shared memory, so far apart that the 8 rows of a matrix lie in different banks.
-template <int kDim>
-struct SharedTile {
-  uint16_t row[kTile][kDim + 8];
-};
-
 // Fetches the keys, or the values, of kTile positions from `position` on.
 template <int kDim>
 __device__ inline void Fetch(const TreeAttentionArgs& a, const uint16_t* from, int sequence, int kv_head,
                              int position, SharedTile<kDim>& to) {
-  constexpr int kChunks = kDim / 8;  // of 16 bytes
-  for (int i = static_cast<int>(threadIdx.x); i < kTile * kChunks; i += kThreads) {
-    const int key = i / kChunks, chunk = i % kChunks;
-    const int slot = SlotOf(a, sequence, position + key);
-    gpu::CopyAsync(&to.row[key][8 * chunk], from + KvElement(slot, kv_head, a.kv.kv_heads, kDim) + 8 * chunk,
-                   16);
-  }
-}
-
-// scores[n]: of the warp's 16 queries and keys 8 n to 8 n + 7, as Mma() has its c.
-template <int kDim>
-__device__ inline void MultiplyKeys(const SharedTile<kDim>& q, const SharedTile<kDim>& keys,
-                                    float (&scores)[kTile / 8][4]) {
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-  for (int k = 0; k < kDim; k += 16) {
-    uint32_t queries[4];
-    gpu::LoadMatrices<false>(&q.row[16 * warp + lane % 16][k + lane / 16 * 8], queries);
-#pragma unroll
-    for (int n = 0; n < kTile / 8; n += 2) {
-      uint32_t two[4];
-      gpu::LoadMatrices<false>(&keys.row[8 * n + lane / 16 * 8 + lane % 8][k + lane / 8 % 2 * 8], two);
-      gpu::Mma(queries, {two[0], two[1]}, scores[n]);
-      gpu::Mma(queries, {two[2], two[3]}, scores[n + 1]);
-    }
-  }
-}
-
-// sums[n]: of the warp's 16 queries and dimensions 8 n to 8 n + 7; weights as MultiplyKeys leaves scores.
-template <int kDim>
-__device__ inline void AddValues(const SharedTile<kDim>& values, const float (&weights)[kTile / 8][4],
-                                 float (&sums)[kDim / 8][4]) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-  for (int j = 0; j < kTile / 16; ++j) {
-    const float(&low)[4] = weights[2 * j];
-    const float(&high)[4] = weights[2 * j + 1];
-    const uint32_t w[4] = {ToBF16Pair(low[0], low[1]), ToBF16Pair(low[2], low[3]),
-                           ToBF16Pair(high[0], high[1]), ToBF16Pair(high[2], high[3])};
-#pragma unroll
-    for (int n = 0; n < kDim / 8; n += 2) {
-      uint32_t two[4];
-      gpu::LoadMatrices<true>(&values.row[16 * j + lane / 8 % 2 * 8 + lane % 8][8 * n + lane / 16 * 8], two);
-      gpu::Mma(w, {two[0], two[1]}, sums[n]);
-      gpu::Mma(w, {two[2], two[3]}, sums[n + 1]);
-    }
-  }
-}
-
-// Over the four lanes that share a row of the accumulators.
-__device__ inline float QuadMax(float v) {
-  v = fmaxf(v, __shfl_xor_sync(~0u, v, 1));
-  return fmaxf(v, __shfl_xor_sync(~0u, v, 2));
-}
-__device__ inline float QuadSum(float v) {
-  v += __shfl_xor_sync(~0u, v, 1);
-  return v + __shfl_xor_sync(~0u, v, 2);
-}
-
-// What a lane holds of the two queries whose accumulators it shares.
-struct Softmax {
-  float maximum[2] = {kMinusInfinity, kMinusInfinity};
-  float total[2] = {0.0f, 0.0f};
-};
-
-// Scores become weights, rounded to bf16; what was summed before is scaled down to the new maximum.
-// lowest[h]: the first position that query h sees.
-template <int kDim>
-__device__ inline void Weigh(float (&scores)[kTile / 8][4], float scale, int position, const int (&lowest)[2],
-                             Softmax& s, float (&sums)[kDim / 8][4]) {
-  const int t = static_cast<int>(threadIdx.x) % 4;
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    float maximum = s.maximum[h];
-#pragma unroll
-    for (int n = 0; n < kTile / 8; ++n) {
-#pragma unroll
-      for (int i = 2 * h; i < 2 * h + 2; ++i) {
-        const bool seen = position + 8 * n + 2 * t + i % 2 >= lowest[h];
-        scores[n][i] = seen ? scores[n][i] * scale : kMinusInfinity;
-        maximum = fmaxf(maximum, scores[n][i]);
-      }
-    }
-    maximum = QuadMax(maximum);
-    const float base = maximum == kMinusInfinity ? 0.0f : maximum;  // a query that sees none of these keys
-    float total = 0.0f;
-#pragma unroll
-    for (int n = 0; n < kTile / 8; ++n) {
-#pragma unroll
-      for (int i = 2 * h; i < 2 * h + 2; ++i) {
-        scores[n][i] = FromBF16(ToBF16(Exp(scores[n][i] - base)));
-        total += scores[n][i];
-      }
-    }
-    const float shrink = Exp(s.maximum[h] - base);
-    s.total[h] = fmaf(s.total[h], shrink, QuadSum(total));
-    s.maximum[h] = maximum;
-#pragma unroll
-    for (int n = 0; n < kDim / 8; ++n) {
-      sums[n][2 * h] *= shrink;
-      sums[n][2 * h + 1] *= shrink;
-    }
-  }
+  FetchRows(
+      position, position + kTile,
+      [&](int p) { return from + KvElement(SlotOf(a, sequence, p), kv_head, a.kv.kv_heads, kDim); }, to);
 }
 
 // One block to a tile of queries, key head and split. Keys of the next kTile positions are fetched while
@@ -205,14 +93,15 @@ __global__ void __launch_bounds__(kThreads, 2) SplitKernel(TreeAttentionArgs a) 
     float scores[kTile / 8][4] = {};
     gpu::CopyWait<1>();
     __syncthreads();
-    MultiplyKeys(q, keys, scores);
+    MultiplyRows(q, keys, scores);
     __syncthreads();
     if (more) Fetch(a, a.kv.keys, sequence, kv_head, begin + (i + 1) * kTile, keys);
     gpu::CopyCommit();
-    Weigh<kDim>(scores, a.scale, begin + i * kTile, lowest, softmax, sums);
+    Weigh<kDim>(
+        scores, a.scale, [&](int h, int key) { return begin + i * kTile + key >= lowest[h]; }, softmax, sums);
     gpu::CopyWait<1>();
     __syncthreads();
-    AddValues(values, scores, sums);
+    AddWeighted(values, scores, sums);
     __syncthreads();
     if (more) Fetch(a, a.kv.values, sequence, kv_head, begin + (i + 1) * kTile, values);
     gpu::CopyCommit();
@@ -370,20 +259,7 @@ void Run(const TreeAttentionArgs& args, Stream stream) {
 
 void TreeAttention(const TreeAttentionArgs& args, Stream stream) {
   if (args.row_count == 0) return;
-  switch (args.kv.head_dim) {
-    case 16:
-      return Run<16>(args, stream);
-    case 32:
-      return Run<32>(args, stream);
-    case 64:
-      return Run<64>(args, stream);
-    case 96:
-      return Run<96>(args, stream);
-    case 128:
-      return Run<128>(args, stream);
-  }
-  std::fprintf(stderr, "cuda: head_dim %d must be 16, 32, 64, 96 or 128\n", args.kv.head_dim);
-  std::abort();
+  WithHeadDim(args.kv.head_dim, [&](auto dim) { Run<dim>(args, stream); });
 }
 
 }  // namespace clamor::kernels::cuda

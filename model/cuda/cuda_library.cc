@@ -47,18 +47,33 @@ absl::StatusOr<void*> Open() {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Model>> LoadCudaModel(const std::string& model_dir, int32_t max_positions,
+                                                     const DeviceOptions& options,
                                                      Weights::Progress progress) {
   static const absl::StatusOr<void*>& library = *new absl::StatusOr<void*>(Open());
   CLAMOR_RETURN_IF_ERROR(library.status());
   CLAMOR_ASSIGN_OR_RETURN(const auto devices, Find<CudaDevicesFunction>(*library, "clamor_cuda_devices"));
   CLAMOR_ASSIGN_OR_RETURN(const auto load, Find<CudaLoadFunction>(*library, "clamor_cuda_load"));
-  if (devices() == 0) return absl::UnavailableError("there is no GPU, or no driver for it");
+  const int there = devices(), wanted = static_cast<int>(options.devices.size());
+  if (there == 0) return absl::UnavailableError("there is no GPU, or no driver for it");
+  if (there < wanted) {
+    return absl::UnavailableError(
+        absl::StrCat("there are ", there, " GPUs, the model is to run on ", wanted));
+  }
   CudaLoad request = {.model_dir = model_dir,
                       .max_positions = max_positions,
+                      .options = options,
                       .progress = progress,
                       .result = absl::UnknownError("nothing loaded")};
   load(&request);
   return std::move(request.result);
+}
+
+absl::StatusOr<void*> CudaFunction(const char* name) {
+  CLAMOR_ASSIGN_OR_RETURN(void* const library, Open());  // the loader knows what is open
+  CLAMOR_ASSIGN_OR_RETURN(const auto devices, Find<CudaDevicesFunction>(library, "clamor_cuda_devices"));
+  if (devices() == 0) return absl::UnavailableError("there is no GPU, or no driver for it");
+  CLAMOR_ASSIGN_OR_RETURN(const auto function, Find<void()>(library, name));
+  return reinterpret_cast<void*>(function);
 }
 
 }  // namespace clamor

@@ -10,5 +10,6 @@ CLAMOR_EXPORT const char* clamor_cuda_version() { return CLAMOR_VERSION; }
 CLAMOR_EXPORT int clamor_cuda_devices() { return clamor::kernels::cuda::DeviceCount(); }
 
 CLAMOR_EXPORT void clamor_cuda_load(clamor::CudaLoad* request) {
-  request->result = clamor::DeviceModel::Load(request->model_dir, request->max_positions, request->progress);
+  request->result = clamor::DeviceModel::Load(request->model_dir, request->max_positions, request->options,
+                                              request->progress);
 }

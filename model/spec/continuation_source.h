@@ -20,6 +20,10 @@ struct ContinuationTrie {
     int32_t token;
     int32_t parent;  // index into nodes, -1: follows the context directly
     uint32_t count;  // >= 1
+    // Occurrences of what stands before it, in the longest context that was seen to go this way, at least
+    // `count`; and tokens of that context and the path. 0: as the parent and the whole trie say.
+    uint32_t total = 0;
+    int32_t match_length = 0;
   };
   int32_t match_length = 0;  // tokens at the context's end that matched
   uint32_t occurrences = 0;  // places where they did

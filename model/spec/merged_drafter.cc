@@ -47,12 +47,23 @@ void MergedDrafter::Offer(ContinuationSource::Answer answer) {
     const ContinuationTrie::Node& node = answer.trie.nodes[i];
     if (node.token < 0 || node.token >= vocab_size_) return;
     if (node.parent < -1 || node.parent >= static_cast<int64_t>(i)) return;
+    if (node.total != 0 && node.total < node.count) return;
   }
   trie_ = std::move(answer.trie);
-  trie_.match_length = static_cast<int32_t>(std::clamp<int64_t>(trie_.match_length, 0, answer.position));
+  FillEvidence(static_cast<int32_t>(std::clamp<int64_t>(trie_.match_length, 0, answer.position)));
   store_ = -1;
   for (int64_t i = answer.position; i < length && store_ != kNoStore; ++i)
     store_ = StoreChild(store_, text_[i]);
+}
+
+// Of nodes that came without: a matched context of `match` tokens stands before the first.
+void MergedDrafter::FillEvidence(int32_t match) {
+  for (ContinuationTrie::Node& node : trie_.nodes) {
+    if (node.total != 0) continue;
+    const bool first = node.parent < 0;
+    node.total = std::max(node.count, first ? trie_.occurrences : trie_.nodes[node.parent].count);
+    node.match_length = first ? match : trie_.nodes[node.parent].match_length + 1;
+  }
 }
 
 bool MergedDrafter::WantsAnswer() const {
@@ -146,12 +157,17 @@ void MergedDrafter::Expand(const DraftTree& tree, int32_t node) {
   }
 
   WeighTogether();
-  // At most one child is right, so what the better ones take is not left for the others.
+  // At most one child is right. The mean of a proposal was learned beside whatever its own source proposed,
+  // and blind to the others: where they contradict it, it has what they leave.
   std::sort(proposals_.begin(), proposals_.end(),
             [](const Proposal& a, const Proposal& b) { return a.best > b.best; });
   float left = kMaxSiblingSum;
+  std::array<float, kSources> taken{};
   for (const Proposal& p : proposals_) {
-    const float share = p.best * left;
+    float& own = taken[static_cast<size_t>(p.source)];
+    const float others = kMaxSiblingSum - left - own;
+    const float share = std::min(left, p.rivalled ? p.best : p.best * (1 - others));
+    own += share;
     left -= share;
     const float survival = parent.survival * share;
     if (survival < kLeastSurvival) break;
@@ -180,7 +196,10 @@ void MergedDrafter::WeighTogether() {
   for (Proposal& p : proposals_) {
     const bool rivalled = rival >= Calibration::kRival && !FromContext(p.evidence);
     if (p.sources > 1) p.best = std::max(p.best, weigh(p, Calibration::Agreement(p.sources, p.best)));
-    if (rivalled) p.best = std::min(p.best, weigh(p, Calibration::Against(rival, p.source)));
+    if (!rivalled) continue;
+    const float mean = weigh(p, Calibration::Against(rival, p.source));
+    p.rivalled = mean < p.best;
+    p.best = std::min(p.best, mean);
   }
 }
 
@@ -262,16 +281,13 @@ void MergedDrafter::ProposeContext(const Cursors& cursors, int32_t depth) {
 
 void MergedDrafter::ProposeStore(const Cursors& cursors, int32_t depth) {
   if (cursors.store == kNoStore) return;
-  uint32_t total = cursors.store >= 0 ? trie_.nodes[cursors.store].count : trie_.occurrences;
-  const int32_t match = trie_.match_length + (cursors.store >= 0 ? 1 : 0);
   int proposed = 0;
   for (size_t i = cursors.store + 1; i < trie_.nodes.size() && proposed < 8; ++i) {
     const ContinuationTrie::Node& child = trie_.nodes[i];
     if (child.parent != cursors.store) continue;
     ++proposed;
-    total = std::max(total, child.count);
-    Propose(child.token, Source::kStore, Calibration::Store(match, child.count, total, depth),
-            static_cast<int32_t>(i));
+    Propose(child.token, Source::kStore,
+            Calibration::Store(child.match_length, child.count, child.total, depth), static_cast<int32_t>(i));
   }
 }
 

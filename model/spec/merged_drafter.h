@@ -85,6 +85,7 @@ class MergedDrafter : public Drafter {
     int8_t sources;  // how many proposed it
     int32_t store;   // trie node, or kNoStore
     bool on_trail;
+    bool rivalled = false;  // `best` is what it is worth against what the text said before
     Evidence evidence;
   };
   struct Candidate {
@@ -129,6 +130,7 @@ class MergedDrafter : public Drafter {
   void AddTail(DraftTree& tree, int32_t max_nodes, int32_t length);
   void LearnCalibration(const DraftTree& tree, const Accepted& accepted);
   void KeepTrail(const DraftTree& tree, const NodeLogits& logits, int32_t last_accepted, int32_t next);
+  void FillEvidence(int32_t match);
   int32_t StoreChild(int32_t node, int32_t token) const;
 
   DraftKnowledge* knowledge_;

@@ -8,10 +8,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/adamw.h"
 #include "kernels/rope.h"
 #include "kernels/status_macros.h"
 #include "model/random.h"
+#include "model/train/cpu_training.h"
 
 namespace clamor {
 namespace {
@@ -62,17 +62,22 @@ absl::Status TrainerOptions::Validate() const {
 }
 
 Trainer::Trainer(TrainableModel* model, std::span<const Sample> samples, NoiseVocabulary vocabulary,
-                 const TrainerOptions& options, kernels::ThreadPool* pool)
+                 const TrainerOptions& options, kernels::ThreadPool* pool,
+                 std::unique_ptr<TrainingBackend> backend)
     : model_(*model),
       samples_(samples),
       vocabulary_(std::move(vocabulary)),
       options_(options),
-      pool_(*pool),
       sizes_(SizesOf(samples)),
-      pass_(model->config(), std::max<int32_t>(Longest(samples), model->config().max_positions),
-            options.recompute),
       first_moments_(model->table().total()),
-      second_moments_(model->table().total()) {
+      second_moments_(model->table().total()),
+      backend_(std::move(backend)) {
+  if (backend_ == nullptr) {
+    const int32_t longest = std::max<int32_t>(Longest(samples), model->config().max_positions);
+    backend_ = std::make_unique<CpuTraining>(model, State(), longest, options.recompute, pool);
+  } else {
+    backend_->Restore(State());
+  }
   const int64_t limit = options.max_steps > 0 ? options.max_steps : std::numeric_limits<int64_t>::max();
   for (int32_t epoch = 0; epoch < options.epochs && steps_ < limit; ++epoch) {
     const std::vector<SampleIndices> plan =
@@ -107,15 +112,10 @@ TrainingStep Trainer::Step(std::span<const TrainingBatch> batches) {
     report.targets += batch.CountTargets();
   }
   const double scale = 1.0 / static_cast<double>(std::max<int64_t>(1, report.targets));
-  std::ranges::fill(model_.gradients(), 0.0f);
-  double loss = 0;
-  for (const TrainingBatch& batch : batches) {
-    pass_.Learn(model_, batch, static_cast<float>(scale), &loss, pool_);
-  }
-  report.loss = scale * loss;
-  pass_.Finish(model_, pool_);
-  report.gradient_norm = Update(report.learning_rate);
-  model_.Pack(pool_);
+  const TrainingBackend::Sums sums =
+      backend_->Step(batches, static_cast<float>(scale), NextStep(report.learning_rate));
+  report.loss = scale * sums.loss;
+  report.gradient_norm = sums.gradient_norm;
   return report;
 }
 
@@ -135,7 +135,7 @@ TrainingBatch Trainer::MakeBatch(int32_t epoch, std::span<const int32_t> samples
   if (options_.noise.kind == NoiseKind::kJacobi && !noised_rows.empty()) {
     // What the model itself would have written there, had it read the noise: one step of Jacobi decoding.
     for (int64_t& row : noised_rows) --row;
-    const std::vector<int32_t> guesses = pass_.Guess(model_, batch, noised_rows, pool_);
+    const std::vector<int32_t> guesses = backend_->Guess(batch, noised_rows);
     for (size_t i = 0; i < guesses.size(); ++i) {
       const bool usable = guesses[i] < vocabulary_.size && !vocabulary_.IsSpecial(guesses[i]);
       if (usable) batch.inputs[noised_rows[i] + 1] = guesses[i];
@@ -156,29 +156,18 @@ double Trainer::LearningRate() const {
   return options_.learning_rate * warm * (low + (1.0 - low) * cosine);
 }
 
-double Trainer::Update(double learning_rate) {
+OptimizerStep Trainer::NextStep(double learning_rate) {
   ++step_;
   beta1_power_ *= options_.beta1;
   beta2_power_ *= options_.beta2;
-  const std::span<const float> gradients = model_.gradients();
-  const double norm = std::sqrt(kernels::SumOfSquares(gradients.data(), model_.table().total(), pool_));
-  kernels::AdamWStep step = {
-      .learning_rate = static_cast<float>(learning_rate),
-      .beta1 = static_cast<float>(options_.beta1),
-      .beta2 = static_cast<float>(options_.beta2),
-      .epsilon = static_cast<float>(options_.epsilon),
-      .correction1 = static_cast<float>(1.0 - beta1_power_),
-      .correction2_root = static_cast<float>(std::sqrt(1.0 - beta2_power_)),
-      .gradient_scale = options_.clip_norm > 0
-                            ? static_cast<float>(std::min(1.0, options_.clip_norm / (norm + 1e-6)))
-                            : 1.0f,
-  };
-  for (const Parameter& p : model_.table().parameters()) {
-    step.weight_decay = p.decays ? static_cast<float>(options_.weight_decay) : 0.0f;
-    kernels::AdamW(step, gradients.data() + p.offset, model_.values().data() + p.offset,
-                   first_moments_.data() + p.offset, second_moments_.data() + p.offset, p.size, pool_);
-  }
-  return norm;
+  return {.learning_rate = static_cast<float>(learning_rate),
+          .beta1 = static_cast<float>(options_.beta1),
+          .beta2 = static_cast<float>(options_.beta2),
+          .epsilon = static_cast<float>(options_.epsilon),
+          .weight_decay = static_cast<float>(options_.weight_decay),
+          .correction1 = static_cast<float>(1.0 - beta1_power_),
+          .correction2_root = static_cast<float>(std::sqrt(1.0 - beta2_power_)),
+          .clip_norm = options_.clip_norm};
 }
 
 double Trainer::HeldOutLoss(std::span<const Sample> samples) {
@@ -194,7 +183,7 @@ double Trainer::HeldOutLoss(std::span<const Sample> samples) {
       batch.Add(sample.ids, sample.ids, [&](int32_t i) { return InResponse(sample, i); });
     }
     targets += batch.CountTargets();
-    pass_.Loss(model_, batch, &loss, pool_);
+    backend_->Loss(batch, &loss);
   }
   return loss / static_cast<double>(std::max<int64_t>(1, targets));
 }
@@ -205,7 +194,7 @@ void Trainer::Resume(int64_t step) {
     beta1_power_ *= options_.beta1;
     beta2_power_ *= options_.beta2;
   }
-  model_.Pack(pool_);
+  backend_->Restore(State());
 }
 
 }  // namespace clamor

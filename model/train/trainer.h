@@ -2,12 +2,13 @@
 // caller decides when to evaluate, to save and to stop.
 //
 // A step is a pure function of (values, moments, options, data, step number), in bits: not of threads, the
-// CPU target, how a batch is cut for memory, or how often the run was interrupted.
+// CPU target, how a batch is cut for memory (on a GPU: of that too), or how often the run was interrupted.
 //
 // Tested by tests/model/train/trainer_test.cc (ten steps of PyTorch's) and trainer_bits_test.cc.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -17,7 +18,7 @@
 #include "model/train/sample.h"
 #include "model/train/sample_noise.h"
 #include "model/train/trainable_model.h"
-#include "model/train/training_pass.h"
+#include "model/train/training_backend.h"
 
 namespace clamor {
 
@@ -57,10 +58,12 @@ struct TrainingStep {
 
 class Trainer {
  public:
-  // `model`, `samples` and `pool` must outlive this. REQUIRES: options.Validate().ok(), samples not empty,
-  // none longer than options.batch_tokens or model's context.
+  // `model`, `samples` and `pool` must outlive this. `backend` gets the model's values; null: the CPU trains.
+  // REQUIRES: options.Validate().ok(), samples not empty, none longer than options.batch_tokens or model's
+  // context.
   Trainer(TrainableModel* model, std::span<const Sample> samples, NoiseVocabulary vocabulary,
-          const TrainerOptions& options, kernels::ThreadPool* pool);
+          const TrainerOptions& options, kernels::ThreadPool* pool,
+          std::unique_ptr<TrainingBackend> backend = nullptr);
 
   int64_t steps() const { return steps_; }  // of the whole run
   int64_t step() const { return step_; }    // done
@@ -74,6 +77,8 @@ class Trainer {
   // Mean loss over the response tokens of `samples`, without noise.
   double HeldOutLoss(std::span<const Sample> samples);
 
+  // Brings the model's values and the moments up to date, wherever they are trained.
+  void Fetch() { backend_->Fetch(State()); }
   // What a checkpoint holds besides the values: moments, and the number of steps done.
   std::span<float> first_moments() { return first_moments_; }
   std::span<float> second_moments() { return second_moments_; }
@@ -84,21 +89,21 @@ class Trainer {
   int32_t Epoch() const;  // of the next step
   TrainingBatch MakeBatch(int32_t epoch, std::span<const int32_t> samples);
   double LearningRate() const;
-  // Returns the norm before clipping.
-  double Update(double learning_rate);
+  TrainingState State() { return {model_.values(), first_moments_, second_moments_}; }
+  // Counts a step.
+  OptimizerStep NextStep(double learning_rate);
 
   TrainableModel& model_;
   const std::span<const Sample> samples_;
   const NoiseVocabulary vocabulary_;
   const TrainerOptions options_;
-  kernels::ThreadPool& pool_;
   std::vector<int32_t> sizes_;       // of the samples
   std::vector<int64_t> epoch_ends_;  // [epochs] steps done by the end of each
   int64_t steps_ = 0;
   int32_t planned_epoch_ = -1;  // of plan_: one epoch at a time, however many there are
   std::vector<SampleIndices> plan_;
-  TrainingPass pass_;
   std::vector<float> first_moments_, second_moments_;
+  std::unique_ptr<TrainingBackend> backend_;
   int64_t step_ = 0;
   double beta1_power_ = 1, beta2_power_ = 1;  // to the power of step_
 };

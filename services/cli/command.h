@@ -24,6 +24,7 @@ void AddReport(CLI::App& app, Run& run);
 void AddIngest(CLI::App& app, Run& run);
 void AddEval(CLI::App& app, Run& run);
 void AddStatus(CLI::App& app, Run& run);
+void AddCheckpoint(CLI::App& app, Run& run);
 
 // A wrong command line: `message` names the flag. Everything else that fails is a failure of the work itself.
 absl::Status UsageError(absl::string_view message);

@@ -35,6 +35,7 @@ int Main(int argc, char** argv) {
   AddIngest(app, run);
   AddEval(app, run);
   AddStatus(app, run);
+  AddCheckpoint(app, run);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& shown) {  // --help, --version

@@ -127,10 +127,15 @@ void AddTrainFlags(CLI::App& verb, TrainFlags& f) {
       ->delimiter(',')
       ->capture_default_str()
       ->group(kRun);
+  verb.add_option("--device", f.device, "Where the model is trained: cpu or cuda, the first GPU")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str()
+      ->group(kRun);
   verb.add_option("--threads", f.threads, "0: one per physical core")
       ->check(CLI::Range(0, 1024))
       ->group(kRun);
-  verb.add_option("--micro-tokens", t.micro_tokens, "Tokens held in memory at once; changes no result")
+  verb.add_option("--micro-tokens", t.micro_tokens,
+                  "Tokens held in memory at once; changes no result on the CPU")
       ->capture_default_str()
       ->group(kRun);
   verb.add_option("--recompute", f.recompute,
@@ -157,6 +162,8 @@ absl::Status Resolve(TrainFlags& f) {
   if (f.model.empty() && f.config.empty())
     return UsageError("--model, or --config and --tokenizer, is required");
   if (f.adapters.rank > 0 && f.model.empty()) return UsageError("--lora-rank needs --model");
+  if (f.adapters.rank > 0 && f.device != "cpu")
+    return UsageError("--lora-rank needs --device=cpu: adapters are trained on the CPU alone");
   if (!(f.adapters.alpha >= 0 && f.adapters.alpha <= 1e6))  // true for NaN
     return UsageError(absl::StrCat("--lora-alpha is ", f.adapters.alpha, ", must be in [0, 1e+06]"));
   if (f.adapters.alpha == 0) f.adapters.alpha = 2.0f * static_cast<float>(f.adapters.rank);
@@ -186,25 +193,27 @@ absl::Status Resolve(TrainFlags& f) {
 
 nlohmann::json Fingerprint(const TrainFlags& f) {
   const TrainerOptions& t = f.trainer;
-  return {{"noise", f.noise},
-          {"noise-length", t.noise.length},
-          {"noise-segments", t.noise.segments},
-          {"loss", f.loss},
-          {"epochs", t.epochs},
-          {"max-steps", t.max_steps},
-          {"batch-tokens", t.batch_tokens},
-          {"batches", f.batches},
-          {"lr", t.learning_rate},
-          {"min-lr", t.min_learning_rate},
-          {"warmup", t.warmup_steps},
-          {"weight-decay", t.weight_decay},
-          {"clip-norm", t.clip_norm},
-          {"beta1", t.beta1},
-          {"beta2", t.beta2},
-          {"seed", t.seed},
-          {"dtype", f.dtype},
-          {"lora-rank", f.adapters.rank},
-          {"lora-alpha", f.adapters.alpha}};
+  nlohmann::json all = {{"noise", f.noise},
+                        {"noise-length", t.noise.length},
+                        {"noise-segments", t.noise.segments},
+                        {"loss", f.loss},
+                        {"epochs", t.epochs},
+                        {"max-steps", t.max_steps},
+                        {"batch-tokens", t.batch_tokens},
+                        {"batches", f.batches},
+                        {"lr", t.learning_rate},
+                        {"min-lr", t.min_learning_rate},
+                        {"warmup", t.warmup_steps},
+                        {"weight-decay", t.weight_decay},
+                        {"clip-norm", t.clip_norm},
+                        {"beta1", t.beta1},
+                        {"beta2", t.beta2},
+                        {"seed", t.seed},
+                        {"dtype", f.dtype},
+                        {"lora-rank", f.adapters.rank},
+                        {"lora-alpha", f.adapters.alpha}};
+  if (f.device != "cpu") all.update({{"device", f.device}, {"micro-tokens", t.micro_tokens}});
+  return all;
 }
 
 nlohmann::json DescribeFlags(const TrainFlags& f) {

@@ -40,6 +40,7 @@ struct TrainFlags {
   int32_t evaluate_tokens = 128;
   std::vector<std::string> evaluate_nodes = {"8", "16", "64", "published"};
 
+  std::string device = "cpu";
   int threads = 0;
 };
 

@@ -17,6 +17,7 @@
 #include "model/safetensors.h"
 #include "model/sha256.h"
 #include "model/train/checkpoint.h"
+#include "model/train/cuda/training_library.h"
 #include "model/train/model_export.h"
 #include "model/train/report.h"
 #include "model/train/training_log.h"
@@ -154,14 +155,13 @@ class TrainingRun {
   }
 
   absl::Status FitMemory() {
-    size_t longest = 0;
     for (const Dataset* data : {&data_, &holdout_}) {
-      for (const Sample& sample : data->samples) longest = std::max(longest, sample.ids.size());
+      for (const Sample& sample : data->samples)
+        longest_ = std::max(longest_, static_cast<int64_t>(sample.ids.size()));
     }
     CLAMOR_ASSIGN_OR_RETURN(
         expected_memory_bytes_,
-        cli::FitMemory(flags_, config(),
-                       {.stored = stored_, .written = written_, .longest = static_cast<int64_t>(longest)}));
+        cli::FitMemory(flags_, config(), {.stored = stored_, .written = written_, .longest = longest_}));
     return absl::OkStatus();
   }
 
@@ -193,11 +193,24 @@ class TrainingRun {
     }
     model_->Pack(*pool_);
     CLAMOR_ASSIGN_OR_RETURN(NoiseVocabulary vocabulary, SharedVocabulary());
-    trainer_.emplace(model_.get(), data_.samples, std::move(vocabulary), flags_.trainer, &*pool_);
+    std::unique_ptr<TrainingBackend> backend;  // null: the CPU
+    if (flags_.device == "cuda") CLAMOR_ASSIGN_OR_RETURN(backend, OnCuda());
+    trainer_.emplace(model_.get(), data_.samples, std::move(vocabulary), flags_.trainer, &*pool_,
+                     std::move(backend));
     const int64_t steps = trainer_->steps();
     if (flags_.checkpoint_every == 0) flags_.checkpoint_every = std::max<int64_t>(50, steps / 20);
     if (flags_.evaluate_every == 0) flags_.evaluate_every = std::max<int64_t>(50, steps / 10);
     return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::unique_ptr<TrainingBackend>> OnCuda() {
+    parameters_.emplace(config());
+    auto backend = NewCudaTraining(config(), *parameters_,
+                                   {.rows = std::max(flags_.trainer.micro_tokens, longest_),
+                                    .max_length = static_cast<int32_t>(longest_),
+                                    .recompute = flags_.trainer.recompute});
+    if (backend.ok()) return backend;
+    return absl::Status(backend.status().code(), absl::StrCat("--device cuda: ", backend.status().message()));
   }
 
   absl::Status Begin() {
@@ -225,7 +238,9 @@ class TrainingRun {
                  {"skipped", data_.bad_lines()}},
         .machine = {{"threads", threads_},
                     {"expected_memory_bytes", expected_memory_bytes_},
-                    {"target", std::string(kernels::CpuTargetName(kernels::ActiveCpuTarget()))}}}));
+                    {"target", flags_.device == "cuda"
+                                   ? flags_.device
+                                   : std::string(kernels::CpuTargetName(kernels::ActiveCpuTarget()))}}}));
     return absl::OkStatus();
   }
 
@@ -310,6 +325,7 @@ class TrainingRun {
   // none the less.
   absl::Status Evaluate() {
     LoggedEvaluation evaluation = {.step = trainer_->step()};
+    trainer_->Fetch();
     if (!holdout_.samples.empty()) evaluation.heldout_loss = trainer_->HeldOutLoss(holdout_.samples);
     absl::Status status = ExportModel(folder_.path(), source_, *model_, flags_.adapters, written_, *pool_);
     if (status.ok()) status = Decode(evaluation);
@@ -337,6 +353,7 @@ class TrainingRun {
   }
 
   absl::Status Save() {
+    trainer_->Fetch();
     const std::span<const float> values = std::as_const(*model_).values();
     CLAMOR_RETURN_IF_ERROR(SaveCheckpoint(folder_.checkpoints(), model_->table(), trainer_->step(),
                                           json::object(),
@@ -376,11 +393,13 @@ class TrainingRun {
   LoadedModel texts_;  // tokenizer and template
   DType stored_ = DType::kF32, written_ = DType::kF32;
   Dataset data_, holdout_;
+  int64_t longest_ = 0;  // sample, in tokens
   int64_t expected_memory_bytes_ = 0;
   int threads_ = 1;
   std::optional<kernels::ThreadPool> pool_;
   Weights base_;  // of adapters
   std::unique_ptr<TrainableModel> model_;
+  std::optional<ModelParameters> parameters_;  // of a device
   std::optional<Trainer> trainer_;
   std::optional<TrainingLogWriter> log_;
   TrainProgress* progress_ = nullptr;

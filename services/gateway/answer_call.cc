@@ -21,7 +21,7 @@ AnswerCall::AnswerCall(const CallContext& context, WorkerLease lease,
       model_(lease.model()->info()),
       request_id_(request.request_id()),
       listener_(listener),
-      journal_(std::move(request)),
+      journal_(std::move(request), context.revision),
       call_(NewCall(std::move(lease))) {}
 
 // For what the journal says is missing.

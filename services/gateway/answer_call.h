@@ -32,6 +32,7 @@ struct CallContext {
   Fleet* fleet;
   GatewayMetrics* metrics;
   absl::Time deadline;
+  std::string revision = {};  // of the model that must answer; empty: any
 };
 
 class AnswerCall final : private GenerationListener {

@@ -16,7 +16,9 @@ namespace clamor {
 class AnswerJournal {
  public:
   // REQUIRES: the seed is set unless the request is greedy; else the rest would be drawn with another.
-  explicit AnswerJournal(v1::WorkerServiceStreamGenerateRequest request) : request_(std::move(request)) {}
+  // `revision`: of the model that must answer; empty: the first worker's.
+  explicit AnswerJournal(v1::WorkerServiceStreamGenerateRequest request, std::string revision = "")
+      : request_(std::move(request)), revision_(std::move(revision)) {}
 
   // What a worker sent, in order.
   void Add(const v1::Started& started);

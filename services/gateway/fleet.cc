@@ -51,11 +51,17 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Fleet::FindModel(const std::s
   return Refusal("MODEL_NOT_FOUND", absl::StrCat("no worker serves model \"", name, "\""));
 }
 
-absl::StatusOr<WorkerLease> Fleet::Acquire(const std::string& model) {
+absl::StatusOr<WorkerLease> Fleet::Acquire(const std::string& model, const std::string& affinity) {
   const std::vector<WorkerSnapshot> snapshots = Snapshots();
-  const auto index = Route(snapshots, model, turn_++);
+  const auto index = Route(snapshots, model, turn_++, affinity);
   if (!index) return Refusal("NO_WORKER", absl::StrCat("no worker of model \"", model, "\" is ready"));
   return WorkerLease(workers_[*index].get());
+}
+
+absl::StatusOr<WorkerLease> Fleet::AcquireLike(const v1::ModelInfo& like) {
+  if (std::optional<WorkerLease> lease = FindSuccessor({.like = like})) return *std::move(lease);
+  return Refusal("NO_COMPATIBLE_WORKER", absl::StrCat("no worker of model \"", like.name(), "\", revision ",
+                                                      like.revision(), ", is ready"));
 }
 
 std::vector<WorkerSnapshot> Fleet::Snapshots() const {

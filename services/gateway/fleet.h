@@ -41,8 +41,11 @@ class Fleet {
   // no worker was ever reached; INVALID_ARGUMENT if `name` is empty and there are several.
   absl::StatusOr<std::shared_ptr<const ServedModel>> FindModel(const std::string& name) const;
 
-  // A worker for one request. UNAVAILABLE "[NO_WORKER]" if none of the model is ready.
-  absl::StatusOr<WorkerLease> Acquire(const std::string& model);
+  // A worker for one request, `affinity` as in Route. UNAVAILABLE "[NO_WORKER]" if none of the model is
+  // ready.
+  absl::StatusOr<WorkerLease> Acquire(const std::string& model, const std::string& affinity = "");
+  // One that answers as `like` does. UNAVAILABLE "[NO_COMPATIBLE_WORKER]" if none is ready.
+  absl::StatusOr<WorkerLease> AcquireLike(const v1::ModelInfo& like);
 
   // Workers for answers that have lost theirs.
   SuccessorSearch& successors() { return successors_; }

@@ -9,11 +9,22 @@ absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const ServerOptions& opt
                                                         const GatewayLimits& limits) {
   std::unique_ptr<Gateway> gateway(new Gateway());
   gateway->fleet_ = std::make_unique<Fleet>(workers, limits.fleet);
-  gateway->generation_ = std::make_unique<GatewayService>(gateway->fleet_.get(), &gateway->metrics_, limits);
+  if (!limits.sessions.store.location.empty()) {
+    CLAMOR_ASSIGN_OR_RETURN(gateway->keeper_, SessionKeeper::Open(limits.sessions));
+  }
+  gateway->generation_ = std::make_unique<GatewayService>(gateway->fleet_.get(), gateway->keeper_.get(),
+                                                          &gateway->metrics_, limits);
+  gateway->sessions_ = std::make_unique<SessionService>(gateway->keeper_.get(), &gateway->metrics_);
   gateway->models_ = std::make_unique<ModelService>(gateway->fleet_.get());
   const ServicePart parts[] = {{v1::GenerationService::service_full_name(), gateway->generation_.get()},
+                               {v1::SessionService::service_full_name(), gateway->sessions_.get()},
                                {v1::ModelService::service_full_name(), gateway->models_.get()}};
-  auto before_scrape = [g = gateway.get()] { g->metrics_.UpdateWorkers(g->fleet_->Snapshots()); };
+  auto before_scrape = [g = gateway.get()] {
+    g->metrics_.UpdateWorkers(g->fleet_->Snapshots());
+    if (g->keeper_ == nullptr) return;
+    if (const auto sessions = g->keeper_->store().CountSessions(); sessions.ok())
+      g->metrics_.sessions.Set(static_cast<double>(*sessions));
+  };
   CLAMOR_ASSIGN_OR_RETURN(gateway->server_,
                           Server::Start(options, parts, &gateway->registry_, before_scrape));
   gateway->fleet_->Connect([server = gateway->server_.get()](bool ready) { server->SetReady(ready); });

@@ -14,7 +14,9 @@
 #include "services/gateway/gateway_service.h"
 #include "services/gateway/model_service.h"
 #include "services/gateway/request_metrics.h"
+#include "services/gateway/session_service.h"
 #include "services/server.h"
+#include "services/session/session_keeper.h"
 
 namespace clamor {
 
@@ -38,7 +40,9 @@ class Gateway {
   GatewayMetrics metrics_{&registry_};
   std::unique_ptr<Server> server_;
   std::unique_ptr<Fleet> fleet_;
+  std::unique_ptr<SessionKeeper> keeper_;  // null: sessions are off
   std::unique_ptr<GatewayService> generation_;
+  std::unique_ptr<SessionService> sessions_;
   std::unique_ptr<ModelService> models_;
 };
 

@@ -1,26 +1,25 @@
 #include "services/gateway/gateway_service.h"
 
 #include <algorithm>
+#include <memory>
+#include <optional>
 #include <random>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "kernels/status_macros.h"
 #include "services/gateway/request_limits.h"
+#include "services/gateway/session_limits.h"
+#include "services/gateway/session_service.h"
+#include "services/gateway/stream_journal.h"
 #include "services/rpc_error.h"
 
 namespace clamor {
 namespace {
-
-// A reactor that has ended before it began.
-template <class Reactor>
-class Refused final : public Reactor {
- public:
-  explicit Refused(const absl::Status& status) { this->Finish(ToGrpc(status)); }
-  void OnDone() override { delete this; }
-};
 
 uint64_t Random64() {
   thread_local std::random_device device;
@@ -35,13 +34,27 @@ absl::StatusOr<std::vector<int32_t>> EncodeText(const ServedModel& model, const 
   return ids;
 }
 
-// The prompt of each kind of request: GenerateRequest and StreamGenerateRequest, ChatRequest and
-// StreamChatRequest.
 template <class Request>
-absl::StatusOr<std::vector<int32_t>> EncodePrompt(const ServedModel& model, const Request& request) {
+bool HasSession(const Request& request) {
+  if constexpr (requires { request.session(); }) return request.has_session();
+  return false;
+}
+
+template <class Request>
+absl::Status CheckSession(const Request& request) {
+  CLAMOR_RETURN_IF_ERROR(CheckSessionName("session.name", request.session().name()));
+  if (request.options().n() <= 1) return CheckTurnMessages(request.messages());
+  return InvalidField("options.n", absl::StrCat("is ", request.options().n(), ", must be 1 with a session"));
+}
+
+// The prompt of each kind of request: GenerateRequest and StreamGenerateRequest, ChatRequest and
+// StreamChatRequest. `session`: what the request goes on with, if it does.
+template <class Request>
+absl::StatusOr<std::vector<int32_t>> EncodePrompt(const ServedModel& model, const Request& request,
+                                                  const std::optional<SessionPrompt>& session) {
   std::vector<int32_t> ids;
   if constexpr (requires { request.messages(); }) {
-    CLAMOR_ASSIGN_OR_RETURN(ids, model.EncodeChat(request.messages()));
+    CLAMOR_ASSIGN_OR_RETURN(ids, model.EncodeChat(session ? session->messages : request.messages()));
   } else if (request.has_token_ids()) {
     CLAMOR_ASSIGN_OR_RETURN(ids,
                             CheckIds("token_ids.ids", request.token_ids().ids(), model.info().vocab_size()));
@@ -62,12 +75,47 @@ absl::Status CheckPrompt(const Request& request) {
   }
 }
 
+template <class Request>
+constexpr bool kStreams =
+    std::is_same_v<Request, v1::StreamGenerateRequest> || std::is_same_v<Request, v1::StreamChatRequest>;
+
+// Has the answer added to its session.
+void AddSessionTurn(PreparedGeneration& generation, SessionKeeper* keeper, v1::OpenTurn turn) {
+  generation.filters.push_back([keeper, tenant = generation.request.tenant(), model = generation.model,
+                                turn = std::move(turn)](GenerationListener* next) {
+    return std::make_unique<SessionTurn>(keeper, tenant, model, turn, next);
+  });
+}
+
+// Has the stream kept, so that it can be resumed.
+void AddJournal(PreparedGeneration& generation, SessionKeeper* keeper, const v1::ModelInfo& model,
+                const std::optional<SessionPrompt>& session) {
+  if (keeper == nullptr || keeper->options().stream_ttl <= absl::ZeroDuration()) return;
+  v1::StoredStream stream;
+  *stream.mutable_request() = generation.request;
+  *stream.mutable_model() = model;
+  if (session) *stream.mutable_turn() = session->turn;
+  generation.filters.push_back([keeper, stream = std::move(stream)](GenerationListener* next) {
+    return std::make_unique<StreamJournal>(keeper, stream, next);
+  });
+}
+
+// As Prepare makes them up.
+bool IsStreamId(const std::string& id) {
+  return id.size() == 16 && id.find_first_not_of("0123456789abcdef") == id.npos;
+}
+
 }  // namespace
 
 absl::Status ClientCancelled() { return absl::CancelledError("the client cancelled"); }
 
-GatewayService::GatewayService(Fleet* fleet, GatewayMetrics* metrics, const GatewayLimits& limits)
-    : fleet_(fleet), metrics_(metrics), limits_(limits) {}
+GatewayService::GatewayService(Fleet* fleet, SessionKeeper* keeper, GatewayMetrics* metrics,
+                               const GatewayLimits& limits)
+    : fleet_(fleet), keeper_(keeper), metrics_(metrics), limits_(limits) {}
+
+absl::Time GatewayService::DeadlineOf(const grpc::CallbackServerContext& context) const {
+  return std::min(absl::FromChrono(context.deadline()), absl::Now() + limits_.max_request_time);
+}
 
 template <class Request>
 absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const grpc::CallbackServerContext& context,
@@ -79,11 +127,21 @@ absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const grpc::CallbackS
   CLAMOR_RETURN_IF_ERROR(CheckOptions(request.options()));
   CLAMOR_RETURN_IF_ERROR(CheckPrompt(request));
 
+  std::optional<SessionPrompt> session;
+  std::string affinity;
+  if constexpr (requires { request.session(); }) {
+    if (request.has_session()) {
+      CLAMOR_RETURN_IF_ERROR(CheckSession(request));
+      CLAMOR_ASSIGN_OR_RETURN(session, ReadSessionPrompt(keeper_->store(), prepared.tenant(),
+                                                         request.session(), request.messages()));
+      affinity = absl::StrCat(prepared.tenant(), "/", request.session().name());
+    }
+  }
   CLAMOR_ASSIGN_OR_RETURN(auto named, fleet_->FindModel(request.model()));
   CLAMOR_ASSIGN_OR_RETURN(WorkerLease lease,
-                          fleet_->Acquire(named->info().name()));  // before the work of encoding
+                          fleet_->Acquire(named->info().name(), affinity));  // before the work of encoding
   const std::shared_ptr<const ServedModel> model = lease.model();  // workers of a name may differ for a while
-  CLAMOR_ASSIGN_OR_RETURN(std::vector<int32_t> ids, EncodePrompt(*model, request));
+  CLAMOR_ASSIGN_OR_RETURN(std::vector<int32_t> ids, EncodePrompt(*model, request, session));
   CLAMOR_RETURN_IF_ERROR(CheckOptionIds(request.options(), model->info().vocab_size()));
   CLAMOR_RETURN_IF_ERROR(CheckContext(ids.size(), request.options(), model->info()));
 
@@ -92,34 +150,69 @@ absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const grpc::CallbackS
   *prepared.mutable_options() = request.options();
   v1::SamplingParameters& sampling = *prepared.mutable_options()->mutable_sampling();
   if (!sampling.has_seed()) sampling.set_seed(Random64());
-  const absl::Time deadline =
-      std::min(absl::FromChrono(context.deadline()), absl::Now() + limits_.max_request_time);
-  return PreparedGeneration{.context = {.fleet = fleet_, .metrics = metrics_, .deadline = deadline},
-                            .lease = std::move(lease),
-                            .request = std::move(prepared),
-                            .model = model->info().name()};
+  PreparedGeneration generation{
+      .context = {.fleet = fleet_, .metrics = metrics_, .deadline = DeadlineOf(context)},
+      .lease = std::move(lease),
+      .request = std::move(prepared),
+      .model = model->info().name()};
+  if constexpr (kStreams<Request>) AddJournal(generation, keeper_, model->info(), session);
+  if (session) AddSessionTurn(generation, keeper_, std::move(session->turn));
+  return generation;
+}
+
+absl::StatusOr<PreparedGeneration> GatewayService::PrepareAgain(const grpc::CallbackServerContext& context,
+                                                                const v1::ResumeStreamRequest& request) {
+  if (draining_) return Refusal("DRAINING", "this gateway is about to stop");
+  CLAMOR_ASSIGN_OR_RETURN(const std::string tenant, TenantOf(context));
+  if (!IsStreamId(request.stream_id())) return StreamNotFound(request.stream_id());
+  CLAMOR_ASSIGN_OR_RETURN(v1::StoredStream stream, keeper_->store().FindStream(tenant, request.stream_id()));
+  const uint32_t answers = AnswersOf(stream.request());
+  if (request.choice() >= answers) {
+    return InvalidField("choice",
+                        absl::StrCat("is ", request.choice(), ", the stream has ", answers, " answers"));
+  }
+  CLAMOR_ASSIGN_OR_RETURN(WorkerLease lease, fleet_->AcquireLike(stream.model()));
+  v1::SamplingParameters& sampling = *stream.mutable_request()->mutable_options()->mutable_sampling();
+  sampling.set_seed(sampling.seed() + request.choice());
+  stream.mutable_request()->mutable_options()->clear_n();
+  PreparedGeneration generation{.context = {.fleet = fleet_,
+                                            .metrics = metrics_,
+                                            .deadline = DeadlineOf(context),
+                                            .revision = stream.model().revision()},
+                                .lease = std::move(lease),
+                                .request = std::move(*stream.mutable_request()),
+                                .model = stream.model().name(),
+                                .first_choice = request.choice()};
+  generation.filters.push_back(
+      [request](GenerationListener* next) { return std::make_unique<ResumedAnswer>(request, next); });
+  if (stream.has_turn()) AddSessionTurn(generation, keeper_, std::move(*stream.mutable_turn()));
+  return generation;
+}
+
+template <class Relay, class Prepared>
+void GatewayService::BeginAtStore(Relay* relay, Prepared prepare) {
+  if (keeper_ == nullptr) return relay->Begin(NoSessions());
+  const absl::Status waits = keeper_->Run([relay, prepare] { relay->Begin(prepare()); });
+  if (!waits.ok()) relay->Begin(waits);
 }
 
 template <class Request, class Response>
 grpc::ServerUnaryReactor* GatewayService::RelayUnary(const char* method, grpc::CallbackServerContext* context,
                                                      const Request& request, Response* response) {
-  RequestRecord record(metrics_, method);
-  auto prepared = Prepare(*context, request);
-  if (prepared.ok()) return new UnaryRelay<Response>(*std::move(prepared), record, response);
-  record.End(prepared.status(), "-", "-");
-  return new Refused<grpc::ServerUnaryReactor>(prepared.status());
+  auto* relay = new UnaryRelay<Response>(RequestRecord(metrics_, method), response);
+  const auto prepare = [this, context, &request] { return Prepare(*context, request); };
+  HasSession(request) ? BeginAtStore(relay, prepare) : relay->Begin(prepare());
+  return relay;
 }
 
 template <class Response, class Request>
 grpc::ServerWriteReactor<Response>* GatewayService::RelayStream(const char* method,
                                                                 const grpc::CallbackServerContext& context,
                                                                 const Request& request) {
-  RequestRecord record(metrics_, method);
-  auto prepared = Prepare(context, request);
-  if (prepared.ok())
-    return new StreamRelay<Response>(*std::move(prepared), record, limits_.max_pending_bytes);
-  record.End(prepared.status(), "-", "-");
-  return new Refused<grpc::ServerWriteReactor<Response>>(prepared.status());
+  auto* relay = new StreamRelay<Response>(RequestRecord(metrics_, method), limits_.max_pending_bytes);
+  const auto prepare = [this, &context, &request] { return Prepare(context, request); };
+  HasSession(request) ? BeginAtStore(relay, prepare) : relay->Begin(prepare());
+  return relay;
 }
 
 grpc::ServerUnaryReactor* GatewayService::Generate(grpc::CallbackServerContext* context,
@@ -141,6 +234,14 @@ grpc::ServerUnaryReactor* GatewayService::Chat(grpc::CallbackServerContext* cont
 grpc::ServerWriteReactor<v1::StreamChatResponse>* GatewayService::StreamChat(
     grpc::CallbackServerContext* context, const v1::StreamChatRequest* request) {
   return RelayStream<v1::StreamChatResponse>("StreamChat", *context, *request);
+}
+
+grpc::ServerWriteReactor<v1::ResumeStreamResponse>* GatewayService::ResumeStream(
+    grpc::CallbackServerContext* context, const v1::ResumeStreamRequest* request) {
+  auto* relay = new StreamRelay<v1::ResumeStreamResponse>(RequestRecord(metrics_, "ResumeStream"),
+                                                          limits_.max_pending_bytes);
+  BeginAtStore(relay, [this, context, request] { return PrepareAgain(*context, *request); });
+  return relay;
 }
 
 grpc::ServerUnaryReactor* GatewayService::Tokenize(grpc::CallbackServerContext* context,

@@ -16,6 +16,8 @@
 #include "services/gateway/fleet.h"
 #include "services/gateway/relay.h"
 #include "services/gateway/request_metrics.h"
+#include "services/gateway/session_turn.h"
+#include "services/session/session_keeper.h"
 
 namespace clamor {
 
@@ -24,12 +26,13 @@ struct GatewayLimits {
       absl::Hours(1);                  // for clients without a deadline, and those with a later one
   size_t max_pending_bytes = 1 << 20;  // of a stream whose client reads too slowly
   FleetOptions fleet;
+  KeeperOptions sessions;
 };
 
 class GatewayService final : public v1::GenerationService::CallbackService {
  public:
-  // `fleet` and `metrics` must outlive the service.
-  GatewayService(Fleet* fleet, GatewayMetrics* metrics, const GatewayLimits& limits);
+  // All must outlive the service; without a `keeper` there are no sessions, and no stream can be resumed.
+  GatewayService(Fleet* fleet, SessionKeeper* keeper, GatewayMetrics* metrics, const GatewayLimits& limits);
 
   // From now on generations are refused with DRAINING; what runs goes on.
   void Drain() { draining_ = true; }
@@ -42,6 +45,8 @@ class GatewayService final : public v1::GenerationService::CallbackService {
                                  v1::ChatResponse* response) override;
   grpc::ServerWriteReactor<v1::StreamChatResponse>* StreamChat(grpc::CallbackServerContext* context,
                                                                const v1::StreamChatRequest* request) override;
+  grpc::ServerWriteReactor<v1::ResumeStreamResponse>* ResumeStream(
+      grpc::CallbackServerContext* context, const v1::ResumeStreamRequest* request) override;
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context, const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override;
   grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
@@ -49,10 +54,18 @@ class GatewayService final : public v1::GenerationService::CallbackService {
                                        v1::DetokenizeResponse* response) override;
 
  private:
-  // Everything that can refuse a request before a worker hears of it.
+  // Everything that can refuse a request before a worker hears of it. Waits for the store if it is of a
+  // session.
   template <class Request>
   absl::StatusOr<PreparedGeneration> Prepare(const grpc::CallbackServerContext& context,
                                              const Request& request);
+  // Likewise of a stream that is given again; waits for the store.
+  absl::StatusOr<PreparedGeneration> PrepareAgain(const grpc::CallbackServerContext& context,
+                                                  const v1::ResumeStreamRequest& request);
+  // Begins `relay` with what `prepare` returns, on a thread that may wait for the store.
+  template <class Relay, class Prepared>
+  void BeginAtStore(Relay* relay, Prepared prepare);
+  absl::Time DeadlineOf(const grpc::CallbackServerContext& context) const;
   template <class Request, class Response>
   grpc::ServerUnaryReactor* RelayUnary(const char* method, grpc::CallbackServerContext* context,
                                        const Request& request, Response* response);
@@ -64,6 +77,7 @@ class GatewayService final : public v1::GenerationService::CallbackService {
   absl::Status Detokenize(const v1::DetokenizeRequest& request, v1::DetokenizeResponse* response);
 
   Fleet* const fleet_;
+  SessionKeeper* const keeper_;  // null: none
   GatewayMetrics* const metrics_;
   const GatewayLimits limits_;
   std::atomic<bool> draining_ = false;

@@ -31,8 +31,27 @@ int main(int argc, char** argv) {
                  "Seconds without an answer or a step of its engine after which a worker is taken for hung")
       ->capture_default_str()
       ->check(CLI::Range(0.1, 3600.0));
+  clamor::StoreOptions& store = limits.sessions.store;
+  double session_ttl = absl::ToDoubleSeconds(limits.sessions.session_ttl);
+  double resume_ttl = absl::ToDoubleSeconds(limits.sessions.stream_ttl);
+  app.add_option(
+      "--sessions", store.location,
+      "Where sessions and resumable streams are kept: a folder, redis://HOST:PORT/DB or rediss://...");
+  app.add_option("--sessions-password-file", store.password_file, "File with the password of Redis");
+  app.add_option("--sessions-ca", store.ca_file, "File of the certificates that rediss:// trusts");
+  app.add_option("--max-sessions", store.max_sessions, "Sessions that a tenant may have")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 100'000'000));
+  app.add_option("--session-ttl", session_ttl, "Seconds without a new turn after which a session goes")
+      ->capture_default_str()
+      ->check(CLI::Range(1.0, 3e8));
+  app.add_option("--resume-ttl", resume_ttl, "Seconds for which a stream may be resumed; 0: never")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 3e8));
   if (auto exit_status = clamor::ParseFlags(app, argc, argv)) return *exit_status;
   limits.max_request_time = absl::Seconds(max_request_seconds);
+  limits.sessions.session_ttl = absl::Seconds(session_ttl);
+  limits.sessions.stream_ttl = absl::Seconds(resume_ttl);
   limits.fleet.failover_wait = absl::Seconds(failover_wait);
   limits.fleet.hang_after = absl::Seconds(hang_after);
   clamor::StartLogging(server_options.name);

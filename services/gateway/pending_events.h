@@ -26,6 +26,7 @@ class PendingEvents {
     delta_->mutable_sources()->MergeFrom(delta.sources());
     delta_->mutable_logprobs()->MergeFrom(delta.logprobs());
     delta_->mutable_text()->append(delta.text());
+    delta_->mutable_trees()->MergeFrom(delta.trees());
   }
   void Add(v1::Finished finished) { finished_ = std::move(finished); }
 

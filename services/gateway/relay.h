@@ -1,17 +1,22 @@
 // Joins a client's call with a worker's: events go one way, cancellation both ways. Each class is one RPC in
 // flight; it owns itself and ends with the RPC.
 //
-// No metadata is sent before the worker has started: until then the RPC can only fail, which clients may
-// retry.
-// Tested by tests/services/gateway/streaming_test.cc and failure_test.cc.
+// A relay begins when its request has been prepared, which may be later than the RPC. No metadata is sent
+// before the worker has started: until then the RPC can only fail, which clients may retry. Tested by
+// tests/services/gateway/streaming_test.cc and failure_test.cc.
 #pragma once
 
 #include <cstddef>
+#include <functional>
+#include <memory>
+#include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "clamor/v1/generation.pb.h"
 #include "grpcpp/support/server_callback.h"
@@ -22,13 +27,56 @@
 
 namespace clamor {
 
+// Stands between a generation and its listener, `next`, to which it passes events on, changed or later.
+// Outlives neither.
+using EventFilter = std::function<std::unique_ptr<GenerationListener>(GenerationListener* next)>;
+
 // A checked request with the worker that will begin it.
 struct PreparedGeneration {
   CallContext context;
   WorkerLease lease;
   v1::WorkerServiceStreamGenerateRequest request;
   std::string model;
+  std::vector<EventFilter> filters = {};  // the one next to the client first
+  uint32_t first_choice = 0;              // what the client knows the first answer as
 };
+
+// The calls of a prepared generation, heard through its filters.
+class FilteredCalls {
+ public:
+  FilteredCalls(PreparedGeneration generation, GenerationListener* listener)
+      : filters_(Make(generation.filters, listener)),
+        calls_(generation.context, std::move(generation.lease), std::move(generation.request),
+               filters_.empty() ? listener : filters_.back().get()) {}
+
+  AnswerCalls* operator->() { return &calls_; }
+
+ private:
+  static std::vector<std::unique_ptr<GenerationListener>> Make(const std::vector<EventFilter>& makers,
+                                                               GenerationListener* next) {
+    std::vector<std::unique_ptr<GenerationListener>> filters;
+    for (const EventFilter& make : makers) {
+      filters.push_back(make(next));
+      next = filters.back().get();
+    }
+    return filters;
+  }
+
+  const std::vector<std::unique_ptr<GenerationListener>> filters_;
+  AnswerCalls calls_;
+};
+
+// Adds to the number of the answer that an event is of.
+template <class Response>
+void ShiftChoice(Response& response, uint32_t by) {
+  if (response.has_started()) {
+    response.mutable_started()->set_choice(response.started().choice() + by);
+  } else if (response.has_delta()) {
+    response.mutable_delta()->set_choice(response.delta().choice() + by);
+  } else {
+    response.mutable_finished()->set_choice(response.finished().choice() + by);
+  }
+}
 
 // What a client that has gone away or given up gets, if anything still reaches it.
 absl::Status ClientCancelled();
@@ -38,13 +86,27 @@ absl::Status ClientCancelled();
 template <class Response>
 class StreamRelay final : public grpc::ServerWriteReactor<Response>, private GenerationListener {
  public:
-  StreamRelay(PreparedGeneration generation, RequestRecord record, size_t max_pending_bytes)
-      : model_(std::move(generation.model)),
-        max_pending_bytes_(max_pending_bytes),
-        record_(record),
-        pending_(AnswersOf(generation.request)),
-        call_(generation.context, std::move(generation.lease), std::move(generation.request), this) {
-    call_.Start();
+  StreamRelay(RequestRecord record, size_t max_pending_bytes)
+      : max_pending_bytes_(max_pending_bytes), record_(record) {}
+
+  // Once: the calls, or why there are none.
+  void Begin(absl::StatusOr<PreparedGeneration> generation) {
+    {
+      absl::MutexLock lock(&mu_);
+      if (generation.ok() && cancelled_) generation = ClientCancelled();
+      if (generation.ok()) {
+        model_ = std::move(generation->model);
+        first_choice_ = generation->first_choice;
+        pending_ = PendingAnswers(AnswersOf(generation->request));
+        GenerationListener* const listener = this;
+        call_.emplace(*std::move(generation), listener);
+      } else {
+        ended_ = true;
+        record_.End(generation.status(), "-", "-");
+      }
+    }
+    if (!generation.ok()) return this->Finish(ToGrpc(generation.status()));
+    (*call_)->Start();
   }
 
  private:
@@ -62,7 +124,7 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
     pending_.Add(std::move(delta));
     WriteNext();
     if (pending_.bytes() > max_pending_bytes_) {
-      call_.Cancel(
+      (*call_)->Cancel(
           Refusal("SLOW_CONSUMER", absl::StrCat("the client let over ", max_pending_bytes_, " bytes wait")));
     }
   }
@@ -79,7 +141,7 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
       ended_ = true;
       status_ = status;
       if (absl::IsCancelled(status)) pending_.Clear();  // nobody waits for it
-      record_.End(status_, call_.request().request_id(), call_.request().tenant());
+      record_.End(status_, (*call_)->request().request_id(), (*call_)->request().tenant());
       if (writing_ || WriteNext()) return;
     }
     this->Finish(ToGrpc(status));
@@ -92,7 +154,7 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
       writing_ = false;
       if (!ok) {
         pending_.Clear();
-        if (!ended_) call_.Cancel(ClientCancelled());
+        if (!ended_) (*call_)->Cancel(ClientCancelled());
       }
       if (WriteNext() || !ended_) return;
       status = ToGrpc(status_);
@@ -102,7 +164,8 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
 
   void OnCancel() override {
     absl::MutexLock lock(&mu_);
-    if (!ended_) call_.Cancel(ClientCancelled());
+    cancelled_ = true;
+    if (call_ && !ended_) (*call_)->Cancel(ClientCancelled());
   }
 
   void OnDone() override { delete this; }
@@ -112,23 +175,26 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
     if (writing_) return false;
     response_.Clear();
     if (!pending_.Pop(&response_)) return false;
+    if (first_choice_ > 0) ShiftChoice(response_, first_choice_);
     writing_ = true;
     this->StartWrite(&response_);
     return true;
   }
 
-  const std::string model_;
   const size_t max_pending_bytes_;
+  std::string model_;  // constant since Begin
+  uint32_t first_choice_ = 0;
 
   absl::Mutex mu_;
   RequestRecord record_ ABSL_GUARDED_BY(mu_);
-  PendingAnswers pending_ ABSL_GUARDED_BY(mu_);
+  PendingAnswers pending_ ABSL_GUARDED_BY(mu_){0};
   Response response_ ABSL_GUARDED_BY(mu_);  // gRPC's while writing_
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
   bool ended_ ABSL_GUARDED_BY(mu_) = false;  // OnEnded was called; Finish follows the last write
+  bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
   absl::Status status_ ABSL_GUARDED_BY(mu_);
 
-  AnswerCalls call_;
+  std::optional<FilteredCalls> call_;  // since Begin
 };
 
 // Gathers the whole answers into `response` (GenerateResponse or ChatResponse), which gRPC keeps until
@@ -136,13 +202,25 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
 template <class Response>
 class UnaryRelay final : public grpc::ServerUnaryReactor, private GenerationListener {
  public:
-  UnaryRelay(PreparedGeneration generation, RequestRecord record, Response* response)
-      : model_(std::move(generation.model)),
-        response_(response),
-        record_(record),
-        call_(generation.context, std::move(generation.lease), std::move(generation.request), this) {
-    for (uint32_t i = 0; i < AnswersOf(call_.request()); ++i) response_->add_answers();
-    call_.Start();
+  UnaryRelay(RequestRecord record, Response* response) : response_(response), record_(record) {}
+
+  // As StreamRelay::Begin.
+  void Begin(absl::StatusOr<PreparedGeneration> generation) {
+    {
+      absl::MutexLock lock(&mu_);
+      if (generation.ok() && cancelled_) generation = ClientCancelled();
+      if (generation.ok()) {
+        model_ = std::move(generation->model);
+        for (uint32_t i = 0; i < AnswersOf(generation->request); ++i) response_->add_answers();
+        GenerationListener* const listener = this;
+        call_.emplace(*std::move(generation), listener);
+      } else {
+        ended_ = true;
+      }
+    }
+    if (generation.ok()) return (*call_)->Start();
+    record_.End(generation.status(), "-", "-");
+    this->Finish(ToGrpc(generation.status()));
   }
 
  private:
@@ -171,25 +249,27 @@ class UnaryRelay final : public grpc::ServerUnaryReactor, private GenerationList
       absl::MutexLock lock(&mu_);
       ended_ = true;
     }
-    record_.End(status, call_.request().request_id(), call_.request().tenant());
+    record_.End(status, (*call_)->request().request_id(), (*call_)->request().tenant());
     this->Finish(ToGrpc(status));
   }
 
   void OnCancel() override {
     absl::MutexLock lock(&mu_);
-    if (!ended_) call_.Cancel(ClientCancelled());
+    cancelled_ = true;
+    if (call_ && !ended_) (*call_)->Cancel(ClientCancelled());
   }
 
   void OnDone() override { delete this; }
 
-  const std::string model_;
   Response* const response_;  // the listener's calls come one at a time: no lock
   RequestRecord record_;
+  std::string model_;  // constant since Begin
 
   absl::Mutex mu_;
   bool ended_ ABSL_GUARDED_BY(mu_) = false;
+  bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
 
-  AnswerCalls call_;
+  std::optional<FilteredCalls> call_;  // since Begin
 };
 
 }  // namespace clamor

@@ -28,6 +28,29 @@ std::string ReasonLabel(absl::string_view reason) {
   return FindErrorReason(reason) != nullptr ? std::string(reason) : "OTHER";
 }
 
+// Every series that a rule may ask for is there from the start, at 0: the first failure is then an increase,
+// where a series that is born at 1 would hide it from rate().
+void AddZeros(GatewayMetrics& metrics) {
+  for (const char* method : {"Generate", "StreamGenerate", "Chat", "StreamChat"}) {
+    metrics.requests.Add({{"method", method}, {"outcome", "ok"}, {"reason", "NONE"}});
+    metrics.requests.Add({{"method", method}, {"outcome", "cancelled"}, {"reason", "NONE"}});
+    for (const ErrorReason& reason : ErrorReasons()) {
+      for (const char* outcome : {"failed", "refused"}) {
+        metrics.requests.Add(
+            {{"method", method}, {"outcome", outcome}, {"reason", std::string(reason.name)}});
+      }
+    }
+  }
+  for (const ErrorReason& reason : ErrorReasons()) {
+    metrics.rejections.Add({{"reason", std::string(reason.name)}});
+  }
+  for (Loss loss : {Loss::kDied, Loss::kHung, Loss::kDrained}) {
+    for (const char* outcome : {"moved", "no_worker", "poison_request", "given_up"}) {
+      metrics.failovers.Add({{"reason", LossName(loss)}, {"outcome", outcome}});
+    }
+  }
+}
+
 }  // namespace
 
 GatewayMetrics::GatewayMetrics(prometheus::Registry* registry)
@@ -59,7 +82,14 @@ GatewayMetrics::GatewayMetrics(prometheus::Registry* registry)
                        .Name("clamor_gateway_streams_open")
                        .Help("Generations under way")
                        .Register(*registry)
-                       .Add({})) {}
+                       .Add({})),
+      sessions(BuildGauge()
+                   .Name("clamor_gateway_sessions")
+                   .Help("Sessions in the store, of all tenants")
+                   .Register(*registry)
+                   .Add({})) {
+  AddZeros(*this);
+}
 
 void GatewayMetrics::UpdateWorkers(std::span<const WorkerSnapshot> workers) {
   for (const WorkerSnapshot& worker : workers) {

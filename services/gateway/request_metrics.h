@@ -32,6 +32,7 @@ struct GatewayMetrics {
   prometheus::Family<prometheus::Counter>& failovers;  // reason, outcome
   prometheus::Histogram& failover_pause;
   prometheus::Gauge& streams_open;
+  prometheus::Gauge& sessions;  // as many as the store has
 };
 
 // One request, from its arrival to its end. Not thread-safe.

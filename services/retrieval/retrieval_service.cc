@@ -46,6 +46,8 @@ void FillTrie(const retrieval::Trie& trie, v1::ContinuationTrie* proto) {
     proto->add_tokens(node.token);
     proto->add_parents(static_cast<uint32_t>(node.parent + 1));
     proto->add_counts(node.count);
+    proto->add_totals(node.total);
+    proto->add_match_lengths(static_cast<uint32_t>(node.match_length));
   }
 }
 

@@ -142,9 +142,7 @@ void Engine::Rep::Draft(StepReport& report) {
       s.tree.Reset(s.tokens.back());
       continue;
     }
-    if (source != nullptr) {
-      if (auto answer = source->Take(s.handle)) s.drafter->Offer(*std::move(answer));
-    }
+    TakeAnswer(s);
     const int32_t asked = s.request.speculation.nodes != SpeculationOptions::kAuto
                               ? s.request.speculation.nodes
                           : options.default_nodes != SpeculationOptions::kAuto ? options.default_nodes
@@ -198,7 +196,19 @@ void Engine::Rep::Budget() {
   }
 }
 
-void Engine::Rep::Forward() { top = pass->Forward(batch); }
+// What the store has answered is put in order while a device is at work.
+void Engine::Rep::Forward() {
+  pass->Begin(batch);
+  for (const StepShare& share : plan) {
+    if (share.decode) TakeAnswer(*running[share.sequence]);
+  }
+  top = pass->Finish();
+}
+
+void Engine::Rep::TakeAnswer(Sequence& s) {
+  if (source == nullptr || s.drafter == nullptr) return;
+  if (auto answer = source->Take(s.handle)) s.drafter->Offer(*std::move(answer));
+}
 
 NodeLogits Engine::Rep::LogitsOf(int64_t first_row) const {
   return {.k = Drafter::kTopK,
@@ -276,6 +286,10 @@ void Engine::Rep::CommitSequence(const StepShare& share, int64_t first_row, Step
   delta.token_ids.resize(kept);
   delta.sources.resize(kept);
   if (s.request.top_logprobs) AddLogprobs(s, first_row);
+  if (s.request.trace) {
+    delta.tree = s.tree.nodes;
+    delta.accepted.assign(accepted.path.begin(), accepted.path.begin() + std::min(kept, accepted.path.size()));
+  }
 
   ++s.stats.forwards;
   s.stats.draft_nodes += s.tree.drafted();

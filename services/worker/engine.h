@@ -51,6 +51,9 @@ struct EngineOptions {
   absl::Status Validate() const;  // INVALID_ARGUMENT names field and value
 };
 
+// What a step of such an engine may hold.
+PassLimits PassLimitsOf(const Model& model, const EngineOptions& options);
+
 // A snapshot for routing and metrics.
 struct EngineLoad {
   int32_t running = 0, waiting = 0;

@@ -243,18 +243,20 @@ void Engine::Rep::PublishLoad(bool stepped) {
   }
 }
 
+PassLimits PassLimitsOf(const Model& model, const EngineOptions& options) {
+  const int64_t tree_rows = std::min(model.max_tree_rows(), SpeculationOptions::kMaxNodes + 1);
+  return {.rows = std::max<int64_t>(options.prefill_chunk + options.max_sequences * tree_rows,
+                                    StepCost::kRows.back()),
+          .sequences = options.max_sequences,
+          .top_k = Drafter::kTopK};
+}
+
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Model* model, const Tokenizer* tokenizer,
                                                        ContinuationSource* source, StepObserver* observer,
                                                        const EngineOptions& options) {
   CLAMOR_RETURN_IF_ERROR(options.Validate());
   auto rep = std::make_unique<Rep>(model, tokenizer, source, observer, options);
-  const int64_t tree_rows = std::min(model->max_tree_rows(), SpeculationOptions::kMaxNodes + 1);
-  const PassLimits limits = {
-      .rows = std::max<int64_t>(options.prefill_chunk + options.max_sequences * tree_rows,
-                                StepCost::kRows.back()),
-      .sequences = options.max_sequences,
-      .top_k = Drafter::kTopK};
-  CLAMOR_ASSIGN_OR_RETURN(rep->pass, model->NewPass(rep->cache, limits, rep->pool));
+  CLAMOR_ASSIGN_OR_RETURN(rep->pass, model->NewPass(rep->cache, PassLimitsOf(*model, options), rep->pool));
   if (options.default_nodes == SpeculationOptions::kAuto) {
     rep->cost.Set(ProbeStepCost(model->max_positions(), rep->cache, *rep->pass));
   }

@@ -124,6 +124,7 @@ struct Engine::Rep {
   void AddLogprobs(const Sequence& s, int64_t first_row);
   void CommitSequence(const StepShare& share, int64_t first_row, StepReport& report);
   void AskStore(Sequence& s);
+  void TakeAnswer(Sequence& s);
   void AwaitStore();
   void Finish(Sequence& s, FinishReason reason);
   void PublishLoad(bool stepped);

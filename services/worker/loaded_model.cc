@@ -30,20 +30,32 @@ absl::Status CheckDevice(const std::string& device) {
   return absl::InvalidArgumentError(absl::StrCat("--device is '", device, "', must be auto, cpu or cuda"));
 }
 
-// The CUDA back end holds weights and cache in bf16 alone.
+absl::StatusOr<bool> IsExact(const std::string& numerics) {
+  if (numerics == "exact" || numerics == "fast") return numerics == "exact";
+  return absl::InvalidArgumentError(absl::StrCat("--numerics is '", numerics, "', must be exact or fast"));
+}
+
+// The CUDA back end holds the cache in bf16 alone, and weights that are stored otherwise in bf16.
+WeightFormat OnDevice(WeightFormat format) {
+  return format == WeightFormat::kStored ? WeightFormat::kBF16 : format;
+}
 absl::StatusOr<std::unique_ptr<Model>> LoadOnDevice(const ModelOptions& options, WeightFormat format,
                                                     kernels::KvFormat kv, Weights::Progress progress) {
   if (!options.may_be_on_device) {
     return absl::UnavailableError("this command runs without CUDA; clamor-worker can use it");
   }
-  if (format != WeightFormat::kStored && format != WeightFormat::kBF16) {
+  if (format == WeightFormat::kF32 || format == WeightFormat::kF16) {
     return absl::UnavailableError(
-        absl::StrCat("--weights is ", options.weights, ", CUDA knows stored and bf16"));
+        absl::StrCat("--weights is ", options.weights, ", CUDA knows stored, bf16, int8 and int4"));
   }
   if (kv == kernels::KvFormat::kInt8) {
     return absl::UnavailableError("--kv is int8, on CUDA keys and values are bf16");
   }
-  return LoadCudaModel(options.directory, options.context, progress);
+  CLAMOR_ASSIGN_OR_RETURN(const bool exact, IsExact(options.numerics));
+  DeviceOptions device = {
+      .weights = OnDevice(format), .exact = exact, .devices = {}, .shards = options.shards};
+  for (int32_t i = 0; i < options.gpus; ++i) device.devices.push_back(i);
+  return LoadCudaModel(options.directory, options.context, device, progress);
 }
 
 std::string ReadWord(const std::string& path) {
@@ -106,7 +118,7 @@ absl::StatusOr<std::string> ModelRevision(const std::string& directory, const st
 std::string HeldAs(const LoadedModel& model) {
   return absl::StrCat(model.stored_as, ", keys and values ",
                       std::string(kernels::KvFormatName(model.kv_format)),
-                      model.on_device != nullptr ? ", on CUDA" : "");
+                      model.on_device != nullptr ? ", on " + model.on_device->device() : "");
 }
 
 int PhysicalCores() {
@@ -147,6 +159,7 @@ absl::StatusOr<LoadedModel> LoadTokenizer(const std::string& directory) {
 absl::StatusOr<LoadedModel> LoadModel(const ModelOptions& options, Weights::Progress progress) {
   const absl::Time start = absl::Now();
   CLAMOR_RETURN_IF_ERROR(CheckDevice(options.device));
+  CLAMOR_RETURN_IF_ERROR(IsExact(options.numerics).status());
   const absl::StatusOr<WeightFormat> format = ParseWeightFormat(options.weights);
   if (!format.ok())
     return absl::Status(format.status().code(), absl::StrCat("--weights: ", format.status().message()));
@@ -160,7 +173,7 @@ absl::StatusOr<LoadedModel> LoadModel(const ModelOptions& options, Weights::Prog
     auto on_device = LoadOnDevice(options, *format, *kv_format, progress);
     if (on_device.ok()) {
       model.on_device = *std::move(on_device);
-      model.stored_as = WeightFormatName(WeightFormat::kBF16);
+      model.stored_as = WeightFormatName(OnDevice(*format));
       model.kv_format = kernels::KvFormat::kBF16;
       model.load_seconds = absl::ToDoubleSeconds(absl::Now() - start);
       return model;
@@ -199,12 +212,12 @@ std::string DescribeLoad(const LoadedModel& model) {
       file = absl::StrCat("; ", model.packed_weights, " is being written by another process");
       break;
   }
-  return absl::StrFormat(
-      "%s: %.1f MiB of %s weights%s in %.2f s, peak memory %.1f MiB, %s, %d thread%s%s", model.name,
-      model.model().weight_bytes() / kMiB, model.stored_as, from, model.load_seconds,
-      PeakMemoryBytes() / kMiB,
-      model.on_device != nullptr ? "cuda" : kernels::CpuTargetName(kernels::ActiveCpuTarget()), model.threads,
-      model.threads == 1 ? "" : "s", file);
+  return absl::StrFormat("%s: %.1f MiB of %s weights%s in %.2f s, peak memory %.1f MiB, %s, %d thread%s%s",
+                         model.name, model.model().weight_bytes() / kMiB, model.stored_as, from,
+                         model.load_seconds, PeakMemoryBytes() / kMiB,
+                         model.on_device != nullptr ? model.on_device->device()
+                                                    : kernels::CpuTargetName(kernels::ActiveCpuTarget()),
+                         model.threads, model.threads == 1 ? "" : "s", file);
 }
 
 }  // namespace clamor

@@ -20,6 +20,9 @@ struct ModelOptions {
   std::string packed_weights;      // a file, as Weights::Load takes it; empty: none
   std::string kv = "fp32";         // of keys and values: fp32, bf16 or int8
   std::string device = "auto";     // auto, cpu or cuda
+  std::string numerics = "exact";  // on a GPU: exact or fast
+  int32_t gpus = 1;                // that share a model
+  int32_t shards = 0;              // of the model, as DeviceOptions has them
   bool may_be_on_device = false;   // the caller needs a model(), not a transformer
   int threads = 0;                 // 0: one per physical core that this process may use
   int32_t context = 0;             // tokens, 0: what the model allows

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "model/grammar/grammar.h"
+#include "model/spec/draft_tree.h"
 #include "model/spec/sampler.h"
 #include "model/spec/source.h"
 
@@ -61,6 +62,7 @@ struct Request {
   // worker began. Neither a full queue nor a drain refuses it.
   bool follows = false;
   bool use_store = true;  // whether the shared store may be asked for drafts
+  bool trace = false;     // whether Delta shows the trees
   Priority priority = Priority::kNormal;
   absl::Time deadline = absl::InfiniteFuture();
 
@@ -97,6 +99,9 @@ struct Delta {
   std::vector<Source>
       sources;  // [token_ids] who drafted each; kNone for a token that came from the model's own step
   std::vector<TokenLogprobs> logprobs;  // [token_ids] if the request asks for them, else empty
+  // If the request traces: the step's tree, root first, and the nodes whose tokens are in token_ids.
+  std::vector<DraftNode> tree;
+  std::vector<int32_t> accepted;
 
   // Keeps the memory.
   void Clear() {
@@ -106,6 +111,8 @@ struct Delta {
     text.clear();
     sources.clear();
     logprobs.clear();
+    tree.clear();
+    accepted.clear();
   }
 };
 

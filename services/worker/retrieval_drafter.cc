@@ -10,13 +10,18 @@
 namespace clamor {
 namespace {
 
+constexpr uint32_t kLongestMatch = 1u << 20;
+
 // The trie in our own terms, or nothing if the service broke its contract: links must point back, counts be
-// at least 1, ids be in the vocabulary.
+// at least 1 and at most their totals, ids be in the vocabulary.
 std::optional<ContinuationTrie> Parse(const v1::ContinuationTrie& message, int32_t vocab_size) {
   const int size = message.tokens_size();
   if (size > RetrievalDrafterOptions::kMaxNodes) return std::nullopt;
   if (message.parents_size() != size || message.counts_size() != size) return std::nullopt;
-  if (message.match_length() > 1u << 20) return std::nullopt;
+  if (message.match_length() > kLongestMatch) return std::nullopt;
+  const bool evidence = message.totals_size() > 0;
+  if (evidence && (message.totals_size() != size || message.match_lengths_size() != size))
+    return std::nullopt;
   ContinuationTrie trie;
   trie.match_length = static_cast<int32_t>(message.match_length());
   trie.occurrences = message.occurrences();
@@ -27,7 +32,14 @@ std::optional<ContinuationTrie> Parse(const v1::ContinuationTrie& message, int32
         count < 1) {
       return std::nullopt;
     }
-    trie.nodes.push_back({static_cast<int32_t>(token), static_cast<int32_t>(parent_plus_one) - 1, count});
+    ContinuationTrie::Node node = {static_cast<int32_t>(token), static_cast<int32_t>(parent_plus_one) - 1,
+                                   count};
+    if (evidence) {
+      if (message.totals(i) < count || message.match_lengths(i) > kLongestMatch) return std::nullopt;
+      node.total = message.totals(i);
+      node.match_length = static_cast<int32_t>(message.match_lengths(i));
+    }
+    trie.nodes.push_back(node);
   }
   return trie;
 }
@@ -45,6 +57,9 @@ std::shared_ptr<grpc::Channel> MakeRetrievalChannel(const std::string& target) {
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 250);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 250);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
+  // We ask again ourselves. gRPC's own retries can lose a call that meets a server in the moment in which it
+  // closes: in 1.51 it then never ends, not even at its deadline.
+  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
 }
 

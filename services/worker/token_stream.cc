@@ -9,6 +9,18 @@
 namespace clamor {
 namespace {
 
+constexpr int kMaxUnreadTrees = 64;  // of a traced request; further ones are left out
+
+void AppendTree(const Delta& delta, v1::TracedTree& message) {
+  message.set_first_token_index(static_cast<uint64_t>(delta.first_token_index));
+  for (size_t i = 1; i < delta.tree.size(); ++i) {
+    message.add_token_ids(static_cast<uint32_t>(delta.tree[i].token));
+    message.add_parents(static_cast<uint32_t>(delta.tree[i].parent));
+    message.add_sources(static_cast<v1::DraftSource>(delta.tree[i].source));
+  }
+  for (const int32_t node : delta.accepted) message.add_accepted(static_cast<uint32_t>(node - 1));
+}
+
 void AppendDelta(const Delta& delta, v1::Delta& message) {
   if (message.token_ids().empty()) {
     message.set_first_token_index(static_cast<uint64_t>(delta.first_token_index));
@@ -26,6 +38,7 @@ void AppendDelta(const Delta& delta, v1::Delta& message) {
       top.set_logprob(likely.logprob);
     }
   }
+  if (!delta.tree.empty() && message.trees_size() < kMaxUnreadTrees) AppendTree(delta, *message.add_trees());
 }
 
 v1::Finished ToProto(const Finished& finished) {

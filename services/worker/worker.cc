@@ -10,20 +10,37 @@
 namespace clamor {
 namespace {
 
-v1::ModelInfo Describe(const LoadedModel& model, const std::string& name, const std::string& revision) {
+v1::Numerics NumericsOf(const LoadedModel& model, bool exact) {
+  if (model.on_device == nullptr) return v1::NUMERICS_BITWISE;
+  return exact ? v1::NUMERICS_EXACT : v1::NUMERICS_FAST;
+}
+
+v1::ModelInfo Describe(const LoadedModel& model, bool exact, const std::string& name,
+                       const std::string& revision) {
   v1::ModelInfo info;
   info.set_name(name);
   info.set_revision(revision);
   info.set_max_context_tokens(model.model().max_positions());
   info.set_vocab_size(model.model().config().vocab_size);
   info.set_tokenizer_fingerprint(model.files.Fingerprint());
-  // Of GPUs, nothing is promised before one has shown it.
-  info.set_numerics(model.on_device != nullptr ? v1::NUMERICS_UNSPECIFIED : v1::NUMERICS_BITWISE);
+  info.set_numerics(NumericsOf(model, exact));
   info.set_has_chat_template(model.chat_template != nullptr);
   for (const int32_t id : model.model().generation().eos_ids) info.add_eos_token_ids(id);
   info.set_weights(model.stored_as);
   info.set_kv_cache(std::string(kernels::KvFormatName(model.kv_format)));
   return info;
+}
+
+// Of a cache whose size nobody gave. A device's memory is there for it; more than all sequences can fill
+// would serve common beginnings of texts alone.
+int64_t RoomOfCache(const Model& model, const EngineOptions& engine) {
+  const int64_t longest = model.max_positions() + 2 * SpeculationOptions::kMaxNodes;
+  const int64_t least = std::max<int64_t>(32768, longest);
+  const std::optional<int64_t> fit = model.KvTokensThatFit(PassLimitsOf(model, engine));
+  if (!fit.has_value()) return least;
+  const int64_t most = std::max(least, 2 * engine.max_sequences * longest);
+  return std::clamp<int64_t>(*fit, 2 * SpeculationOptions::kMaxNodes,
+                             std::min<int64_t>(most, int64_t{1} << 30));
 }
 
 }  // namespace
@@ -42,7 +59,8 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Load(const WorkerOptions& option
     spdlog::info("event=device device=cpu reason={}", Quoted(model.no_device));
   }
   CLAMOR_ASSIGN_OR_RETURN(const std::string revision, ModelRevision(options.model.directory, HeldAs(model)));
-  v1::ModelInfo info = Describe(model, options.name.empty() ? model.name : options.name, revision);
+  v1::ModelInfo info = Describe(model, options.model.numerics == "exact",
+                                options.name.empty() ? model.name : options.name, revision);
   std::unique_ptr<Worker> worker(new Worker(std::move(model), std::move(info), metrics));
   const LoadedModel& loaded = worker->model_;
   if (!options.retrieval.empty()) {
@@ -63,10 +81,7 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Load(const WorkerOptions& option
   EngineOptions engine = options.engine;
   engine.threads = loaded.threads;
   engine.kv_format = loaded.kv_format;
-  if (engine.kv_tokens == 0) {
-    engine.kv_tokens =
-        std::max<int64_t>(32768, loaded.model().max_positions() + 2 * SpeculationOptions::kMaxNodes);
-  }
+  if (engine.kv_tokens == 0) engine.kv_tokens = RoomOfCache(loaded.model(), engine);
   if (!options.state.empty()) {
     worker->knowledge_ = std::make_unique<KnowledgeFiles>(
         KnowledgeFilesOptions{.folder = options.state + "/drafting",

@@ -29,7 +29,8 @@ struct WorkerOptions {
   absl::Duration lookup_timeout = absl::Milliseconds(20);
   bool store = true;  // append finished answers to the store
   std::string state;  // folder for what should survive a restart, empty: nothing does
-  // kv_tokens 0: room for one whole context, at least 32768. Threads and kv_format are the model's.
+  // kv_tokens 0: room for one whole context, at least 32768; on a GPU as much as fits and can be used.
+  // Threads and kv_format are the model's.
   EngineOptions engine{.kv_tokens = 0, .default_nodes = SpeculationOptions::kAuto};
 };
 

@@ -28,6 +28,19 @@ std::optional<int> ParseWorkerFlags(int argc, char** argv, WorkerFlags& flags) {
          "--packed-weights", worker.model.packed_weights,
          "File of weights as --weights holds them: read if it is there, else written for the next start")
       ->group("Model");
+  app.add_option("--numerics", worker.model.numerics,
+                 "On GPUs: exact, where no answer depends on what else a step holds, or fast")
+      ->capture_default_str()
+      ->group("Model");
+  app.add_option("--gpus", worker.model.gpus, "GPUs that share the model")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str()
+      ->group("Model");
+  app.add_option("--shards", worker.model.shards,
+                 "Parts that a model on GPUs is cut into, a multiple of --gpus: workers with equal ones give equal "
+                 "answers; 0: one to a GPU")
+      ->check(CLI::Range(0, 64))
+      ->group("Model");
   app.add_option("--kv", worker.model.kv, "How keys and values are held: fp32, bf16 or int8; on a GPU bf16")
       ->capture_default_str()
       ->group("Model");
@@ -40,7 +53,7 @@ std::optional<int> ParseWorkerFlags(int argc, char** argv, WorkerFlags& flags) {
       ->group("Model");
 
   app.add_option("--kv-tokens", worker.engine.kv_tokens,
-                 "Room of the key/value cache; 0: a whole context, at least 32768")
+                 "Room of the key/value cache; 0: a whole context, at least 32768; on a GPU what fits")
       ->check(CLI::NonNegativeNumber)
       ->group("Batching");
   app.add_option("--max-sequences", worker.engine.max_sequences, "Requests decoded at once")

@@ -50,6 +50,9 @@ WorkerMetrics::WorkerMetrics(prometheus::Registry& registry, const std::string& 
       kv_pages_used_(
           Series(registry, model).Gauge("clamor_kv_pages_used", "Pages of the key/value cache in use")),
       kv_pages_total_(Series(registry, model).Gauge("clamor_kv_pages_total", "Pages of the key/value cache")),
+      kv_use_(
+          Series(registry, model)
+              .Gauge("clamor_kv_use_ratio", "Pages of the key/value cache in use, of all; for autoscalers")),
       last_step_(Series(registry, model)
                      .Gauge("clamor_last_step_timestamp_seconds", "When the engine last stepped")),
       node_budget_(
@@ -155,6 +158,9 @@ void WorkerMetrics::SetLoad(const EngineLoad& load) {
   waiting_.Set(load.waiting);
   kv_pages_used_.Set(static_cast<double>(load.kv_pages_used));
   kv_pages_total_.Set(static_cast<double>(load.kv_pages_total));
+  if (load.kv_pages_total > 0) {
+    kv_use_.Set(static_cast<double>(load.kv_pages_used) / static_cast<double>(load.kv_pages_total));
+  }
   if (load.last_step > absl::InfinitePast())
     last_step_.Set(absl::ToDoubleSeconds(load.last_step - absl::UnixEpoch()));
 }

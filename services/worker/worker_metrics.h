@@ -35,6 +35,7 @@ class WorkerMetrics final : public StepObserver {
   prometheus::Gauge& waiting_;
   prometheus::Gauge& kv_pages_used_;
   prometheus::Gauge& kv_pages_total_;
+  prometheus::Gauge& kv_use_;
   prometheus::Gauge& last_step_;
   prometheus::Gauge& node_budget_;
   prometheus::Gauge& speedup_;

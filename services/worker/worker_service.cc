@@ -188,6 +188,7 @@ absl::StatusOr<Request> ParseRequest(const v1::WorkerServiceStreamGenerateReques
     CLAMOR_ASSIGN_OR_RETURN(request.top_logprobs, ParseCount("options.top_logprobs", options.top_logprobs()));
   }
   request.ignore_eos = options.ignore_eos();
+  request.trace = options.trace_drafts();
   request.follows = message.follows();
   CLAMOR_ASSIGN_OR_RETURN(request.speculation, ParseSpeculation(options.speculation()));
   switch (options.draft_scope()) {

@@ -1,5 +1,6 @@
 """The `clamor` command against a running cluster: what it prints, how it fails, and the same ids however it drafts."""
 import json
+import pathlib
 import subprocess
 
 import client
@@ -53,6 +54,15 @@ class CommandTest(ClusterTest):
         plain = self.generate(*asked, "--nodes", 0)
         self.assertEqual(plain["seed"], 11)
         self.assertEqual(self.generate(*asked)["token_ids"], plain["token_ids"])
+
+    def test_checkpoint(self):
+        server = ["--server", self.cluster.retrieval.address]
+        folder = pathlib.Path(self.run_ok("checkpoint", *server, "--name", "monday").stdout.strip())
+        self.assertEqual(folder.name, "monday")
+        self.assertTrue(any(folder.iterdir()), "the copy is empty")
+        self.assert_fails(1, ["monday"], "checkpoint", *server, "--name", "monday")
+        self.assert_fails(1, ["name"], "checkpoint", *server, "--name", "../up")
+        self.assertNotEqual(self.run_ok("checkpoint", *server).stdout, "")
 
     def test_status(self):
         done = self.run_ok("status", "--server", self.cluster.gateway.address)

@@ -16,6 +16,7 @@ grpc.__path__.append(os.path.join(STUBS_DIR, "grpc"))  # grpc.health.v1 lives in
 
 from clamor.v1 import generation_pb2 as generation, generation_pb2_grpc as generation_grpc
 from clamor.v1 import model_pb2 as model, model_pb2_grpc as model_grpc
+from clamor.v1 import session_pb2 as session, session_pb2_grpc as session_grpc
 from clamor.v1 import retrieval_pb2 as retrieval, retrieval_pb2_grpc as retrieval_grpc
 from clamor.v1 import worker_pb2 as worker, worker_pb2_grpc as worker_grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -59,7 +60,7 @@ class Answer:
         return len(self.ids) / self.finished.speculation.forwards
 
 
-def collect(events, on_tokens=lambda count: None):
+def collect(events, on_tokens=lambda count: None, on_started=lambda started: None):
     """The Answer of a stream; AssertionError if it is not one Started, Deltas without gaps and one Finished."""
     started = finished = None
     ids, text, sources, logprobs = [], "", [], []
@@ -69,6 +70,7 @@ def collect(events, on_tokens=lambda count: None):
         assert (kind == "started") == (started is None), f"{kind} out of order"
         if kind == "started":
             started = event.started
+            on_started(started)
         elif kind == "finished":
             finished = event.finished
         else:
@@ -102,15 +104,19 @@ class Stream:
     def __init__(self, call):
         self.call = call
         self.tokens = 0  # so far
+        self.started = None  # as soon as it has
         self._answer = self._error = None
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self):
         try:
-            self._answer = collect(self.call, on_tokens=self._count)
+            self._answer = collect(self.call, on_tokens=self._count, on_started=self._start)
         except Exception as error:  # whatever it is, `answer` raises it
             self._error = error
+
+    def _start(self, started):
+        self.started = started
 
     def _count(self, tokens):
         self.tokens = tokens
@@ -130,11 +136,12 @@ class Stream:
 class Client:
     """One connection to a gateway."""
 
-    def __init__(self, server, tenant=None):
-        self.channel = connect(server)
+    def __init__(self, server, tenant=None, options=()):
+        self.channel = connect(server, options)
         self.metadata = [("x-clamor-tenant", tenant)] if tenant else []
         self.generation = generation_grpc.GenerationServiceStub(self.channel)
         self.models = model_grpc.ModelServiceStub(self.channel)
+        self.sessions = session_grpc.SessionServiceStub(self.channel)
 
     def start(self, text, seconds=SECONDS, model="", **fields):
         """The running call of a stream."""
@@ -142,6 +149,36 @@ class Client:
                         (generation.StreamGenerateRequest, self.generation.StreamGenerate))
         request = kind(model=model, options=options(**fields), **prompt(text))
         return method(request, timeout=seconds, metadata=self.metadata)
+
+    def say(self, name, text, expected_version=None, **fields):
+        """The running call of a stream that adds a turn to a session."""
+        turn = generation.SessionTurn(name=name, expected_version=expected_version)
+        request = generation.StreamChatRequest(session=turn, options=options(**fields), **prompt([("user", text)]))
+        return self.generation.StreamChat(request, timeout=SECONDS, metadata=self.metadata)
+
+    def resume(self, stream_id, tokens=0, text_bytes=0):
+        """What is missing of a stream: ids, text and the Finished."""
+        ids, text, finished = [], "", None
+        request = generation.ResumeStreamRequest(stream_id=stream_id, next_token_index=tokens, next_text_byte=text_bytes)
+        for event in self.generation.ResumeStream(request, timeout=SECONDS, metadata=self.metadata):
+            if event.WhichOneof("event") == "delta":
+                assert event.delta.first_token_index == tokens + len(ids), event
+                assert event.delta.first_text_byte == text_bytes + len(text.encode()), event
+                ids += event.delta.token_ids
+                text += event.delta.text
+            elif event.WhichOneof("event") == "finished":
+                finished = event.finished
+        assert finished is not None, "the stream ended without Finished"
+        return ids, text, finished
+
+    def create_session(self, name):
+        return self.sessions.CreateSession(session.CreateSessionRequest(name=name), timeout=SECONDS,
+                                           metadata=self.metadata).session
+
+    def turns(self, name):
+        """Of a session, oldest first."""
+        parts = self.sessions.ExportSession(session.ExportSessionRequest(name=name), timeout=SECONDS, metadata=self.metadata)
+        return [part.turn for part in parts if part.HasField("turn")]
 
     def ask(self, text, **fields):
         return collect(self.start(text, **fields))
@@ -164,8 +201,8 @@ class Client:
         return self.generation.Detokenize(generation.DetokenizeRequest(token_ids=ids, **fields), timeout=SECONDS).text
 
 
-def connect(server):
-    return grpc.insecure_channel(server.address, options=[("grpc.use_local_subchannel_pool", 1)])
+def connect(server, options=()):
+    return grpc.insecure_channel(server.address, options=[("grpc.use_local_subchannel_pool", 1), *options])
 
 
 @dataclasses.dataclass

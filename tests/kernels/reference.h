@@ -179,6 +179,23 @@ inline void RmsNorm(const float* x, int64_t n, const float* weight, float eps, f
   for (int64_t i = 0; i < n; ++i) y[i] = x[i] * scale * weight[i];
 }
 
+// One vector. dy becomes the gradient of x; that of weight is added to dweight.
+inline void RmsNormBackward(const float* x, int64_t n, const float* weight, float eps, float* dy,
+                            float* dweight) {
+  PartialSums squares;
+  for (int64_t i = 0; i < n; ++i) squares.AddSquare(i, x[i]);
+  const float s = 1.0f / std::sqrt(squares.Fold() / static_cast<float>(n) + eps);
+  float sums[16] = {};
+  for (int64_t i = 0; i < n; ++i) sums[i % 16] = std::fma(x[i], weight[i] * dy[i], sums[i % 16]);
+  PartialSums products;
+  for (int64_t i = 0; i < 16; ++i) products.Add(i, sums[i]);
+  const float c = products.Fold() * (s * s * s) / static_cast<float>(n);
+  for (int64_t i = 0; i < n; ++i) {
+    dweight[i] = std::fma(dy[i], x[i] * s, dweight[i]);
+    dy[i] = std::fma(-c, x[i], s * (weight[i] * dy[i]));
+  }
+}
+
 inline float Silu(float v) { return v / (1.0f + Exp(-v)); }
 
 // The keys of one row in logical order, already without those outside the window: what position, what slot.

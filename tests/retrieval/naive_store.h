@@ -75,8 +75,10 @@ class NaiveStore {
   Trie Draft(const Namespace& ns, std::span<const uint32_t> context, const DraftOptions& options) const {
     const auto found = documents_.find({ns.tenant, ns.fingerprint});
     if (found == documents_.end()) return {};
-    const size_t longest = std::min<size_t>(context.size(), options.max_match);
-    for (size_t length = longest; length >= static_cast<size_t>(options.min_match) && length > 0; --length) {
+    Trie trie;
+    std::map<Tokens, int32_t> index;
+    size_t length = std::min<size_t>(context.size(), options.max_match);
+    while (length >= static_cast<size_t>(options.min_match) && length > 0) {
       const auto suffix = context.last(length);
       struct Hit {
         uint64_t order;
@@ -91,7 +93,10 @@ class NaiveStore {
           }
         }
       }
-      if (hits.empty()) continue;
+      if (hits.empty()) {
+        --length;
+        continue;
+      }
       std::sort(hits.begin(), hits.end(), [](const Hit& a, const Hit& b) {
         return std::tuple(a.order, a.position) > std::tuple(b.order, b.position);
       });
@@ -99,13 +104,34 @@ class NaiveStore {
       std::vector<Tokens> continuations;
       for (const Hit& hit : hits)
         continuations.emplace_back(hit.tokens->begin() + hit.position, hit.tokens->end());
-      return {static_cast<int32_t>(length), static_cast<uint32_t>(hits.size()),
-              NaiveTrie(continuations, options.max_nodes, options.max_depth)};
+      if (trie.occurrences == 0) {
+        trie = {static_cast<int32_t>(length), static_cast<uint32_t>(hits.size()), {}};
+      }
+      AddPaths(NaiveTrie(continuations, options.max_nodes, options.max_depth), hits.size(), length,
+               options.max_nodes, trie, index);
+      length /= 2;
     }
-    return {};
+    return trie;
   }
 
  private:
+  // The paths of `seen` that `trie` lacks; `index` has those that it has.
+  static void AddPaths(const std::vector<Trie::Node>& seen, size_t occurrences, size_t length,
+                       size_t max_nodes, Trie& trie, std::map<Tokens, int32_t>& index) {
+    std::vector<Tokens> paths;
+    for (const Trie::Node& node : seen) {
+      const Tokens before = node.parent < 0 ? Tokens() : paths[node.parent];
+      Tokens& path = paths.emplace_back(before);
+      path.push_back(node.token);
+      if (index.contains(path) || (!before.empty() && !index.contains(before))) continue;
+      if (trie.nodes.size() == max_nodes) continue;
+      index[path] = static_cast<int32_t>(trie.nodes.size());
+      trie.nodes.push_back({node.token, before.empty() ? -1 : index[before], node.count,
+                            node.parent < 0 ? static_cast<uint32_t>(occurrences) : seen[node.parent].count,
+                            static_cast<int32_t>(length + before.size())});
+    }
+  }
+
   struct Stored {
     uint64_t order;
     Tokens tokens;

@@ -30,12 +30,26 @@ TEST(SuffixStoreTest, DraftsWhatFollowed) {
   ASSERT_TRUE(trie.ok()) << trie.status();
   EXPECT_EQ(trie->match_length, 2);
   EXPECT_EQ(trie->occurrences, 2u);
-  EXPECT_THAT(trie->nodes,
-              testing::ElementsAre(Trie::Node{4, -1, 2}, Trie::Node{5, 0, 1}, Trie::Node{6, 0, 1}));
+  EXPECT_THAT(trie->nodes, testing::ElementsAre(Trie::Node{4, -1, 2, 2, 2}, Trie::Node{5, 0, 1, 2, 3},
+                                                Trie::Node{6, 0, 1, 2, 3}));
   EXPECT_EQ(store->Draft(kNs, Tokens{1, 2, 3}, {})->occurrences, 1u) << "the longer match alone";
   EXPECT_EQ(*store->Draft(kNs, Tokens{4, 6}, {}), Trie{}) << "nothing follows";
   EXPECT_EQ(*store->Draft(kNs, Tokens{3}, {}), Trie{}) << "shorter than min_match";
   EXPECT_EQ(*store->Draft(kNs, Tokens{}, {}), Trie{});
+}
+
+// What followed half the context is worth less than what followed all of it, and more than nothing.
+TEST(SuffixStoreTest, ShorterMatchesFillWhatTheLongestLeaves) {
+  TempFolder folder;
+  auto store = OpenStore(folder / "store");
+  EXPECT_TRUE(*store->Append(kNs, "a", Tokens{1, 2, 3, 4, 5}));
+  EXPECT_TRUE(*store->Append(kNs, "b", Tokens{9, 3, 4, 6, 7, 3, 4, 5, 8}));
+  const Tokens context = {1, 2, 3, 4};
+  const Trie::Node longest = {5, -1, 1, 1, 4}, fork = {6, -1, 1, 3, 2}, behind_both = {8, 0, 1, 2, 3};
+  EXPECT_THAT(store->Draft(kNs, context, {.max_depth = 2})->nodes,
+              testing::ElementsAre(longest, fork, behind_both, Trie::Node{7, 1, 1, 1, 3}));
+  EXPECT_THAT(store->Draft(kNs, context, {.max_nodes = 2})->nodes, testing::ElementsAre(longest, fork));
+  EXPECT_THAT(store->Draft(kNs, context, {.min_match = 3})->nodes, testing::ElementsAre(longest));
 }
 
 TEST(SuffixStoreTest, AppendIsIdempotentAndReplaces) {
@@ -49,7 +63,7 @@ TEST(SuffixStoreTest, AppendIsIdempotentAndReplaces) {
   EXPECT_EQ(store->GetStats("tenant").documents, 1u);
   EXPECT_EQ(store->GetStats("tenant").tokens, 4u);
   const auto trie = store->Draft(kNs, Tokens{1, 2}, {});
-  EXPECT_THAT(trie->nodes, testing::ElementsAre(Trie::Node{4, -1, 1}, Trie::Node{5, 0, 1}));
+  EXPECT_THAT(trie->nodes, testing::ElementsAre(Trie::Node{4, -1, 1, 1, 2}, Trie::Node{5, 0, 1, 1, 3}));
   EXPECT_TRUE(*store->DeleteDocument(kNs, "a"));
   EXPECT_FALSE(*store->DeleteDocument(kNs, "a"));
   EXPECT_EQ(*store->Draft(kNs, Tokens{1, 2}, {}), Trie{});
@@ -67,7 +81,7 @@ TEST(SuffixStoreTest, OfEqualIdsInABatchTheLastCounts) {
   EXPECT_EQ(*store->AppendBatch(kNs, batch), (std::vector<bool>{false, true, true, false, false}));
   EXPECT_EQ(store->GetStats().documents, 3u);
   EXPECT_THAT(store->Draft(kNs, Tokens{1, 2}, {})->nodes,
-              testing::ElementsAre(Trie::Node{3, -1, 2}, Trie::Node{4, -1, 1}));
+              testing::ElementsAre(Trie::Node{3, -1, 2, 3, 2}, Trie::Node{4, -1, 1, 3, 2}));
   EXPECT_TRUE(store->AppendBatch(kNs, {})->empty());
 }
 

@@ -56,7 +56,6 @@ void OnAccess(const void* p, size_t n, Access access, const void* return_address
   if (t == nullptr || t->fiber.OnStack(p)) return;
   if (IsSharedAddress(p)) return OnSharedAccess(p, n, access, return_address);
   if (IsDeviceAddress(p)) {
-    (access == Access::kRead ? KernelTraffic().loaded : KernelTraffic().stored) += n;
     const auto wrong = AccessDevice(p, n, access, t->actor, SiteOf(return_address));
     if (wrong) FailAccess("device memory", n, access, return_address, *wrong);
     return;

@@ -173,11 +173,6 @@ void RunKernel(const KernelLaunch& launch, OperationId operation) {
 
 Thread* Running() { return block().running; }
 
-Traffic& KernelTraffic() {
-  static Traffic traffic;
-  return traffic;
-}
-
 bool IsSharedAddress(const void* p) {
   const Block& b = block();
   return p >= b.shared.data() && p < b.shared.data() + b.shared.size();

@@ -25,11 +25,6 @@ struct KernelLaunch {
   std::shared_ptr<const ::simt::Call> call;
 };
 
-// Bytes that kernels' own loads and stores moved to and from device memory.
-struct Traffic {
-  uint64_t loaded = 0, stored = 0;
-};
-
 // Runs it to its end, or dies.
 void RunKernel(const KernelLaunch& launch, OperationId operation);
 
@@ -60,7 +55,6 @@ struct Thread {
 
 // Null while no kernel runs.
 Thread* Running();
-Traffic& KernelTraffic();
 
 // An address of the running block's memory: in one of its shared variables, or null.
 struct SharedCells {

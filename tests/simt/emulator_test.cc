@@ -12,6 +12,7 @@
 #include "tests/simt/block.h"
 #include "tests/simt/memory.h"
 #include "tests/simt/schedule.h"
+#include "tests/simt/traffic.h"
 
 namespace clamor::simt {
 namespace {
@@ -439,12 +440,20 @@ TEST_F(StreamsTest, CaptureRefusesWhatGraphsCannotHold) {
   ExpectReport([&] { capture([&] { Fork(values); }); }, "nothing joined AddKernel");
 }
 
+__global__ void AddUpKernel(const int* from, int* to) {
+  to[blockIdx.x * blockDim.x + threadIdx.x] = from[0] + from[1] + from[2] + from[3];
+}
+
 TEST_F(EmulatorTest, CountsTraffic) {
-  KernelTraffic() = {};
-  Launch(1, 4, ReadKernel, Upload<int>({1, 2, 3, 4}), Device<int>(4));
+  int* const values = Upload<int>({1, 2, 3, 4});
+  ForgetTraffic();
+  for (int launch = 0; launch < 2; ++launch) Launch(2, 4, AddUpKernel, values, Device<int>(8));
   cudaStreamSynchronize(stream_);
-  EXPECT_EQ(KernelTraffic().loaded, 16u);
-  EXPECT_EQ(KernelTraffic().stored, 16u);
+  const Traffic traffic = TrafficByName()["AddUpKernel"];
+  EXPECT_EQ(traffic.loaded, 2 * 8 * 16u);
+  EXPECT_EQ(traffic.stored, 2 * 32u);
+  EXPECT_EQ(traffic.distinct_loaded, 2 * 16u);  // once by a launch
+  EXPECT_EQ(traffic.distinct_stored, 2 * 32u);
 }
 
 }  // namespace

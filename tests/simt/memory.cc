@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "tests/simt/report.h"
+#include "tests/simt/traffic.h"
 
 namespace clamor::simt {
 namespace {
@@ -135,6 +136,7 @@ std::optional<std::string> AccessDevice(const void* p, size_t n, Access access, 
   const size_t at = static_cast<const std::byte*>(p) - b->data;
   if (at + n > b->bytes) return "at offset " + std::to_string(at) + ", out of the bounds of " + Describe(*b);
   if (b->freed_at != nullptr) return "of " + Describe(*b) + ", which were freed at " + PlaceOf(b->freed_at);
+  CountTraffic(b->cells + at, n, access, actor.operation);
   return Enter(b->cells + at, n, access, actor, site, b->allocated_by);
 }
 

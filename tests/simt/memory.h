@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "tests/simt/operations.h"
+#include "tests/simt/schedule.h"
 #include "tests/simt/shadow.h"
 
 namespace clamor::simt {
@@ -53,9 +54,7 @@ std::string Describe(const Buffer& buffer);
 std::optional<std::string> AccessDevice(const void* p, size_t n, Access access, const Actor& actor,
                                         uint32_t site);
 
-size_t DeviceBytes();
-size_t DeviceBytesFree();
-void SetDeviceBytes(size_t bytes);  // the device's whole memory; 4 GiB at first
+size_t DeviceBytesFree();  // of DeviceBytes()
 
 // Memory is accessible to everyone while an object of this kind lives: the emulated device is at work.
 class DeviceAtWork {

@@ -21,6 +21,7 @@ struct Device {
   std::vector<Capture*> captures;
   uint32_t seed = 0;
   uint32_t choices = 0;
+  bool broken = false;
 };
 Device& device() {
   static Device* const device = new Device;
@@ -54,6 +55,7 @@ void HostLearns(const Clock& seen) {
 }  // namespace
 
 void SetSeed(uint32_t seed) { device().seed = seed; }
+void BreakDevice() { device().broken = true; }
 uint32_t Seed() { return device().seed; }
 
 OperationId Enqueue(int lane, const Work& work, const std::vector<OperationId>& after) {
@@ -158,7 +160,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   CheckStream(stream, "cudaStreamSynchronize", __builtin_return_address(0));
   CheckNotCapturing(stream, "cudaStreamSynchronize", __builtin_return_address(0));
   WaitFor(LastOnLane(stream->lane));
-  return cudaSuccess;
+  return device().broken ? cudaErrorIllegalAddress : cudaSuccess;
 }
 
 cudaError_t cudaDeviceSynchronize() {
@@ -213,7 +215,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
          " waits for an event that was recorded in the capture of a graph");
   }
   WaitFor(event->operation);
-  return cudaSuccess;
+  return device().broken ? cudaErrorIllegalAddress : cudaSuccess;
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
@@ -224,7 +226,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
     return cudaErrorNotReady;
   }
   WaitFor(event->operation);
-  return cudaSuccess;
+  return device().broken ? cudaErrorIllegalAddress : cudaSuccess;
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {

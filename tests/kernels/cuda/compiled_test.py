@@ -21,6 +21,11 @@ SHARED = {"80": 163 << 10, "90": 227 << 10, "100": 227 << 10}
 KERNELS = {
     "AddBiasKernel": (0, 128, 16),
     "EmbedKernel": (0, 128, 12),
+    "EmbedQuantizedKernel": (0, 128, 12),
+    "JoinColumnsKernel": (0, 128, 12),
+    "QuantizeWeightsKernel": (0, 128, 8),
+    "QuantizeRowsKernel": (0, 128, 12),
+    "QuantizedMatMulKernel": (1, 128, 2),
     "AddRmsNormKernel": (1, 128, 10),
     "RopeKvKernel": (0, 128, 10),
     "SiluGateKernel": (0, 256, 8),
@@ -30,8 +35,24 @@ KERNELS = {
     "SampleKernel": (1, 512, 2),
     "AcceptKernel": (0, 32, 16),
     "CommitKvKernel": (1, 128, 6),
+    "EditLogitsKernel": (1, 128, 10),
+    "CausalAttentionKernel": (1, 128, 2),
+    "OutputProductKernel": (0, 128, 16),
+    "KeyGradientKernel": (1, 128, 2),
+    "QueryGradientKernel": (1, 128, 2),
+    "CrossEntropyKernel": (1, 512, 2),
+    "SiluGateBackwardKernel": (0, 128, 12),
+    "RmsNormBackwardKernel": (1, 128, 8),
+    "RopeBackwardKernel": (0, 128, 8),
+    "SumRowsKernel": (0, 128, 12),
+    "AddPartialSumsKernel": (0, 128, 12),
+    "EmbeddingGradientKernel": (0, 128, 12),
+    "SumSquaresKernel": (0, 256, 6),
+    "AddInOrderKernel": (1, 256, 6),
+    "AdamWKernel": (1, 256, 5),
 }
-INSTRUCTIONS = {"tree_attention.cu": ["mma.sync", "ldmatrix", "cp.async"]}
+INSTRUCTIONS = {name: ["mma.sync", "ldmatrix", "cp.async"]
+                for name in ("tree_attention.cu", "causal_attention.cu", "causal_attention_backward.cu", "quantized_matmul.cu")}
 
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\d+)'")
 SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")

@@ -54,6 +54,24 @@ TEST_F(MatMulTest, IsTheProductWhateverTheOtherRows) {
   }
 }
 
+// Nothing is promised but the product.
+TEST_F(MatMulTest, FastIsTheProduct) {
+  const int64_t n = 24, k = 40;
+  MatMulPlans plans(Numerics::kFast);
+  for (const int64_t rows : {1, 3, 70, 3}) {
+    const std::vector<uint16_t> x = BF16sOf(Floats(rows * k)), w = BF16sOf(Floats(n * k));
+    DeviceArray<uint16_t> device_x(stream_, x), device_w(stream_, w);
+    DeviceArray<float> y(stream_, rows * n);
+    plans.MatMul(device_x.data(), rows, device_w.data(), n, k, y.data(), stream_);
+    const std::vector<float> got = y.Read();
+    for (int64_t i = 0; i < rows * n; ++i) {
+      double sum = 0;
+      for (int64_t j = 0; j < k; ++j) sum += double{Widen(x[i / n * k + j])} * Widen(w[i % n * k + j]);
+      EXPECT_NEAR(got[i], sum, 1e-5 * k) << rows << " rows";
+    }
+  }
+}
+
 // A model of one layer without attention, whose steps the host prepares and reads while others run.
 class StepTest : public OnDevice {
  protected:

@@ -8,7 +8,7 @@ namespace {
 
 TEST(CudaLibraryTest, SaysWhyItCannotBeUsed) {
   const auto model =
-      LoadCudaModel(std::string(CLAMOR_TESTDATA) + "/tiny-llama", 0, [](uint64_t, uint64_t) {});
+      LoadCudaModel(std::string(CLAMOR_TESTDATA) + "/tiny-llama", 0, {}, [](uint64_t, uint64_t) {});
   if (model.ok()) GTEST_SKIP() << "there is a GPU";
   EXPECT_TRUE(absl::IsUnavailable(model.status())) << model.status();
   // The library that is missing, or what is missing behind it.
@@ -16,7 +16,7 @@ TEST(CudaLibraryTest, SaysWhyItCannotBeUsed) {
   EXPECT_TRUE(message.find("lib") != std::string::npos || message.find("GPU") != std::string::npos)
       << message;
   const auto again =
-      LoadCudaModel(std::string(CLAMOR_TESTDATA) + "/tiny-llama", 0, [](uint64_t, uint64_t) {});
+      LoadCudaModel(std::string(CLAMOR_TESTDATA) + "/tiny-llama", 0, {}, [](uint64_t, uint64_t) {});
   EXPECT_EQ(again.status(), model.status());
 }
 

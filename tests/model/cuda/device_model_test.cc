@@ -130,7 +130,7 @@ TEST_P(DeviceModelTest, KeptGuessesAreText) {
 
 TEST(DeviceModelLimitsTest, TooLittleMemoryIsARefusal) {
   if (kernels::cuda::DeviceCount() == 0) GTEST_SKIP() << "there is no GPU";
-  auto model = DeviceModel::Load(TinyDirectory("llama"), 0, [](uint64_t, uint64_t) {});
+  auto model = DeviceModel::Load(TinyDirectory("llama"), 0, {}, [](uint64_t, uint64_t) {});
   ASSERT_TRUE(model.ok()) << model.status();
   kernels::ThreadPool pool(1);
   const size_t page = KvCache::BytesPerPage((*model)->config(), kernels::KvFormat::kBF16);

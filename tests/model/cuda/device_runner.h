@@ -39,8 +39,10 @@ class DeviceRunner {
  public:
   static constexpr int kTopK = 10;
 
-  explicit DeviceRunner(const std::string& family) {
-    auto model = DeviceModel::Load(TinyDirectory(family), 0, [](uint64_t, uint64_t) {});
+  explicit DeviceRunner(const std::string& family, const DeviceOptions& options = {})
+      : DeviceRunner(options, TinyDirectory(family)) {}
+  DeviceRunner(const DeviceOptions& options, const std::string& directory) {
+    auto model = DeviceModel::Load(directory, 0, options, [](uint64_t, uint64_t) {});
     if (!model.ok()) {
       ADD_FAILURE() << model.status();
       std::abort();

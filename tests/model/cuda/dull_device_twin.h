@@ -1,5 +1,6 @@
 // What a device computes, said plainly: one text, products in double, and bf16 at the same points: weights,
-// what goes into products, queries, keys and values. For texts so short that attention has no splits.
+// what goes into products, queries, keys and values. Products with int8 and int4 weights are the CPU's. For
+// texts so short that attention has no splits.
 #pragma once
 
 #include <cmath>
@@ -9,6 +10,7 @@
 
 #include "gtest/gtest.h"
 #include "kernels/elementwise.h"
+#include "kernels/quantized.h"
 #include "kernels/rope.h"
 #include "model/transformer.h"
 #include "tests/kernels/reference.h"
@@ -17,8 +19,8 @@ namespace clamor {
 
 class DullDeviceTwin {
  public:
-  explicit DullDeviceTwin(const std::string& directory) {
-    auto model = Transformer::Load(directory, WeightFormat::kBF16, 0, pool_, [](uint64_t, uint64_t) {});
+  explicit DullDeviceTwin(const std::string& directory, WeightFormat format = WeightFormat::kBF16) {
+    auto model = Transformer::Load(directory, format, 0, pool_, [](uint64_t, uint64_t) {});
     if (!model.ok()) {
       ADD_FAILURE() << model.status();
       std::abort();
@@ -77,9 +79,13 @@ class DullDeviceTwin {
     return y;
   }
 
-  static std::vector<float> Product(const std::vector<float>& x, const kernels::PackedMatrix& w,
-                                    const std::vector<float>& bias) {
+  std::vector<float> Product(const std::vector<float>& x, const kernels::PackedMatrix& w,
+                             const std::vector<float>& bias) {
     std::vector<float> y(w.n()), row(w.k());
+    if (kernels::IsQuantized(w.stored())) {  // x is quantised too, as tests/kernels/quantized_test.cc says
+      kernels::MatMul(x.data(), w.k(), 1, w, bias.empty() ? nullptr : bias.data(), y.data(), w.n(), pool_);
+      return y;
+    }
     for (int64_t i = 0; i < w.n(); ++i) {
       w.UnpackRow(i, row.data());
       double sum = 0;

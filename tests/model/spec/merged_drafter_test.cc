@@ -300,6 +300,33 @@ TEST(MergedDrafter, AdjacencyComesFromOtherSequencesOfTheTenant) {
   EXPECT_EQ(tree.nodes[1].source, Source::kAdjacency);
 }
 
+// Means are learned beside what the same source proposes, and blind to what others do.
+TEST(MergedDrafter, OnlySourcesThatContradictEachOtherTakeFromEachOther) {
+  DraftKnowledge knowledge;
+  const std::vector<int32_t> tokens = {40, 41};
+  const std::vector<float> logs = {-0.9f, -1.2f};
+  knowledge.adjacency.Observe(7, tokens, logs);
+  MergedDrafter drafter(&knowledge, kVocab, {.seed = 1});
+  drafter.Extend(std::vector<int32_t>{7});
+  const auto survival = [&](int32_t token) {
+    DraftTree tree;
+    drafter.Draft(40, tree);
+    return tree.nodes[Find(tree, {token})].survival;
+  };
+  const Calibration fresh;
+  const float first = fresh.Mean(Calibration::Adjacency(0, logs[0], 0));
+  const float second = fresh.Mean(Calibration::Adjacency(1, logs[1], 0));
+  EXPECT_FLOAT_EQ(survival(40), first);
+  EXPECT_FLOAT_EQ(survival(41), second);
+
+  drafter.Offer(Chain(1, {20}));
+  const float store = fresh.Mean(Calibration::Store(1, 4, 4, 0));  // a text of one token
+  ASSERT_GT(store, first);
+  EXPECT_FLOAT_EQ(survival(20), store);
+  EXPECT_FLOAT_EQ(survival(40), first * (1 - store));
+  EXPECT_FLOAT_EQ(survival(41), second * (1 - store));
+}
+
 // What the model said behind the rejected chain is the next tree's trail, row by row.
 TEST(MergedDrafter, TheRejectedTailIsTheNextTrail) {
   const FakeModel model{.vocab = kVocab, .order = 3, .salt = 1};

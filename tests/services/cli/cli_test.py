@@ -47,7 +47,7 @@ class Basics(CliTest):
     def test_version_and_help(self):
         self.assertRegex(self.ok("--version").stdout, r"^clamor \d+\.\d+\.\d+\n$")
         overview = self.ok("--help").stdout
-        for verb in "generate chat score tokenize detokenize ingest eval status".split():
+        for verb in "generate chat score tokenize detokenize ingest eval status checkpoint".split():
             self.assertIn(verb, overview)
             self.assertIn("--help", self.ok(verb, "--help").stdout)
         for group in ("Prompt:", "Model:", "Answer:", "Sampling:", "Speculation:"):

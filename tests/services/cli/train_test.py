@@ -507,6 +507,8 @@ class Flags(TrainTest):
             ("--evaluate-tokens", 0): "--evaluate-tokens: ",
             ("--dtype", "fp8"): "--dtype: ",
             ("--recompute", "maybe"): "--recompute: ",
+            ("--device", "tpu"): "--device: ",
+            ("--device", "cuda", "--lora-rank", 2): "--lora-rank needs --device=cpu",
             ("--threads", -1): "--threads: ",
             ("--frob",): "--frob",
         }.items():
@@ -518,6 +520,8 @@ class Flags(TrainTest):
         self.fails(1, "/nowhere", *common, "--model", "/nowhere")
         self.fails(1, "/nowhere/c", *common, "--config", "/nowhere/c", "--tokenizer", TINY / "tokenizer.json")
         self.fails(1, "/nowhere/t", *common, "--config", TINY / "config.json", "--tokenizer", "/nowhere/t")
+        if not shutil.which("nvidia-smi"):
+            self.fails(1, "--device cuda: ", *common, "--model", TINY, "--device", "cuda")
         torn = self.folder / "torn.json"
         torn.write_text("{")
         self.fails(1, "config.json", *common, "--config", torn, "--tokenizer", TINY / "tokenizer.json")

@@ -18,6 +18,7 @@ v1::Delta MakeDelta(uint64_t index, const std::vector<uint32_t>& ids, const std:
     delta.add_logprobs()->set_logprob(-static_cast<float>(id));
   }
   delta.set_text(text);
+  delta.add_trees()->set_first_token_index(index);
   return delta;
 }
 
@@ -49,12 +50,14 @@ TEST(PendingEventsTest, MergingLosesNothing) {
     std::vector<uint32_t> added, got, got_sources;
     std::vector<float> got_logprobs;
     std::string added_text, got_text;
+    int added_trees = 0, got_trees = 0;
     for (int step = 0; step < 50; ++step) {
       if (random() % 3 != 0) {
         std::vector<uint32_t> ids(random() % 4);
         for (uint32_t& id : ids) id = random() % 1000;
         const std::string text(random() % 3, static_cast<char>('a' + step % 26));
         events.Add(MakeDelta(added.size(), ids, text));
+        ++added_trees;
         added.insert(added.end(), ids.begin(), ids.end());
         added_text += text;
       }
@@ -66,6 +69,8 @@ TEST(PendingEventsTest, MergingLosesNothing) {
                            response.delta().sources().end());
         for (const auto& token : response.delta().logprobs()) got_logprobs.push_back(token.logprob());
         got_text += response.delta().text();
+        got_trees += response.delta().trees_size();
+        ASSERT_EQ(got_trees, added_trees);
         ASSERT_EQ(events.bytes(), 0u);
         ASSERT_EQ(got, added);
         ASSERT_EQ(got_text, added_text);

@@ -96,5 +96,32 @@ TEST_F(RouterTest, AlikeIsWhatShowsInAnswers) {
   }
 }
 
+TEST_F(RouterTest, RequestsOfOneAffinityGoTogether) {
+  std::vector<WorkerSnapshot> workers;
+  for (int i = 0; i < 4; ++i) {
+    workers.push_back(Worker(a_, 0, 0, 0, 10));
+    workers.back().address = "w" + std::to_string(i) + ":7710";
+  }
+  std::vector<int> at(4);
+  for (int i = 0; i < 400; ++i) {
+    const std::string affinity = "tenant/" + std::to_string(i);
+    const size_t home = *Route(workers, "a", 0, affinity);
+    ++at[home];
+    EXPECT_EQ(Route(workers, "a", 1, affinity), home) << "whosever turn it is";
+    std::vector<WorkerSnapshot> without = workers;
+    without[(home + 1) % 4].state = v1::WORKER_STATE_DOWN;
+    EXPECT_EQ(Route(without, "a", 0, affinity), home) << "whoever else is lost";
+    without[home].streams = 4;  // busier, but not by as much as a prefix is worth
+    EXPECT_EQ(Route(without, "a", 0, affinity), home);
+    without[home].streams = 5;
+    EXPECT_NE(Route(without, "a", 0, affinity), home);
+    without[home].streams = 0;
+    without[home].state = v1::WORKER_STATE_DRAINING;
+    EXPECT_NE(Route(without, "a", 0, affinity), home);
+  }
+  for (const int sessions : at) EXPECT_GT(sessions, 60) << "they are spread";
+  EXPECT_EQ(Route(workers, "b", 0, "x"), std::nullopt);
+}
+
 }  // namespace
 }  // namespace clamor

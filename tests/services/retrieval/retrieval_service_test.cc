@@ -160,6 +160,8 @@ TEST_F(RetrievalServiceTest, WhatWasAppendedIsFoundInOrder) {
     const uint32_t parent = trie.parents(i) == 0 ? 0 : trie.tokens(static_cast<int>(trie.parents(i)) - 1);
     EXPECT_EQ(parent, trie.tokens(i) == 5 || trie.tokens(i) == 6 ? 4u : 0u);
     EXPECT_EQ(trie.counts(i), trie.tokens(i) == 4 ? 2u : 1u);
+    EXPECT_EQ(trie.totals(i), parent == 0 ? 3u : 2u);
+    EXPECT_EQ(trie.match_lengths(i), parent == 0 ? 2u : 3u);
   }
   for (int i = 1; i < 4; ++i) {
     EXPECT_EQ(found_.tries(i).match_length(), 0u);

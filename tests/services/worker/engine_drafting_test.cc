@@ -54,6 +54,48 @@ TEST_F(EngineTest, StatisticsAddUp) {
   }
 }
 
+// Keeps what a traced answer shows.
+class TracingSink : public RecordingSink {
+ public:
+  void OnDelta(const Delta& delta) override {
+    RecordingSink::OnDelta(delta);
+    deltas_seen.push_back(delta);
+  }
+  std::vector<Delta> deltas_seen;
+};
+
+TEST_F(EngineTest, ATraceShowsTheTreesThatTheAnswerCameFrom) {
+  for (const SpeculationOptions& mode : kModes) {
+    Request request = Golden(1);
+    request.speculation = mode;
+    const RecordingSink untraced = Answer(request, {.default_nodes = 0});
+    request.trace = true;
+    TracingSink sink;
+    const auto engine = MakeEngine(model_, {.default_nodes = 0});
+    Submit(*engine, request, sink);
+    StepUntilIdle(*engine);
+    EXPECT_EQ(sink.ids, untraced.ids);
+    int64_t drafted = 0;
+    int32_t root = request.prompt_ids.back();
+    for (const Delta& delta : sink.deltas_seen) {
+      ASSERT_FALSE(delta.tree.empty());
+      EXPECT_TRUE(DraftTree{delta.tree}.CheckIntegrity().ok());
+      EXPECT_EQ(delta.tree[0].token, root);
+      ASSERT_LE(delta.accepted.size(), delta.token_ids.size());
+      ASSERT_GE(delta.accepted.size() + 1, delta.token_ids.size()) << "one token at most is the model's own";
+      for (size_t i = 0; i < delta.accepted.size(); ++i) {
+        const DraftNode& node = delta.tree[delta.accepted[i]];
+        EXPECT_EQ(node.token, delta.token_ids[i]);
+        EXPECT_EQ(node.source, delta.sources[i]);
+        EXPECT_EQ(node.parent, i == 0 ? 0 : delta.accepted[i - 1]);
+      }
+      drafted += static_cast<int64_t>(delta.tree.size()) - 1;
+      root = delta.token_ids.back();
+    }
+    EXPECT_EQ(drafted, sink.finished->stats.draft_nodes);
+  }
+}
+
 class Totals : public StepObserver {
  public:
   void OnStep(const StepReport& report) override {

@@ -128,6 +128,19 @@ TEST(RetrievalDrafterTest, LiesAreRefused) {
       {"an id that is no int32", [](auto& trie) { trie.set_tokens(0, 4294967295u); }},
       {"fewer parents than tokens", [](auto& trie) { trie.mutable_parents()->RemoveLast(); }},
       {"more counts than tokens", [](auto& trie) { trie.add_counts(1); }},
+      {"totals of some nodes", [](auto& trie) { trie.add_totals(1), trie.add_match_lengths(1); }},
+      {"totals alone",
+       [](auto& trie) {
+         for (int i = 0; i < trie.tokens_size(); ++i) trie.add_totals(1000);
+       }},
+      {"a total below its count",
+       [](auto& trie) {
+         for (int i = 0; i < trie.tokens_size(); ++i) trie.add_totals(0), trie.add_match_lengths(1);
+       }},
+      {"a match of impossible length",
+       [](auto& trie) {
+         for (int i = 0; i < trie.tokens_size(); ++i) trie.add_totals(1000), trie.add_match_lengths(1u << 31);
+       }},
       {"too many nodes",
        [](auto& trie) {
          for (int i = 0; i < 255; ++i) {

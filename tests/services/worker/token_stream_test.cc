@@ -145,6 +145,47 @@ TEST(TokenStreamTest, SendsStartedDeltasAndOneFinished) {
   EXPECT_THAT(host.ids(), testing::ElementsAre(11, 12, 13));
 }
 
+TEST(TokenStreamTest, ShowsTheTreesOfATracedAnswerAsFarAsTheReaderKeepsUp) {
+  StreamHost host({});
+  grpc::ClientContext context;
+  auto reader = host.stub().StreamGenerate(&context, {});
+  TokenStream* stream = host.stream();
+  stream->OnStarted(0);
+  for (int i = 0; i < 500; ++i) {
+    Delta delta = MakeDelta(2 * i, {i, 7}, "x");
+    DraftTree tree;
+    tree.Reset(6);
+    tree.Add(99, 0, Source::kJacobi);
+    tree.Add(i, 0, Source::kContext);
+    tree.Add(5, 2, Source::kStore);
+    delta.tree = tree.nodes;
+    delta.accepted = {2};
+    stream->OnDelta(delta);
+  }
+  stream->OnFinished(MakeFinished(FinishReason::kStop));
+  Response response;
+  uint64_t tokens = 0;
+  int trees = 0;
+  while (reader->Read(&response)) {
+    EXPECT_LE(response.delta().trees_size(), 64);
+    for (int i = 0; i < response.delta().trees_size(); ++i) {
+      const v1::TracedTree& tree = response.delta().trees(i);
+      EXPECT_EQ(tree.first_token_index(), tokens + 2 * static_cast<uint64_t>(i)) << "the first ones, in order";
+      const auto id = static_cast<uint32_t>(tree.first_token_index() / 2);
+      EXPECT_THAT(tree.token_ids(), testing::ElementsAre(99, id, 5));
+      EXPECT_THAT(tree.parents(), testing::ElementsAre(0, 0, 2));
+      EXPECT_THAT(tree.sources(), testing::ElementsAre(v1::DRAFT_SOURCE_JACOBI, v1::DRAFT_SOURCE_CONTEXT,
+                                                       v1::DRAFT_SOURCE_STORE));
+      EXPECT_THAT(tree.accepted(), testing::ElementsAre(1));
+      ++trees;
+    }
+    tokens += static_cast<uint64_t>(response.delta().token_ids_size());
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(tokens, 1000u);
+  EXPECT_GE(trees, 64);
+}
+
 TEST(TokenStreamTest, TokensThatComeWhileAWriteIsInFlightShareAMessage) {
   StreamHost host({});
   grpc::ClientContext context;

@@ -160,6 +160,19 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == mask; }
 
+// Byte i of the result is that of the eight in y and x (x the low four) that the i-th half byte of `selector`
+// names, or where its top bit is set that byte's sign.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const uint64_t bytes = uint64_t{y} << 32 | x;
+  unsigned out = 0;
+  for (int i = 0; i < 4; ++i) {
+    const unsigned which = selector >> 4 * i & 0xf;
+    unsigned byte = bytes >> 8 * (which & 7) & 0xff;
+    if (which & 8) byte = byte >> 7 ? 0xff : 0;
+    out |= byte << 8 * i;
+  }
+  return out;
+}
 inline int __popc(unsigned v) { return std::popcount(v); }
 inline int __popcll(unsigned long long v) { return std::popcount(v); }
 inline int __ffs(int v) { return __builtin_ffs(v); }
