@@ -86,6 +86,8 @@ fi
 cat <<EOF
 
 The cluster goes on running. Some things to try:
+  http://127.0.0.1:7702/ in a browser: a chat that shows who guessed what
+  curl http://127.0.0.1:7702/v1/chat/completions -H 'Content-Type: application/json' -d '{"messages": [{"role": "user", "content": "How many legs do 7 cats have?"}], "temperature": 0}'
   $bin/clamor chat --server 127.0.0.1:7700 --show-drafts
   $bin/clamor status --server 127.0.0.1:7700
   $bin/clamor generate --server 127.0.0.1:7700 --chat --tree published --prompt "How many legs do 7 cats have?"

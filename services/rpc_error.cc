@@ -38,6 +38,18 @@ const ErrorReason kReasons[] = {
     {"DRAINING", absl::StatusCode::kUnavailable, 503, "server_error", "draining"},
     {"SLOW_CONSUMER", absl::StatusCode::kCancelled, 499, "invalid_request_error", "slow_consumer"},
     {"DEADLINE", absl::StatusCode::kDeadlineExceeded, 504, "server_error", "deadline_exceeded"},
+    // Of the gateway's OpenAI edge alone.
+    {"UNKNOWN_URL", absl::StatusCode::kNotFound, 404, "invalid_request_error", "unknown_url"},
+    {"METHOD_NOT_ALLOWED", absl::StatusCode::kUnimplemented, 405, "invalid_request_error",
+     "method_not_allowed"},
+    {"HOST_NOT_ALLOWED", absl::StatusCode::kPermissionDenied, 421, "invalid_request_error",
+     "host_not_allowed"},
+    {"ORIGIN_NOT_ALLOWED", absl::StatusCode::kPermissionDenied, 403, "invalid_request_error",
+     "origin_not_allowed"},
+    {"BODY_TOO_LARGE", absl::StatusCode::kInvalidArgument, 413, "invalid_request_error", "request_too_large"},
+    {"NOT_HTTP", absl::StatusCode::kInvalidArgument, 400, "invalid_request_error", "malformed_request"},
+    {"TOO_MANY_CONNECTIONS", absl::StatusCode::kResourceExhausted, 503, "server_error",
+     "too_many_connections", absl::Seconds(1)},
 };
 
 // The bracketed reason at the start of `message`, without the brackets; empty if there is none.
@@ -50,18 +62,6 @@ absl::string_view BracketedReason(absl::string_view message) {
     return absl::ascii_isupper(c) || absl::ascii_isdigit(c) || c == '_';
   });
   return well_formed ? reason : absl::string_view{};
-}
-
-// The field (or the key of metadata, hence the dash) that a message of an invalid field begins with; empty if
-// it begins with something else.
-absl::string_view LeadingField(absl::string_view message) {
-  size_t end = std::min(message.find_first_of(" :"), message.size());
-  absl::string_view field = message.substr(0, end);
-  bool well_formed =
-      !field.empty() && absl::ascii_islower(field[0]) && std::all_of(field.begin(), field.end(), [](char c) {
-        return absl::ascii_isalnum(c) || c == '_' || c == '-' || c == '.' || c == '[' || c == ']';
-      });
-  return well_formed ? field : absl::string_view{};
 }
 
 std::string TypeUrl(const google::protobuf::Message& message) {
@@ -101,6 +101,26 @@ absl::string_view MessageOf(const absl::Status& status) {
   return absl::StripLeadingAsciiWhitespace(message.substr(reason.size() + 2));
 }
 
+absl::string_view FieldOf(absl::string_view message) {
+  size_t end = std::min(message.find_first_of(" :"), message.size());
+  absl::string_view field = message.substr(0, end);
+  bool well_formed =
+      !field.empty() && absl::ascii_islower(field[0]) && std::all_of(field.begin(), field.end(), [](char c) {
+        return absl::ascii_isalnum(c) || c == '_' || c == '-' || c == '.' || c == '[' || c == ']';
+      });
+  return well_formed ? field : absl::string_view{};
+}
+
+absl::Duration RetryAfter(const absl::Status& status) {
+  google::rpc::RetryInfo retry;
+  const auto payload = status.GetPayload(TypeUrl(retry));
+  if (payload && retry.ParseFromString(std::string(*payload))) {
+    return absl::Seconds(retry.retry_delay().seconds()) + absl::Nanoseconds(retry.retry_delay().nanos());
+  }
+  const ErrorReason* reason = FindErrorReason(ReasonOf(status));
+  return reason == nullptr ? absl::ZeroDuration() : reason->retry_after;
+}
+
 grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   const std::string message(MessageOf(status));
@@ -126,7 +146,7 @@ grpc::Status ToGrpc(const absl::Status& status) {
   if (!passed_on && reason == "INVALID_FIELD") {
     google::rpc::BadRequest bad_request;
     auto* violation = bad_request.add_field_violations();
-    violation->set_field(std::string(LeadingField(message)));
+    violation->set_field(std::string(FieldOf(message)));
     violation->set_description(message);
     details.add_details()->PackFrom(bad_request);
   }

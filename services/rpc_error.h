@@ -41,6 +41,11 @@ absl::Status InvalidField(absl::string_view field, absl::string_view problem);
 absl::string_view ReasonOf(const absl::Status& status);
 // The message without the bracketed reason.
 absl::string_view MessageOf(const absl::Status& status);
+// The field (or the key of metadata) that a message of an invalid field begins with; empty if it begins with
+// something else.
+absl::string_view FieldOf(absl::string_view message);
+// When to try again: what another server said, else the table; zero if neither says.
+absl::Duration RetryAfter(const absl::Status& status);
 
 // To the wire. Details that FromGrpc found are passed on.
 grpc::Status ToGrpc(const absl::Status& status);

@@ -38,10 +38,11 @@ std::string HostOf(const std::string& address) {
 }
 
 absl::Status WritePortFile(const std::string& path, const std::string& grpc_address,
-                           const std::string& http_address) {
+                           const std::string& http_address, const std::string& api_address) {
   const std::string partial = absl::StrCat(path, ".partial");
   std::ofstream out(partial, std::ios::trunc);
   out << "grpc=" << grpc_address << "\nhttp=" << http_address << "\n";
+  if (!api_address.empty()) out << "api=" << api_address << "\n";
   out.close();
   if (!out || std::rename(partial.c_str(), path.c_str()) != 0) {
     return absl::UnavailableError(absl::StrCat("--port-file: cannot write \"", path, "\""));
@@ -61,6 +62,10 @@ class Server::CallCounter {
  public:
   explicit CallCounter(int wake_fd) : wake_fd_(wake_fd) {}
   int running() const { return running_; }
+  void Begin() { ++running_; }
+  void End() {
+    if (--running_ == 0) eventfd_write(wake_fd_, 1);
+  }
 
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> Factories() {
     std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> factories;
@@ -72,10 +77,8 @@ class Server::CallCounter {
   // Lives as long as one call.
   class Ticket final : public grpc::experimental::Interceptor {
    public:
-    explicit Ticket(CallCounter* counter) : counter_(counter) { ++counter_->running_; }
-    ~Ticket() override {
-      if (--counter_->running_ == 0) eventfd_write(counter_->wake_fd_, 1);
-    }
+    explicit Ticket(CallCounter* counter) : counter_(counter) { counter_->Begin(); }
+    ~Ticket() override { counter_->End(); }
     void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override { methods->Proceed(); }
 
    private:
@@ -152,7 +155,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   server->grpc_address_ = absl::StrCat(grpc_host, ":", grpc_port);
   server->http_address_ = absl::StrCat(HostOf(options.http), ":", server->http_->port());
   if (!options.port_file.empty()) {
-    CLAMOR_RETURN_IF_ERROR(WritePortFile(options.port_file, server->grpc_address_, server->http_address_));
+    CLAMOR_RETURN_IF_ERROR(
+        WritePortFile(options.port_file, server->grpc_address_, server->http_address_, options.api));
   }
   spdlog::info("event=listening grpc={} http={}", server->grpc_address_, server->http_address_);
   return server;
@@ -167,6 +171,11 @@ void Server::SetReady(bool ready) {
 void Server::Close() {
   http_.reset();
   if (grpc_ != nullptr) grpc_->Shutdown(std::chrono::system_clock::now());
+}
+
+std::shared_ptr<void> Server::Hold() {
+  calls_->Begin();
+  return std::shared_ptr<void>(nullptr, [calls = calls_.get()](void*) { calls->End(); });
 }
 
 void Server::Stop() {

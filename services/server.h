@@ -26,6 +26,7 @@ struct ServerOptions {
   std::string listen;                 // HOST:PORT of gRPC
   std::string http;                   // HOST:PORT of metrics
   std::string port_file;              // gets the bound addresses; empty: none
+  std::string api;                    // HOST:PORT of another port that is bound already, for that file
   double grace_seconds = 30;          // for running calls after SIGTERM
   int max_concurrent_streams = 1024;  // per connection
   int max_message_bytes = 16 << 20;   // received
@@ -58,6 +59,9 @@ class Server {
   // Health watches and reflection do not hold it up.
   void Run(const std::function<void()>& on_drain);
   void Stop();
+
+  // While it lives it counts as a running call, for what does not come by gRPC. Not longer than the server.
+  std::shared_ptr<void> Hold();
 
   // Cancels what runs, waits until it is gone and closes both ports: after it no service and no hook is
   // called again. Run ends with it, the destructor begins with it.

@@ -21,8 +21,9 @@ ALLOWED = {
     "retrieval": ["kernels/status_macros.h", "retrieval/"],
     "services/worker/engine": ["kernels/", "model/", "services/worker/"],
     "services/worker": ["kernels/", "model/", "clamor/v1/", "services/worker/", "services/"],
+    "services/edge": ["kernels/status_macros.h", "model/tokenizer/", "clamor/v1/", "services/edge/", "services/"],
     "services/session": ["kernels/status_macros.h", "clamor/v1/", "services/session/", "services/"],
-    "services/gateway": ["kernels/status_macros.h", "model/tokenizer/", "clamor/v1/", "services/gateway/", "services/"],
+    "services/gateway": ["kernels/status_macros.h", "model/tokenizer/", "clamor/v1/", "services/gateway/", "services/edge/", "services/"],
     "services/retrieval": ["kernels/status_macros.h", "retrieval/", "clamor/v1/", "services/retrieval/", "services/"],
     "services/cli": ["kernels/", "model/", "retrieval/", "clamor/v1/", "services/cli/", "services/worker/", "services/"],
     "services": ["kernels/status_macros.h", "clamor/v1/", "google/rpc/", "services/"],
@@ -35,7 +36,7 @@ LIBRARIES = {
     "prometheus": ["services"], "spdlog": ["services"], "CLI": ["services"], "hwy": ["kernels"], "boost": ["services"],
     "openssl": ["model/tokenizer", "model/sha256", "services"], "pcre2.h": ["model/tokenizer"], "utf8proc.h": ["model/tokenizer"],
 }
-OTHER_SERVICES = ("gateway", "worker", "retrieval", "cli")
+OTHER_SERVICES = ("gateway", "worker", "retrieval", "cli")  # edge is a part of the gateway
 TESTED_BY = re.compile(r"tests/[\w/]+_test\.(?:cc|py)")
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]')
 

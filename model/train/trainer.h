@@ -30,7 +30,7 @@ struct TrainerOptions {
   int64_t max_steps = 0;        // 0: all of the epochs
   int64_t batch_tokens = 4096;  // of one optimizer step
   BatchOrder batch_order = BatchOrder::kMixed;
-  int64_t micro_tokens = 512;  // held in memory at once, and in caches; changes no bit
+  int64_t micro_tokens = 512;  // held in memory at once, and in caches; changes no bit on the CPU
   bool recompute = false;      // activations are computed twice instead of kept; changes no bit
 
   double learning_rate = 5e-4;

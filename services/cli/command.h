@@ -22,6 +22,7 @@ void AddDetokenize(CLI::App& app, Run& run);
 void AddTrain(CLI::App& app, Run& run);
 void AddReport(CLI::App& app, Run& run);
 void AddIngest(CLI::App& app, Run& run);
+void AddServe(CLI::App& app, Run& run);
 void AddEval(CLI::App& app, Run& run);
 void AddStatus(CLI::App& app, Run& run);
 void AddCheckpoint(CLI::App& app, Run& run);

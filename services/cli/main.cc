@@ -33,6 +33,7 @@ int Main(int argc, char** argv) {
   AddTrain(app, run);
   AddReport(app, run);
   AddIngest(app, run);
+  AddServe(app, run);
   AddEval(app, run);
   AddStatus(app, run);
   AddCheckpoint(app, run);

@@ -194,7 +194,9 @@ class TrainingRun {
     model_->Pack(*pool_);
     CLAMOR_ASSIGN_OR_RETURN(NoiseVocabulary vocabulary, SharedVocabulary());
     std::unique_ptr<TrainingBackend> backend;  // null: the CPU
-    if (flags_.device == "cuda") CLAMOR_ASSIGN_OR_RETURN(backend, OnCuda());
+    if (flags_.device == "cuda") {
+      CLAMOR_ASSIGN_OR_RETURN(backend, OnCuda());
+    }
     trainer_.emplace(model_.get(), data_.samples, std::move(vocabulary), flags_.trainer, &*pool_,
                      std::move(backend));
     const int64_t steps = trainer_->steps();

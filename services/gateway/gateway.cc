@@ -25,13 +25,23 @@ absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const ServerOptions& opt
     if (const auto sessions = g->keeper_->store().CountSessions(); sessions.ok())
       g->metrics_.sessions.Set(static_cast<double>(*sessions));
   };
+  ServerOptions server_options = options;
+  if (!limits.api.listen.empty()) {
+    CLAMOR_ASSIGN_OR_RETURN(gateway->edge_, edge::Edge::Bind(limits.api));
+    server_options.api = gateway->edge_->address();
+  }
   CLAMOR_ASSIGN_OR_RETURN(gateway->server_,
-                          Server::Start(options, parts, &gateway->registry_, before_scrape));
+                          Server::Start(server_options, parts, &gateway->registry_, before_scrape));
+  gateway->edge_core_ =
+      std::make_unique<EdgeCore>(gateway->fleet_.get(), &gateway->metrics_, gateway->generation_.get(),
+                                 [server = gateway->server_.get()] { return server->Hold(); });
+  if (gateway->edge_ != nullptr) gateway->edge_->Serve(gateway->edge_core_.get());
   gateway->fleet_->Connect([server = gateway->server_.get()](bool ready) { server->SetReady(ready); });
   return gateway;
 }
 
 Gateway::~Gateway() {
+  if (edge_ != nullptr) edge_->Close();
   if (server_ != nullptr) server_->Close();
 }
 

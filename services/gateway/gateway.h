@@ -10,6 +10,8 @@
 
 #include "absl/status/statusor.h"
 #include "prometheus/registry.h"
+#include "services/edge/edge.h"
+#include "services/gateway/edge_core.h"
 #include "services/gateway/fleet.h"
 #include "services/gateway/gateway_service.h"
 #include "services/gateway/model_service.h"
@@ -31,11 +33,12 @@ class Gateway {
   // Until SIGTERM, SIGINT or server().Stop().
   void Run();
   Server& server() { return *server_; }
+  const edge::Edge* edge() const { return edge_.get(); }  // null: there is none
 
  private:
   Gateway() = default;
   // The fleet reports to the server and the server's calls hold leases of the fleet: the destructor closes
-  // the server, then the fleet goes, then the server.
+  // the edge and the server, then the fleet goes, then the server.
   prometheus::Registry registry_;
   GatewayMetrics metrics_{&registry_};
   std::unique_ptr<Server> server_;
@@ -44,6 +47,8 @@ class Gateway {
   std::unique_ptr<GatewayService> generation_;
   std::unique_ptr<SessionService> sessions_;
   std::unique_ptr<ModelService> models_;
+  std::unique_ptr<EdgeCore> edge_core_;
+  std::unique_ptr<edge::Edge> edge_;
 };
 
 }  // namespace clamor

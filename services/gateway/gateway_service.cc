@@ -120,9 +120,17 @@ absl::Time GatewayService::DeadlineOf(const grpc::CallbackServerContext& context
 template <class Request>
 absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const grpc::CallbackServerContext& context,
                                                            const Request& request) {
+  GenerationCaller caller = {.deadline = absl::FromChrono(context.deadline())};
+  CLAMOR_ASSIGN_OR_RETURN(caller.tenant, TenantOf(context));
+  return Prepare(caller, request);
+}
+
+template <class Request>
+absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const GenerationCaller& caller,
+                                                           const Request& request) {
   if (draining_) return Refusal("DRAINING", "this gateway is about to stop");
   v1::WorkerServiceStreamGenerateRequest prepared;
-  CLAMOR_ASSIGN_OR_RETURN(*prepared.mutable_tenant(), TenantOf(context));
+  prepared.set_tenant(caller.tenant);
   CLAMOR_RETURN_IF_ERROR(CheckModelName(request.model()));
   CLAMOR_RETURN_IF_ERROR(CheckOptions(request.options()));
   CLAMOR_RETURN_IF_ERROR(CheckPrompt(request));
@@ -145,16 +153,17 @@ absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const grpc::CallbackS
   CLAMOR_RETURN_IF_ERROR(CheckOptionIds(request.options(), model->info().vocab_size()));
   CLAMOR_RETURN_IF_ERROR(CheckContext(ids.size(), request.options(), model->info()));
 
-  prepared.set_request_id(absl::StrFormat("%016x", Random64()));
+  prepared.set_request_id(caller.request_id.empty() ? absl::StrFormat("%016x", Random64())
+                                                    : caller.request_id);
   prepared.mutable_prompt_ids()->Assign(ids.begin(), ids.end());
   *prepared.mutable_options() = request.options();
   v1::SamplingParameters& sampling = *prepared.mutable_options()->mutable_sampling();
   if (!sampling.has_seed()) sampling.set_seed(Random64());
-  PreparedGeneration generation{
-      .context = {.fleet = fleet_, .metrics = metrics_, .deadline = DeadlineOf(context)},
-      .lease = std::move(lease),
-      .request = std::move(prepared),
-      .model = model->info().name()};
+  const absl::Time deadline = std::min(caller.deadline, absl::Now() + limits_.max_request_time);
+  PreparedGeneration generation{.context = {.fleet = fleet_, .metrics = metrics_, .deadline = deadline},
+                                .lease = std::move(lease),
+                                .request = std::move(prepared),
+                                .model = model->info().name()};
   if constexpr (kStreams<Request>) AddJournal(generation, keeper_, model->info(), session);
   if (session) AddSessionTurn(generation, keeper_, std::move(session->turn));
   return generation;
@@ -195,6 +204,12 @@ void GatewayService::BeginAtStore(Relay* relay, Prepared prepare) {
   const absl::Status waits = keeper_->Run([relay, prepare] { relay->Begin(prepare()); });
   if (!waits.ok()) relay->Begin(waits);
 }
+
+// For the edge, which is elsewhere.
+template absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const GenerationCaller&,
+                                                                    const v1::ChatRequest&);
+template absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const GenerationCaller&,
+                                                                    const v1::GenerateRequest&);
 
 template <class Request, class Response>
 grpc::ServerUnaryReactor* GatewayService::RelayUnary(const char* method, grpc::CallbackServerContext* context,

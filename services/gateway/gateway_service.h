@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "clamor/v1/generation.grpc.pb.h"
+#include "services/edge/edge_options.h"
 #include "services/gateway/fleet.h"
 #include "services/gateway/relay.h"
 #include "services/gateway/request_metrics.h"
@@ -27,6 +28,14 @@ struct GatewayLimits {
   size_t max_pending_bytes = 1 << 20;  // of a stream whose client reads too slowly
   FleetOptions fleet;
   KeeperOptions sessions;
+  edge::EdgeOptions api;  // the HTTP edge; not there if it listens nowhere
+};
+
+// Who asks for a generation, known by now.
+struct GenerationCaller {
+  std::string tenant;
+  std::string request_id;  // empty: a new one
+  absl::Time deadline = absl::InfiniteFuture();
 };
 
 class GatewayService final : public v1::GenerationService::CallbackService {
@@ -36,6 +45,11 @@ class GatewayService final : public v1::GenerationService::CallbackService {
 
   // From now on generations are refused with DRAINING; what runs goes on.
   void Drain() { draining_ = true; }
+
+  // Everything that can refuse a request before a worker hears of it. Of a ChatRequest, a GenerateRequest or
+  // their streams'; waits for the store if it is of a session.
+  template <class Request>
+  absl::StatusOr<PreparedGeneration> Prepare(const GenerationCaller& caller, const Request& request);
 
   grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context, const v1::GenerateRequest* request,
                                      v1::GenerateResponse* response) override;
@@ -54,8 +68,6 @@ class GatewayService final : public v1::GenerationService::CallbackService {
                                        v1::DetokenizeResponse* response) override;
 
  private:
-  // Everything that can refuse a request before a worker hears of it. Waits for the store if it is of a
-  // session.
   template <class Request>
   absl::StatusOr<PreparedGeneration> Prepare(const grpc::CallbackServerContext& context,
                                              const Request& request);

@@ -2,6 +2,7 @@
 #include <string>
 #include <vector>
 
+#include "services/edge/edge_flags.h"
 #include "services/flags.h"
 #include "services/gateway/gateway.h"
 #include "services/log.h"
@@ -12,6 +13,7 @@ int main(int argc, char** argv) {
       .name = "clamor-gateway", .listen = "127.0.0.1:7700", .http = "127.0.0.1:7701"};
   std::vector<std::string> workers;
   clamor::GatewayLimits limits;
+  limits.api.listen = "127.0.0.1:7702";
   double max_request_seconds = absl::ToDoubleSeconds(limits.max_request_time);
   double failover_wait = absl::ToDoubleSeconds(limits.fleet.failover_wait);
   double hang_after = absl::ToDoubleSeconds(limits.fleet.hang_after);
@@ -31,6 +33,7 @@ int main(int argc, char** argv) {
                  "Seconds without an answer or a step of its engine after which a worker is taken for hung")
       ->capture_default_str()
       ->check(CLI::Range(0.1, 3600.0));
+  clamor::edge::AddEdgeFlags(app, limits.api);
   clamor::StoreOptions& store = limits.sessions.store;
   double session_ttl = absl::ToDoubleSeconds(limits.sessions.session_ttl);
   double resume_ttl = absl::ToDoubleSeconds(limits.sessions.stream_ttl);

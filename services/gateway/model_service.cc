@@ -18,14 +18,20 @@ grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const abs
 
 }  // namespace
 
+v1::ListModelsResponse ReadyModels(const Fleet& fleet) {
+  std::map<std::string, std::shared_ptr<const ServedModel>> models;
+  for (const WorkerSnapshot& worker : fleet.Snapshots()) {
+    if (worker.state == v1::WORKER_STATE_READY) models.emplace(worker.model->info().name(), worker.model);
+  }
+  v1::ListModelsResponse response;
+  for (const auto& [name, model] : models) *response.add_models() = model->info();
+  return response;
+}
+
 grpc::ServerUnaryReactor* ModelService::ListModels(grpc::CallbackServerContext* context,
                                                    const v1::ListModelsRequest*,
                                                    v1::ListModelsResponse* response) {
-  std::map<std::string, std::shared_ptr<const ServedModel>> models;
-  for (const WorkerSnapshot& worker : fleet_->Snapshots()) {
-    if (worker.state == v1::WORKER_STATE_READY) models.emplace(worker.model->info().name(), worker.model);
-  }
-  for (const auto& [name, model] : models) *response->add_models() = model->info();
+  *response = ReadyModels(*fleet_);
   return Finish(context, absl::OkStatus());
 }
 

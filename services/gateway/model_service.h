@@ -9,6 +9,9 @@
 
 namespace clamor {
 
+// All models with a ready worker, by name.
+v1::ListModelsResponse ReadyModels(const Fleet& fleet);
+
 class ModelService final : public v1::ModelService::CallbackService {
  public:
   explicit ModelService(const Fleet* fleet) : fleet_(fleet) {}  // which must outlive the service

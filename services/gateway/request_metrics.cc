@@ -31,7 +31,8 @@ std::string ReasonLabel(absl::string_view reason) {
 // Every series that a rule may ask for is there from the start, at 0: the first failure is then an increase,
 // where a series that is born at 1 would hide it from rate().
 void AddZeros(GatewayMetrics& metrics) {
-  for (const char* method : {"Generate", "StreamGenerate", "Chat", "StreamChat"}) {
+  for (const char* method :
+       {"Generate", "StreamGenerate", "Chat", "StreamChat", "ChatCompletions", "Completions"}) {
     metrics.requests.Add({{"method", method}, {"outcome", "ok"}, {"reason", "NONE"}});
     metrics.requests.Add({{"method", method}, {"outcome", "cancelled"}, {"reason", "NONE"}});
     for (const ErrorReason& reason : ErrorReasons()) {

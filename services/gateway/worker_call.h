@@ -23,19 +23,9 @@
 #include "clamor/v1/worker.grpc.pb.h"
 #include "grpcpp/client_context.h"
 #include "services/gateway/worker_channel.h"
+#include "services/generation_listener.h"
 
 namespace clamor {
-
-// Hears of a generation, one call at a time, on gRPC's threads.
-class GenerationListener {
- public:
-  virtual ~GenerationListener() = default;
-  virtual void OnStarted(v1::Started started) = 0;
-  virtual void OnDelta(v1::Delta delta) = 0;
-  virtual void OnFinished(v1::Finished finished) = 0;
-  // Exactly once and last; the call may be destroyed from here on. OK only after OnFinished.
-  virtual void OnEnded(const absl::Status& status) = 0;
-};
 
 // What a call goes on with.
 struct AnswerStart {

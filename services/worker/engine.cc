@@ -288,7 +288,8 @@ void Engine::Rep::CommitSequence(const StepShare& share, int64_t first_row, Step
   if (s.request.top_logprobs) AddLogprobs(s, first_row);
   if (s.request.trace) {
     delta.tree = s.tree.nodes;
-    delta.accepted.assign(accepted.path.begin(), accepted.path.begin() + std::min(kept, accepted.path.size()));
+    delta.accepted.assign(accepted.path.begin(),
+                          accepted.path.begin() + std::min(kept, accepted.path.size()));
   }
 
   ++s.stats.forwards;

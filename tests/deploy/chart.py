@@ -13,7 +13,7 @@ CHART = ROOT / "deploy/helm/clamor"
 SETS = sorted(path.stem.removesuffix("-values") for path in (CHART / "ci").glob("*-values.yaml"))
 NAMESPACE = "prod"
 # Flags that the chart gives and the servers do not have yet.
-AHEAD = {"--api", "--sessions", "--api-keys", "--health", "--tls-cert", "--tls-key", "--tls-ca", "--tls-client-ca"}
+AHEAD = {"--api-keys", "--health", "--tls-cert", "--tls-key", "--tls-ca", "--tls-client-ca"}
 
 
 def helm(*arguments):

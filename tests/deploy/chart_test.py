@@ -175,9 +175,10 @@ class ChoiceTest(unittest.TestCase):
         shared = named("redis-tls", "Deployment", "-gateway")["spec"]
         self.assertEqual(shared["replicas"], 3)
         server = shared["template"]["spec"]["containers"][0]
-        self.assertEqual(server["env"], [{"name": "CLAMOR_SESSIONS",
-                                          "valueFrom": {"secretKeyRef": {"name": "clamor-redis", "key": "url"}}}])
-        self.assertFalse([flag for flag in server["args"] if flag.startswith("--sessions")])
+        self.assertEqual([flag for flag in server["args"] if flag.startswith("--sessions")],
+                         ["--sessions=rediss://clamor@redis:6379/0",
+                          "--sessions-password-file=/etc/clamor/redis-password/password",
+                          "--sessions-ca=/etc/clamor/redis-ca/ca.crt"])
 
     def test_gpu(self):
         pod = named("gpu", "StatefulSet", "-assistant-70b")["spec"]["template"]["spec"]
@@ -252,6 +253,7 @@ class RefusalTest(unittest.TestCase):
         ("sessions.store=redis", "sessions.redis.url: String length must be greater than or equal to 1"),
         ("sessions.store=memory", "sessions.store must be one of the following"),
         ("sessions.redis.url=http://x", "sessions.redis.url: Does not match pattern"),
+        ("sessions.redis.url=redis://user:secret@x", "sessions.redis.url: Does not match pattern"),
         ("gatway.replicas=1", "Additional property gatway is not allowed"),
         ("workerDefaults.weigths=int8", "Additional property weigths is not allowed"),
         ("workerDefaults.weights=int5", "workerDefaults.weights must be one of the following"),

@@ -46,7 +46,7 @@ class Server:
         self.environment = environment or {}
         self.log = folder / f"{name}{label}.log"
         self.address = "127.0.0.1:0"  # of gRPC
-        self.http = None
+        self.http = self.api = None
         self.process = None
         self._port_file = folder / f"{name}{label}.ports"
 
@@ -55,6 +55,8 @@ class Server:
         self._port_file.unlink(missing_ok=True)
         command = [BIN_DIR / self.name, "--listen", self.address, "--http", "127.0.0.1:0",
                    "--port-file", self._port_file, *self.flags]
+        if self.name == "clamor-gateway":
+            command += ["--api", "127.0.0.1:0"]
         with open(self.log, "ab") as log:
             # The kernel kills it when this process goes; preexec_fn would not do beside gRPC's threads.
             self.process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], stdin=subprocess.DEVNULL,
@@ -62,7 +64,7 @@ class Server:
                                             env={"CLAMOR_GRACE": str(SECONDS // 2), **os.environ, **self.environment})
         self._wait_until(self._port_file.exists, "has bound its ports")
         ports = dict(line.split("=", 1) for line in self._port_file.read_text().splitlines())
-        self.address, self.http = ports["grpc"], ports["http"]
+        self.address, self.http, self.api = ports["grpc"], ports["http"], ports.get("api")
         return self
 
     def wait_ready(self):

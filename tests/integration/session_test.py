@@ -1,7 +1,7 @@
 """Gateways are lost with sessions open and streams under way, and Redis with them: what was acknowledged is there, and
 streams go on elsewhere with the same ids.
 
-CLAMOR_SESSIONS (12 if unset) sessions are open when a gateway is killed.
+CLAMOR_OPEN_SESSIONS (12 if unset) sessions are open when a gateway is killed.
 """
 import os
 import re
@@ -18,7 +18,7 @@ import client
 from client import Client, QUESTIONS, Stream, generation, options, prompt, refusal_of
 from cluster import SECONDS, ClusterTest, main, wait_until
 
-SESSIONS = int(os.environ.get("CLAMOR_SESSIONS", "12"))
+SESSIONS = int(os.environ.get("CLAMOR_OPEN_SESSIONS", "12"))
 TALKERS = min(SESSIONS, 8)  # at once
 SHORT = dict(max_tokens=8, ignore_eos=True, temperature=0.8)
 LONG = dict(max_tokens=150, ignore_eos=True, temperature=0.9, top_p=0.95)

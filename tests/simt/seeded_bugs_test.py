@@ -32,7 +32,7 @@ class Bug:
 
 BUGS = [
     Bug("missing barrier", "rmsnorm.cu", "  __syncthreads();", "", "*/AddRmsNorm",
-        r"AddRmsNormKernel, block .*reads 4 bytes of shared memory at {at}.*no barrier between \(a race\)",
+        r"AddRmsNormKernel, block .*reads 4 bytes of shared memory at {at}, which (nothing has written|.*no barrier between \(a race\))",
         "    for (int i = thread % 16;"),
     Bug("divergent barrier", "rmsnorm.cu", "if (thread == 0) scale[0] =", "__syncthreads(); if (thread == 0) scale[0] =", "*/AddRmsNorm",
         r"AddRmsNormKernel.*reaches __syncthreads at .*{at}.*\(a divergent barrier\)", "__syncthreads(); if (thread == 0)"),
@@ -63,7 +63,7 @@ BUGS = [
     Bug("early exit", "rmsnorm.cu", "  for (int i = 4 * thread;", "  if (4 * thread >= a.n) return; for (int i = 4 * thread;", "*/AddRmsNorm",
         r"AddRmsNormKernel.*(reaches __syncthreads at {at} after other threads of its block ended|ends while other threads of its block wait at {at})", "  __syncthreads();"),
     Bug("copy not waited for", "tree_attention.cu", "    gpu::CopyWait<1>();", "", "*CudaTreeAttention*IsNear*/0",
-        r"SplitKernel.*reads 16 bytes of shared memory at kernels/cuda/attention_tile.h:\d+, which the copy of .* may not have filled yet", ""),
+        r"SplitKernel.*reads 16 bytes of shared memory at \S*kernels/cuda/attention_tile.h:\d+, which the copy of .* may not have filled yet", ""),
     Bug("missing barrier of a warp", "tree_attention.cu", "  __syncwarp();", "", "*CudaTreeAttention*IsNear*/0",
         r"TailKernel.*reads 4 bytes of shared memory at kernels/cuda/tree_attention.cu:\d+, which (nothing has written|.*no barrier between)", ""),
     # This one is no misuse: the bits differ, which the kernels' own test must see.

@@ -51,32 +51,33 @@ DeviceParameters::DeviceParameters(const ModelConfig& config, const ModelParamet
 
 bool DeviceParameters::Allocate(kernels::cuda::Stream stream) {
   memory_ = kernels::cuda::DeviceBuffer(bytes(), stream);
-  return memory_.data() != nullptr;
+  if (memory_.data() == nullptr) return false;
+  const size_t piece = std::min(kPiece, parameters_.table.total()) * sizeof(float);
+  up_ = std::make_unique<kernels::cuda::Uploads>(piece);
+  down_ = std::make_unique<kernels::cuda::PinnedBuffer>(piece);
+  return up_->ok() && down_->ok();
 }
 
 void DeviceParameters::Upload(std::span<const float> host, float* array, kernels::cuda::Stream stream) const {
-  kernels::cuda::Uploads uploads(std::min<int64_t>(kPiece, host.size()) * sizeof(float));
   ForEachPiece(parameters_.table, tensors_, [&](int64_t from, int64_t to, int64_t count) {
-    std::memcpy(uploads.Next(), host.data() + from, count * sizeof(float));
-    uploads.Upload(array + to, count * sizeof(float), stream);
+    std::memcpy(up_->Next(), host.data() + from, count * sizeof(float));
+    up_->Upload(array + to, count * sizeof(float), stream);
   });
 }
 
 void DeviceParameters::UploadRounded(std::span<const float> host, kernels::cuda::Stream stream) const {
-  kernels::cuda::Uploads uploads(std::min<int64_t>(kPiece, host.size()) * sizeof(uint16_t));
   ForEachPiece(parameters_.table, tensors_, [&](int64_t from, int64_t to, int64_t count) {
-    auto* const next = reinterpret_cast<uint16_t*>(uploads.Next());
+    auto* const next = reinterpret_cast<uint16_t*>(up_->Next());
     for (int64_t i = 0; i < count; ++i) next[i] = kernels::ToBF16(host[from + i]);
-    uploads.Upload(rounded() + to, count * sizeof(uint16_t), stream);
+    up_->Upload(rounded() + to, count * sizeof(uint16_t), stream);
   });
 }
 
 void DeviceParameters::Download(const float* array, std::span<float> host,
                                 kernels::cuda::Stream stream) const {
-  kernels::cuda::PinnedBuffer pinned(std::min<int64_t>(kPiece, host.size()) * sizeof(float));
   ForEachPiece(parameters_.table, tensors_, [&](int64_t to, int64_t from, int64_t count) {
-    std::memcpy(host.data() + to, pinned.Fetch(array + from, count * sizeof(float), stream),
-                count * sizeof(float));
+    const std::byte* const piece = down_->Fetch(array + from, count * sizeof(float), stream);
+    std::memcpy(host.data() + to, piece, count * sizeof(float));
   });
 }
 

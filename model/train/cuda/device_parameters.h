@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -27,7 +28,7 @@ class DeviceParameters {
 
   int64_t total() const { return total_; }  // elements of an array
   size_t bytes() const { return total_ * (4 * sizeof(float) + sizeof(uint16_t)); }
-  // False if the device has not as much left.
+  // False if the device has not as much left, or the host no pinned memory for the way there.
   bool Allocate(kernels::cuda::Stream stream);
 
   float* values() const { return reinterpret_cast<float*>(memory_.data()); }
@@ -56,6 +57,8 @@ class DeviceParameters {
   std::vector<int64_t> tensors_;       // [tensors]
   int64_t total_ = 0;
   kernels::cuda::DeviceBuffer memory_;
+  std::unique_ptr<kernels::cuda::Uploads> up_;  // of a piece, as is the other one
+  std::unique_ptr<kernels::cuda::PinnedBuffer> down_;
 };
 
 }  // namespace clamor

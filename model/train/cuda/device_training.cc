@@ -88,20 +88,17 @@ absl::StatusOr<std::unique_ptr<DeviceTraining>> DeviceTraining::Create(const Mod
   }
   auto training = absl::WrapUnique(new DeviceTraining(config, parameters, limits));
   const size_t activations = training->Place();
-  bool there = training->parameters_.Allocate(training->stream_.get());
-  if (there) {
-    training->memory_ = cuda::DeviceBuffer(activations, training->stream_.get());
-    there = training->memory_.data() != nullptr;
-  }
-  if (!there) {
+  const bool parameters_fit = training->parameters_.Allocate(training->stream_.get());
+  if (parameters_fit) training->memory_ = cuda::DeviceBuffer(activations, training->stream_.get());
+  if (training->memory_.data() == nullptr || !training->uploads_.ok() || !training->fetched_.ok()) {
     return absl::ResourceExhaustedError(
         absl::StrCat("training takes ", training->parameters_.bytes(), " bytes for parameters and ",
                      activations, " for batches of ", limits.rows, " rows, the device has ",
                      cuda::FreeDeviceBytes(), " left: lower --micro-tokens, or set --recompute"));
   }
   training->Place();
-  training->UploadRope();
-  return training;
+  if (training->UploadRope()) return training;
+  return absl::ResourceExhaustedError("there is no pinned memory left for the rotary tables");
 }
 
 DeviceTraining::DeviceTraining(const ModelConfig& config, const ModelParameters& parameters,
@@ -177,14 +174,16 @@ size_t DeviceTraining::Place() {
   return end;
 }
 
-void DeviceTraining::UploadRope() {
+bool DeviceTraining::UploadRope() {
   const kernels::RopeTable table(config_.rope.InverseFrequencies(config_.head_dim), limits_.max_length);
   const size_t bytes = table.positions() * table.half() * sizeof(float);
   cuda::Uploads uploads(bytes);
+  if (!uploads.ok()) return false;
   std::memcpy(uploads.Next(), table.cos(0), bytes);
   uploads.Upload(scratch_.cos, bytes, stream_.get());
   std::memcpy(uploads.Next(), table.sin(0), bytes);
   uploads.Upload(scratch_.sin, bytes, stream_.get());
+  return true;
 }
 
 void DeviceTraining::Restore(const TrainingState& host) {

@@ -29,8 +29,8 @@ namespace clamor {
 class DeviceTraining : public TrainingBackend {
  public:
   // `parameters`: of `config`; outlives this. INVALID_ARGUMENT where a size is one that the kernels do not
-  // know; RESOURCE_EXHAUSTED if the device has less memory than it takes, with both numbers. Values are zero
-  // until Restore.
+  // know; RESOURCE_EXHAUSTED if the device or the host has less memory than it takes, with both numbers.
+  // Values are zero until Restore.
   static absl::StatusOr<std::unique_ptr<DeviceTraining>> Create(const ModelConfig& config,
                                                                 const ModelParameters& parameters,
                                                                 const DeviceTrainingLimits& limits);
@@ -104,7 +104,7 @@ class DeviceTraining : public TrainingBackend {
   int64_t qkv_size() const { return config_.q_size() + 2 * int64_t{config_.kv_size()}; }
   int64_t padded_vocab() const { return DeviceParameters::PaddedVocab(config_.vocab_size); }
   size_t Place();
-  void UploadRope();
+  bool UploadRope();  // false: there is no pinned memory for it
   // `wanted`: the rows to select; `targets`: of those, or empty.
   Inputs UploadBatch(const TrainingBatch& batch, std::span<const int64_t> wanted,
                      std::span<const int32_t> targets);

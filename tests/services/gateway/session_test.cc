@@ -14,6 +14,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using testing::FakeWorker;
+using testing::HttpGet;
 using ::testing::HasSubstr;
 
 class SessionTest : public testing::SessionGatewayTest {

@@ -1,0 +1,57 @@
+// One request for a generation: OpenAI's request in, the gateway's events to OpenAI's answer out.
+//
+// Nothing is sent before a worker has admitted the request: until then it can be refused with a status.
+// After that an error is the stream's last event. Tested by tests/services/edge/edge_test.cc.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "services/edge/generation_core.h"
+#include "services/edge/http_reply.h"
+#include "services/edge/openai_answer.h"
+#include "services/edge/openai_request.h"
+
+namespace clamor::edge {
+
+class OpenAiCall final : public RunningCall,
+                         private GenerationListener,
+                         public std::enable_shared_from_this<OpenAiCall> {
+ public:
+  // Null if the request was refused. `core` must outlive the call, which ends after its OnEnded.
+  // A client that lets more than `max_pending_bytes` wait is cut off with SLOW_CONSUMER.
+  static std::shared_ptr<OpenAiCall> Begin(GenerationCore* core, ApiKind kind, const HttpRequest& request,
+                                           std::shared_ptr<HttpReply> reply, size_t max_pending_bytes);
+
+  void Cancel(const absl::Status& why) override;
+
+ private:
+  OpenAiCall(ApiKind kind, std::shared_ptr<HttpReply> reply, size_t max_pending_bytes)
+      : kind_(kind), max_pending_bytes_(max_pending_bytes), reply_(std::move(reply)) {}
+
+  absl::Status Prepare(GenerationCore* core, Caller& caller, const HttpRequest& request);
+  void OnStarted(v1::Started started) override;
+  void OnDelta(v1::Delta delta) override;
+  void OnFinished(v1::Finished finished) override;
+  void OnEnded(const absl::Status& status) override;
+  void SendEvent(absl::string_view data);
+
+  const ApiKind kind_;
+  const size_t max_pending_bytes_;
+  std::shared_ptr<HttpReply> reply_;
+  std::shared_ptr<void> hold_;  // the server does not stop before the answer is sent
+  ReplyForm form_;
+  std::optional<OpenAiAnswer> answer_;  // events come one at a time
+  bool begun_ = false;                  // the head was sent
+  std::shared_ptr<OpenAiCall> self_;    // from Start to OnEnded
+
+  absl::Mutex mu_;
+  std::shared_ptr<Generation> generation_ ABSL_GUARDED_BY(mu_);  // null: ended
+};
+
+}  // namespace clamor::edge
