@@ -54,8 +54,13 @@ std::vector<size_t> PickMerge(const Parts& parts) {
   return by_size;
 }
 
-Compactor::Compactor(std::string folder, uint64_t next_file, int64_t hot_limit)
-    : folder_(std::move(folder)), hot_limit_(hot_limit), next_file_(next_file), thread_([this] { Run(); }) {}
+Compactor::Compactor(std::string folder, uint64_t next_file, int64_t hot_limit, uint64_t large_tokens)
+    : folder_(std::move(folder)),
+      hot_limit_(hot_limit),
+      large_tokens_(large_tokens),
+      next_file_(next_file),
+      thread_([this] { Run(); }),
+      large_thread_([this] { RunLarge(); }) {}
 
 Compactor::~Compactor() {
   {
@@ -63,25 +68,36 @@ Compactor::~Compactor() {
     stop_ = true;
   }
   work_.notify_all();
+  large_work_.notify_all();
   thread_.join();
+  large_thread_.join();
 }
 
 void Compactor::Schedule(const std::shared_ptr<NamespaceIndex>& index) {
   {
     const std::lock_guard lock(mu_);
-    known_[index.get()] = index;
-    if (queued_.insert(index.get()).second) queue_.push_back(index);
+    Enqueue(index);
   }
   work_.notify_one();
 }
 
-absl::Status Compactor::WaitForRoom(const NamespaceIndex& index) {
-  auto has_room = [&] { return index.snapshot()->size() <= kTooManyParts && hot_tokens_ <= 2 * hot_limit_; };
+void Compactor::Enqueue(const std::shared_ptr<NamespaceIndex>& index) {
+  known_[index.get()] = index;
+  if (queued_.insert(index.get()).second) queue_.push_back(index);
+}
+
+absl::Status Compactor::WaitForRoom(const std::shared_ptr<NamespaceIndex>& index) {
+  auto has_room = [&] { return index->snapshot()->size() <= kTooManyParts && hot_tokens_ <= 2 * hot_limit_; };
   if (has_room()) return absl::OkStatus();
   std::unique_lock lock(mu_);
+  last_error_ = absl::OkStatus();  // what failed before, for want of disk space perhaps, may succeed now
+  Enqueue(index);
+  work_.notify_one();
   progress_.wait(lock, [&] { return has_room() || Idle() || !last_error_.ok(); });
   return has_room() ? absl::OkStatus() : last_error_;
 }
+
+std::string Compactor::NextFile() { return absl::StrFormat("%s/%012d.seg", folder_, next_file_++); }
 
 void Compactor::WaitUntilIdle() {
   std::unique_lock lock(mu_);
@@ -100,7 +116,7 @@ void Compactor::Run() {
       queued_.erase(index.get());
       busy_ = true;
     }
-    absl::Status status = Compact(*index);
+    absl::Status status = Compact(index);
     if (status.ok()) status = SpillHot();
     index.reset();
     {
@@ -112,14 +128,63 @@ void Compactor::Run() {
   }
 }
 
-absl::Status Compactor::Compact(NamespaceIndex& index) {
-  const std::lock_guard merging(index.merge_mutex());
+void Compactor::RunLarge() {
   for (;;) {
-    const std::shared_ptr<const Parts> parts = index.snapshot();
+    LargeMerge merge;
+    {
+      std::unique_lock lock(mu_);
+      large_work_.wait(lock, [&] { return stop_ || !large_queue_.empty(); });
+      if (stop_) return;
+      merge = std::move(large_queue_.front());
+      large_queue_.pop_front();
+      busy_large_ = true;
+    }
+    absl::Status status;
+    {
+      const std::shared_lock merging(merge.index->merge_mutex());
+      if (!merge.index->closed()) status = Merge(*merge.index, merge.inputs, /*to_file=*/true);
+    }
+    {
+      const std::lock_guard lock(mu_);
+      busy_large_ = false;
+      for (const Part& part : merge.inputs) in_large_merges_.erase(part.segment.get());
+      if (status.ok()) Enqueue(merge.index);  // else the next change tries again
+      if (!status.ok()) last_error_ = std::move(status);
+    }
+    merge = {};
+    work_.notify_one();
+    progress_.notify_all();
+  }
+}
+
+Parts Compactor::FreeParts(const NamespaceIndex& index) {
+  // A snapshot from before the lock could hold the inputs of a merge that has ended since.
+  const std::lock_guard lock(mu_);
+  Parts parts = *index.snapshot();
+  std::erase_if(parts, [&](const Part& part) { return in_large_merges_.contains(part.segment.get()); });
+  return parts;
+}
+
+absl::Status Compactor::Compact(const std::shared_ptr<NamespaceIndex>& index) {
+  const std::shared_lock merging(index->merge_mutex());
+  for (;;) {
+    const Parts parts = FreeParts(*index);
     Parts inputs;
-    for (const size_t i : PickMerge(*parts)) inputs.push_back((*parts)[i]);
+    for (const size_t i : PickMerge(parts)) inputs.push_back(parts[i]);
     if (inputs.empty()) return absl::OkStatus();
-    CLAMOR_RETURN_IF_ERROR(Merge(index, inputs, /*to_file=*/LiveTokens(inputs) >= kFileTokens));
+    if (LiveTokens(inputs) < large_tokens_) {
+      CLAMOR_RETURN_IF_ERROR(Merge(*index, inputs, /*to_file=*/LiveTokens(inputs) >= kFileTokens));
+      continue;
+    }
+    // What is on the heap does not stay there for as long as that takes.
+    if (const Parts hot = HotParts(inputs); !hot.empty()) {
+      CLAMOR_RETURN_IF_ERROR(Merge(*index, hot, /*to_file=*/true));
+      continue;
+    }
+    const std::lock_guard lock(mu_);
+    for (const Part& part : inputs) in_large_merges_.insert(part.segment.get());
+    large_queue_.push_back({index, std::move(inputs)});
+    large_work_.notify_one();
   }
 }
 
@@ -137,8 +202,8 @@ absl::Status Compactor::SpillHot() {
   std::ranges::sort(by_heap, [](const auto& a, const auto& b) { return a.first > b.first; });
   for (const auto& [tokens, index] : by_heap) {
     if (hot_tokens_ <= hot_limit_ / 2) break;
-    const std::lock_guard merging(index->merge_mutex());
-    const Parts inputs = HotParts(*index->snapshot());
+    const std::shared_lock merging(index->merge_mutex());
+    const Parts inputs = HotParts(FreeParts(*index));
     if (!inputs.empty()) CLAMOR_RETURN_IF_ERROR(Merge(*index, inputs, /*to_file=*/true));
   }
   return absl::OkStatus();
@@ -146,14 +211,15 @@ absl::Status Compactor::SpillHot() {
 
 absl::Status Compactor::Merge(NamespaceIndex& index, std::span<const Part> inputs, bool to_file) {
   if (LiveTokens(inputs) == 0) {
+    const std::lock_guard lock(files_mu_);
     index.Replace(inputs, nullptr);
     return absl::OkStatus();
   }
   std::vector<Segment::Input> segments;
   for (const Part& part : inputs) segments.push_back({part.segment.get(), part.dead.get()});
-  std::string path = to_file ? absl::StrFormat("%s/%012d.seg", folder_, next_file_++) : "";
   CLAMOR_ASSIGN_OR_RETURN(std::shared_ptr<const Segment> merged,
-                          Segment::Merge(index.prefix(), segments, std::move(path), stop_));
+                          Segment::Merge(index.prefix(), segments, to_file ? NextFile() : "", stop_));
+  const std::lock_guard lock(files_mu_);
   index.Replace(inputs, std::move(merged));
   return absl::OkStatus();
 }

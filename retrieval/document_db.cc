@@ -1,10 +1,11 @@
 #include "retrieval/document_db.h"
 
 #include <algorithm>
-#include <array>
+#include <deque>
 #include <filesystem>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/status_macros.h"
 #include "retrieval/checksum.h"
@@ -13,6 +14,7 @@
 #include "rocksdb/filter_policy.h"
 #include "rocksdb/options.h"
 #include "rocksdb/slice.h"
+#include "rocksdb/sst_file_writer.h"
 #include "rocksdb/table.h"
 #include "rocksdb/utilities/checkpoint.h"
 #include "rocksdb/write_batch.h"
@@ -20,8 +22,9 @@
 namespace clamor::retrieval {
 namespace {
 
-constexpr char kCatalog[] = "catalog", kDocuments[] = "documents";
-constexpr char kFormatKey[] = "format", kFormatVersion[] = "1";
+constexpr char kCatalog[] = "catalog", kDocuments[] = "documents", kExpiries[] = "expiries";
+constexpr char kFormatKey[] = "format";
+constexpr char kFirstFormat[] = "1", kExpiringFormat[] = "2";  // document_db.h
 
 absl::Status ToStatus(const rocksdb::Status& status, const std::string& doing) {
   if (status.ok()) return absl::OkStatus();
@@ -34,6 +37,12 @@ absl::Status ToStatus(const rocksdb::Status& status, const std::string& doing) {
 
 rocksdb::Slice ToSlice(std::string_view bytes) { return {bytes.data(), bytes.size()}; }
 std::string_view ToView(const rocksdb::Slice& slice) { return {slice.data(), slice.size()}; }
+
+rocksdb::WriteOptions Synced() {
+  rocksdb::WriteOptions options;
+  options.sync = true;
+  return options;
+}
 
 rocksdb::DBOptions MakeDbOptions() {
   rocksdb::DBOptions options;
@@ -90,12 +99,15 @@ absl::StatusOr<std::unique_ptr<DocumentDb>> DocumentDb::Open(const std::string& 
   if (std::error_code error; std::filesystem::exists(std::filesystem::path(folder) / "CURRENT", error)) {
     CLAMOR_RETURN_IF_ERROR(ToStatus(rocksdb::DB::ListColumnFamilies(options, folder, &names), folder));
   }
-  for (const char* name : {"default", kCatalog, kDocuments}) {
+  for (const char* name : {"default", kCatalog, kDocuments, kExpiries}) {
     if (std::ranges::find(names, name) == names.end()) names.push_back(name);
   }
   const std::shared_ptr<rocksdb::Cache> cache = rocksdb::NewLRUCache(32 << 20);
   std::vector<rocksdb::ColumnFamilyDescriptor> families;
-  for (const std::string& name : names) families.emplace_back(name, MakeFamilyOptions(cache));
+  for (const std::string& name : names) {
+    families.emplace_back(name, MakeFamilyOptions(cache));
+    if (name != kCatalog && name != kDocuments) families.back().options.write_buffer_size = 2 << 20;
+  }
 
   std::unique_ptr<DocumentDb> db(new DocumentDb);
   rocksdb::DB* opened = nullptr;
@@ -105,6 +117,7 @@ absl::StatusOr<std::unique_ptr<DocumentDb>> DocumentDb::Open(const std::string& 
   for (rocksdb::ColumnFamilyHandle* handle : db->handles_) {
     if (handle->GetName() == kCatalog) db->catalog_ = handle;
     if (handle->GetName() == kDocuments) db->documents_ = handle;
+    if (handle->GetName() == kExpiries) db->expiries_ = handle;
   }
   CLAMOR_RETURN_IF_ERROR(db->CheckFormat(folder));
   return db;
@@ -126,14 +139,22 @@ absl::Status DocumentDb::CheckFormat(const std::string& folder) {
     if (any->Valid())
       return absl::DataLossError(absl::StrCat(folder, ": holds documents but no format version"));
     CLAMOR_RETURN_IF_ERROR(ToStatus(any->status(), folder));
-    rocksdb::WriteOptions synced;
-    synced.sync = true;
-    return ToStatus(db_->Put(synced, kFormatKey, kFormatVersion), folder);
+    return PutFormat(kFirstFormat, folder.c_str());
   }
   CLAMOR_RETURN_IF_ERROR(ToStatus(found, folder));
-  if (version == kFormatVersion) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat(folder, ": has format version ", version,
-                                                    ", this program reads version ", kFormatVersion));
+  if (version != kFirstFormat && version != kExpiringFormat) {
+    return absl::FailedPreconditionError(absl::StrCat(folder, ": has format version ", version,
+                                                      ", this program reads versions ", kFirstFormat, " to ",
+                                                      kExpiringFormat));
+  }
+  format_ = version;
+  return absl::OkStatus();
+}
+
+absl::Status DocumentDb::PutFormat(const std::string& version, const char* doing) {
+  CLAMOR_RETURN_IF_ERROR(ToStatus(db_->Put(Synced(), kFormatKey, version), doing));
+  format_ = version;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::optional<CatalogEntry>> DocumentDb::Find(std::string_view prefix,
@@ -157,29 +178,119 @@ absl::StatusOr<std::vector<uint32_t>> DocumentDb::Read(std::string_view prefix,
   return DecodeTokens(ToView(value), entry);
 }
 
-absl::Status DocumentDb::Write(std::string_view prefix, std::span<const Change> changes) {
-  rocksdb::WriteBatch batch;
-  rocksdb::Status status;
-  for (const Change& change : changes) {
-    const std::string key = CatalogKey(prefix, change.id);
-    if (change.before && status.ok()) {
-      status = batch.Delete(documents_, DocumentKey(prefix, change.before->number));
-    }
-    if (!status.ok()) break;
-    if (change.tokens.empty()) {
-      status = batch.Delete(catalog_, key);
-      continue;
-    }
-    status = batch.Put(documents_, DocumentKey(prefix, change.number), ToSlice(EncodeTokens(change.tokens)));
-    if (!status.ok()) break;
-    const CatalogEntry entry{change.number, TokenChecksum(change.tokens),
-                             static_cast<uint32_t>(change.tokens.size())};
-    status = batch.Put(catalog_, key, EncodeEntry(entry));
+// A key of a family that is put or deleted.
+struct DocumentDb::Row {
+  std::string key;
+  std::optional<std::string_view> value;  // nothing: deleted
+};
+
+struct DocumentDb::Rows {
+  std::array<std::vector<Row>, 3> by_family;  // as families()
+  std::deque<std::string> entries;            // that catalog rows refer to
+
+  std::vector<Row>& catalog() { return by_family[0]; }
+  std::vector<Row>& documents() { return by_family[1]; }
+  std::vector<Row>& expiries() { return by_family[2]; }
+};
+
+absl::StatusOr<DocumentDb::Rows> DocumentDb::MakeRows(std::string_view prefix,
+                                                      std::span<const Change> changes) {
+  if (std::ranges::any_of(changes, [](const Change& change) { return change.expires != 0; })) {
+    const std::lock_guard lock(format_mu_);
+    if (format_ == kFirstFormat) CLAMOR_RETURN_IF_ERROR(PutFormat(kExpiringFormat, "changing the format"));
   }
-  CLAMOR_RETURN_IF_ERROR(ToStatus(status, "gathering documents"));
-  rocksdb::WriteOptions synced;
-  synced.sync = true;
-  return ToStatus(db_->Write(synced, &batch), "writing documents");
+  Rows rows;
+  for (const Change& change : changes) {
+    const std::optional<CatalogEntry>& before = change.before;
+    const bool same_body = before && !change.tokens.empty() && before->number == change.number;
+    if (before && !same_body) rows.documents().push_back({DocumentKey(prefix, before->number), std::nullopt});
+    if (!change.tokens.empty() && !same_body)
+      rows.documents().push_back({DocumentKey(prefix, change.number), EncodeTokens(change.tokens)});
+
+    Row& entry = rows.catalog().emplace_back(Row{CatalogKey(prefix, change.id), std::nullopt});
+    if (!change.tokens.empty()) {
+      const uint64_t checksum = same_body ? before->checksum : TokenChecksum(change.tokens);
+      entry.value =
+          rows.entries.emplace_back(EncodeEntry({.number = change.number,
+                                                 .checksum = checksum,
+                                                 .tokens = static_cast<uint32_t>(change.tokens.size()),
+                                                 .expires = change.expires}));
+    }
+    const uint64_t expired_before = before ? before->expires : 0;
+    const uint64_t expires = change.tokens.empty() ? 0 : change.expires;
+    if (expired_before == expires) continue;
+    if (expired_before != 0)
+      rows.expiries().push_back({ExpiryKey(prefix, expired_before, change.id), std::nullopt});
+    if (expires != 0) rows.expiries().push_back({ExpiryKey(prefix, expires, change.id), ""});
+  }
+  return rows;
+}
+
+absl::Status DocumentDb::Write(std::string_view prefix, std::span<const Change> changes) {
+  CLAMOR_ASSIGN_OR_RETURN(const Rows rows, MakeRows(prefix, changes));
+  rocksdb::WriteBatch batch;
+  for (size_t family = 0; family < rows.by_family.size(); ++family) {
+    rocksdb::ColumnFamilyHandle* const handle = families()[family];
+    for (const Row& row : rows.by_family[family]) {
+      CLAMOR_RETURN_IF_ERROR(ToStatus(
+          row.value ? batch.Put(handle, row.key, ToSlice(*row.value)) : batch.Delete(handle, row.key),
+          "gathering documents"));
+    }
+  }
+  return ToStatus(db_->Write(Synced(), &batch), "writing documents");
+}
+
+absl::Status DocumentDb::Ingest(std::string_view prefix, std::span<const Change> changes,
+                                const std::string& scratch) {
+  CLAMOR_ASSIGN_OR_RETURN(Rows rows, MakeRows(prefix, changes));
+  std::error_code error;
+  std::filesystem::create_directories(scratch, error);
+  if (error) return absl::InternalError(absl::StrCat(scratch, ": cannot be made: ", error.message()));
+  const auto cleaner = absl::MakeCleanup([&] { std::filesystem::remove_all(scratch, error); });
+
+  std::vector<rocksdb::IngestExternalFileArg> files;
+  for (size_t family = 0; family < rows.by_family.size(); ++family) {
+    std::vector<Row>& sorted = rows.by_family[family];
+    if (sorted.empty()) continue;
+    std::ranges::sort(sorted, {}, &Row::key);
+    const std::string path = absl::StrCat(scratch, "/", family, ".sst");
+    rocksdb::ColumnFamilyHandle* const handle = families()[family];
+    rocksdb::SstFileWriter writer(rocksdb::EnvOptions(), db_->GetOptions(handle), handle);
+    CLAMOR_RETURN_IF_ERROR(ToStatus(writer.Open(path), path));
+    for (const Row& row : sorted) {
+      CLAMOR_RETURN_IF_ERROR(
+          ToStatus(row.value ? writer.Put(row.key, ToSlice(*row.value)) : writer.Delete(row.key), path));
+    }
+    CLAMOR_RETURN_IF_ERROR(ToStatus(writer.Finish(), path));
+    rocksdb::IngestExternalFileArg& file = files.emplace_back();
+    file.column_family = handle;
+    file.external_files = {path};
+    file.options.move_files = true;
+    file.options.write_global_seqno = false;
+  }
+  if (files.empty()) return absl::OkStatus();
+  return ToStatus(db_->IngestExternalFiles(files), "taking in documents");
+}
+
+absl::StatusOr<std::vector<DocumentDb::Due>> DocumentDb::FindExpired(uint64_t now, size_t limit) const {
+  rocksdb::ReadOptions options;
+  options.fill_cache = false;
+  const std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(options, expiries_));
+  std::vector<Due> due;
+  for (it->SeekToFirst(); it->Valid() && due.size() < limit;) {
+    CLAMOR_ASSIGN_OR_RETURN(auto key, SplitKey(ToView(it->key())));
+    CLAMOR_ASSIGN_OR_RETURN(const auto expiry, DecodeExpiry(key.second));
+    if (expiry.first <= now) {
+      due.push_back({std::move(key.first), std::string(expiry.second)});
+      it->Next();
+    } else {  // the rest of this namespace expires later still
+      std::string next = NamespacePrefix(key.first);
+      next.back() = '\1';
+      it->Seek(next);
+    }
+  }
+  CLAMOR_RETURN_IF_ERROR(ToStatus(it->status(), "reading expiries"));
+  return due;
 }
 
 absl::Status DocumentDb::ForEach(std::string_view tenant, Visitor visit) const {
@@ -197,31 +308,49 @@ absl::Status DocumentDb::ForEach(std::string_view tenant, Visitor visit) const {
   return ToStatus(it->status(), "reading the catalog");
 }
 
-absl::StatusOr<uint64_t> DocumentDb::CountBodies(std::string_view tenant) const {
+absl::StatusOr<uint64_t> DocumentDb::CountKeys(
+    rocksdb::ColumnFamilyHandle* family, std::string_view tenant,
+    absl::FunctionRef<absl::Status(std::string_view rest)> check) const {
   const auto [first, last] = TenantRange(tenant);
   const rocksdb::Slice bound = ToSlice(last);
   rocksdb::ReadOptions options;
   options.fill_cache = false;
   if (!tenant.empty()) options.iterate_upper_bound = &bound;
-  const std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(options, documents_));
+  const std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(options, family));
   uint64_t count = 0;
   for (tenant.empty() ? it->SeekToFirst() : it->Seek(first); it->Valid(); it->Next(), ++count) {
     CLAMOR_ASSIGN_OR_RETURN(const auto key, SplitKey(ToView(it->key())));
-    CLAMOR_RETURN_IF_ERROR(DecodeDocumentNumber(key.second).status());
+    CLAMOR_RETURN_IF_ERROR(check(key.second));
   }
-  CLAMOR_RETURN_IF_ERROR(ToStatus(it->status(), "reading documents"));
+  CLAMOR_RETURN_IF_ERROR(ToStatus(it->status(), "counting documents"));
   return count;
+}
+
+absl::StatusOr<uint64_t> DocumentDb::CountBodies(std::string_view tenant) const {
+  return CountKeys(documents_, tenant,
+                   [](std::string_view rest) { return DecodeDocumentNumber(rest).status(); });
+}
+
+absl::StatusOr<uint64_t> DocumentDb::CountExpiries(std::string_view tenant) const {
+  return CountKeys(expiries_, tenant, [](std::string_view rest) { return DecodeExpiry(rest).status(); });
+}
+
+absl::StatusOr<bool> DocumentDb::HasExpiry(std::string_view prefix, uint64_t expires,
+                                           std::string_view id) const {
+  rocksdb::PinnableSlice value;
+  const rocksdb::Status found = db_->Get({}, expiries_, ExpiryKey(prefix, expires, id), &value);
+  if (found.IsNotFound()) return false;
+  CLAMOR_RETURN_IF_ERROR(ToStatus(found, "reading expiries"));
+  return true;
 }
 
 absl::Status DocumentDb::EraseTenant(std::string_view tenant) {
   const auto [first, last] = TenantRange(tenant);
   rocksdb::WriteBatch batch;
-  for (rocksdb::ColumnFamilyHandle* family : {catalog_, documents_}) {
+  for (rocksdb::ColumnFamilyHandle* family : families()) {
     CLAMOR_RETURN_IF_ERROR(ToStatus(batch.DeleteRange(family, first, last), "erasing a tenant"));
   }
-  rocksdb::WriteOptions synced;
-  synced.sync = true;
-  return ToStatus(db_->Write(synced, &batch), "erasing a tenant");
+  return ToStatus(db_->Write(Synced(), &batch), "erasing a tenant");
 }
 
 absl::Status DocumentDb::PurgeTenant(std::string_view tenant) {
@@ -232,12 +361,15 @@ absl::Status DocumentDb::PurgeTenant(std::string_view tenant) {
   CLAMOR_RETURN_IF_ERROR(ToStatus(db_->Flush(rocksdb::FlushOptions(), handles_), kDoing));
   rocksdb::CompactRangeOptions options;
   options.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForce;
-  for (rocksdb::ColumnFamilyHandle* family : {catalog_, documents_}) {
+  for (rocksdb::ColumnFamilyHandle* family : families()) {
     CLAMOR_RETURN_IF_ERROR(ToStatus(db_->CompactRange(options, family, &begin, &end), kDoing));
   }
   // A new manifest begins with the files as they were before the edit that started it, so the last edit so
   // far may still name the tenant's keys: one more, of a key that is rewritten as it is.
-  CLAMOR_RETURN_IF_ERROR(ToStatus(db_->Put({}, kFormatKey, kFormatVersion), kDoing));
+  {
+    const std::lock_guard format_lock(format_mu_);
+    CLAMOR_RETURN_IF_ERROR(PutFormat(format_, kDoing.c_str()));
+  }
   CLAMOR_RETURN_IF_ERROR(ToStatus(db_->Flush(rocksdb::FlushOptions()), kDoing));
   // Disabling and enabling deletions makes RocksDB look for obsolete files now instead of some time later.
   CLAMOR_RETURN_IF_ERROR(ToStatus(db_->DisableFileDeletions(), kDoing));
@@ -258,7 +390,7 @@ uint64_t DocumentDb::TenantBytes(std::string_view tenant) const {
   rocksdb::SizeApproximationOptions options;
   options.include_memtables = true;
   uint64_t total = 0;
-  for (rocksdb::ColumnFamilyHandle* family : {catalog_, documents_}) {
+  for (rocksdb::ColumnFamilyHandle* family : families()) {
     uint64_t bytes = 0;
     if (db_->GetApproximateSizes(options, family, &range, 1, &bytes).ok()) total += bytes;
   }

@@ -9,6 +9,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/status_macros.h"
+#include "retrieval/key_codec.h"
 
 namespace clamor::retrieval {
 namespace {
@@ -104,7 +105,10 @@ Trie Draft(const Parts& parts, std::span<const uint32_t> context, const DraftOpt
   for (uint32_t length = longest; length >= static_cast<uint32_t>(options.min_match); length /= 2) {
     std::vector<std::span<const uint32_t>> continuations;
     for (const auto& occurrence : NewestOccurrences(newest_first, context.last(length), options)) {
-      continuations.push_back(occurrence.continuation);
+      // The first look at this text: what is not among the newest is not brought into memory.
+      const std::span<const uint32_t> following = occurrence.continuation;
+      const auto stop = std::ranges::find_if(following, [](uint32_t token) { return token >= kTokenLimit; });
+      continuations.push_back({following.begin(), stop});
     }
     const uint32_t occurrences = static_cast<uint32_t>(continuations.size());
     if (length == longest) trie.occurrences = occurrences;

@@ -37,6 +37,7 @@ uint64_t CountLive(const Parts& parts) {
 absl::StatusOr<TenantCount> CheckTenant(const DocumentDb& db, std::string_view tenant,
                                         std::span<const std::shared_ptr<NamespaceIndex>> indexes) {
   TenantCount count;
+  uint64_t expiring = 0;
   auto visit = [&](const Namespace& ns, std::string_view id, const CatalogEntry& entry) -> absl::Status {
     const std::string prefix = NamespacePrefix(ns);
     CLAMOR_ASSIGN_OR_RETURN(const std::vector<uint32_t> body, db.Read(prefix, entry));
@@ -49,8 +50,12 @@ absl::StatusOr<TenantCount> CheckTenant(const DocumentDb& db, std::string_view t
                                               " tokens and an id of ", id.size(), " bytes is ",
                                               text ? "different" : "missing", " in the index"));
     }
-    ++count.documents;
-    count.tokens += body.size();
+    count += CountOf(prefix, id, entry.tokens);
+    if (entry.expires == 0) return absl::OkStatus();
+    ++expiring;
+    CLAMOR_ASSIGN_OR_RETURN(const bool listed, db.HasExpiry(prefix, entry.expires, id));
+    if (!listed)
+      return absl::DataLossError(absl::StrCat("document ", entry.number, " is not listed to expire"));
     return absl::OkStatus();
   };
   CLAMOR_RETURN_IF_ERROR(db.ForEach(tenant, visit));
@@ -65,6 +70,11 @@ absl::StatusOr<TenantCount> CheckTenant(const DocumentDb& db, std::string_view t
   if (live != count.documents || bodies != count.documents) {
     return absl::DataLossError(
         absl::StrCat("catalog has ", count.documents, " documents, index ", live, ", bodies ", bodies));
+  }
+  CLAMOR_ASSIGN_OR_RETURN(const uint64_t expiries, db.CountExpiries(tenant));
+  if (expiries != expiring) {
+    return absl::DataLossError(
+        absl::StrCat("catalog has ", expiring, " documents that expire, ", expiries, " are listed"));
   }
   return count;
 }

@@ -17,12 +17,23 @@ static_assert(std::endian::native == std::endian::little,
               "values are memory images of little-endian numbers");
 
 constexpr size_t kMaxTenantBytes = 128, kMaxFingerprintBytes = 64, kMaxIdBytes = 256;
-constexpr size_t kEntryBytes = 20;
+constexpr size_t kEntryBytes = 20, kExpiringEntryBytes = 28;
 
 absl::Status CheckLength(std::string_view what, std::string_view value, size_t limit) {
   if (!value.empty() && value.size() <= limit) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat(std::string(what), " has ", value.size(), " bytes, must have 1 to ", limit));
+}
+
+void AppendBigEndian(uint64_t number, std::string& key) {
+  for (int shift = 56; shift >= 0; shift -= 8) key.push_back(static_cast<char>(number >> shift));
+}
+
+// REQUIRES: 8 bytes.
+uint64_t BigEndian(std::string_view bytes) {
+  uint64_t number = 0;
+  for (const char byte : bytes) number = number << 8 | static_cast<uint8_t>(byte);
+  return number;
 }
 
 }  // namespace
@@ -60,8 +71,14 @@ std::string CatalogKey(std::string_view prefix, std::string_view id) {
 
 std::string DocumentKey(std::string_view prefix, uint64_t number) {
   std::string key(prefix);
-  for (int shift = 56; shift >= 0; shift -= 8) key.push_back(static_cast<char>(number >> shift));
+  AppendBigEndian(number, key);
   return key;
+}
+
+std::string ExpiryKey(std::string_view prefix, uint64_t expires, std::string_view id) {
+  std::string key(prefix);
+  AppendBigEndian(expires, key);
+  return key.append(id);
 }
 
 std::pair<std::string, std::string> TenantRange(std::string_view tenant) {
@@ -89,28 +106,36 @@ absl::StatusOr<uint64_t> DecodeDocumentNumber(std::string_view key_rest) {
   if (key_rest.size() != 8) {
     return absl::DataLossError(absl::StrCat("stored document number has ", key_rest.size(), " bytes, not 8"));
   }
-  uint64_t number = 0;
-  for (const char byte : key_rest) number = number << 8 | static_cast<uint8_t>(byte);
-  return number;
+  return BigEndian(key_rest);
+}
+
+absl::StatusOr<std::pair<uint64_t, std::string_view>> DecodeExpiry(std::string_view key_rest) {
+  if (key_rest.size() <= 8) {
+    return absl::DataLossError(
+        absl::StrCat("stored expiry has ", key_rest.size(), " bytes, must have over 8"));
+  }
+  return std::pair(BigEndian(key_rest.substr(0, 8)), key_rest.substr(8));
 }
 
 std::string EncodeEntry(const CatalogEntry& entry) {
-  std::string value(kEntryBytes, '\0');
+  std::string value(entry.expires == 0 ? kEntryBytes : kExpiringEntryBytes, '\0');
   std::memcpy(value.data(), &entry.number, 8);
   std::memcpy(value.data() + 8, &entry.checksum, 8);
   std::memcpy(value.data() + 16, &entry.tokens, 4);
+  if (entry.expires != 0) std::memcpy(value.data() + 20, &entry.expires, 8);
   return value;
 }
 
 absl::StatusOr<CatalogEntry> DecodeEntry(std::string_view value) {
-  if (value.size() != kEntryBytes) {
-    return absl::DataLossError(
-        absl::StrCat("stored catalog entry has ", value.size(), " bytes, not ", kEntryBytes));
+  if (value.size() != kEntryBytes && value.size() != kExpiringEntryBytes) {
+    return absl::DataLossError(absl::StrCat("stored catalog entry has ", value.size(), " bytes, not ",
+                                            kEntryBytes, " or ", kExpiringEntryBytes));
   }
   CatalogEntry entry;
   std::memcpy(&entry.number, value.data(), 8);
   std::memcpy(&entry.checksum, value.data() + 8, 8);
   std::memcpy(&entry.tokens, value.data() + 16, 4);
+  if (value.size() == kExpiringEntryBytes) std::memcpy(&entry.expires, value.data() + 20, 8);
   if (entry.tokens == 0) return absl::DataLossError("stored catalog entry has 0 tokens");
   return entry;
 }

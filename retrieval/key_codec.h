@@ -1,4 +1,4 @@
-// Keys and values of the store in RocksDB. Format version 1; README.md shows the layout.
+// Keys and values of the store in RocksDB. README.md shows the layout.
 //
 // A namespace's keys begin with `tenant 0x00 fingerprint 0x00`: neither part holds a NUL, so a prefix is one
 // namespace and a tenant is one range. Numbers in keys are big-endian, so that they sort; in values
@@ -35,6 +35,8 @@ struct CatalogEntry {
       0;  // grows with every append to the store: higher is newer, and no two documents share one
   uint64_t checksum = 0;  // TokenChecksum of the body
   uint32_t tokens = 0;    // >= 1
+  uint64_t expires = 0;   // seconds since 1970; 0: never
+  bool operator==(const CatalogEntry&) const = default;
 };
 
 absl::Status ValidateTenant(std::string_view tenant);
@@ -44,12 +46,14 @@ absl::Status ValidateDocumentId(std::string_view id);  // 1..256 bytes
 std::string NamespacePrefix(const Namespace& ns);
 std::string CatalogKey(std::string_view prefix, std::string_view id);
 std::string DocumentKey(std::string_view prefix, uint64_t number);
+std::string ExpiryKey(std::string_view prefix, uint64_t expires, std::string_view id);
 // The keys of a tenant are those in [first, second).
 std::pair<std::string, std::string> TenantRange(std::string_view tenant);
 
 // Splits a stored key into its namespace and what follows the prefix.
 absl::StatusOr<std::pair<Namespace, std::string_view>> SplitKey(std::string_view key);
 absl::StatusOr<uint64_t> DecodeDocumentNumber(std::string_view key_rest);
+absl::StatusOr<std::pair<uint64_t, std::string_view>> DecodeExpiry(std::string_view key_rest);
 
 std::string EncodeEntry(const CatalogEntry& entry);
 absl::StatusOr<CatalogEntry> DecodeEntry(std::string_view value);

@@ -59,18 +59,11 @@ void NamespaceIndex::Set(Parts parts) {
   parts_ = std::make_shared<const Parts>(std::move(parts));
 }
 
-void NamespaceIndex::Publish(std::shared_ptr<const Segment> segment, std::span<const uint64_t> removed) {
+void NamespaceIndex::Publish(Part part, std::span<const uint64_t> removed) {
   const std::lock_guard lock(mu_);
   Parts parts = *parts_;
-  for (Part& part : parts) Drop(part, removed);
-  if (segment != nullptr) parts.push_back({.segment = std::move(segment), .dead = nullptr});
-  Set(std::move(parts));
-}
-
-void NamespaceIndex::PublishPart(Part part) {
-  const std::lock_guard lock(mu_);
-  Parts parts = *parts_;
-  parts.push_back(std::move(part));
+  for (Part& each : parts) Drop(each, removed);
+  if (part.segment != nullptr) parts.push_back(std::move(part));
   Set(std::move(parts));
 }
 
@@ -103,13 +96,18 @@ bool NamespaceIndex::Replace(std::span<const Part> inputs, std::shared_ptr<const
 }
 
 absl::Status NamespaceIndex::Close() {
-  const std::lock_guard merging(merge_mu_);
+  const std::unique_lock merging(merge_mu_);
   const std::lock_guard lock(mu_);
   closed_ = true;
   absl::Status status;
   for (const Part& part : *parts_) status.Update(RemoveFile(*part.segment));
   Set({});
   return status;
+}
+
+bool NamespaceIndex::closed() const {
+  const std::shared_lock lock(mu_);
+  return closed_;
 }
 
 absl::Status NamespaceIndex::CheckIntegrity() const {

@@ -33,11 +33,9 @@ class NamespaceIndex {
   const std::string& prefix() const { return prefix_; }
   std::shared_ptr<const Parts> snapshot() const;
 
-  // In one step for all readers: adds `segment` (null: nothing) and drops the documents of these numbers.
-  void Publish(std::shared_ptr<const Segment> segment, std::span<const uint64_t> removed);
-
-  // As Publish, for a segment of which some documents are dead already.
-  void PublishPart(Part part);
+  // In one step for all readers: adds `part` (its segment may be null: nothing) and drops the documents of
+  // these numbers from the others.
+  void Publish(Part part, std::span<const uint64_t> removed);
 
   // Puts `merged` (null: nothing was live) in the place of `inputs`, parts of an earlier snapshot; documents
   // dropped since then stay dropped. False, and nothing happens, if the index was closed.
@@ -46,9 +44,11 @@ class NamespaceIndex {
   // Empties the index for good and removes its files (an error says which one stayed). Waits for a merge
   // under way.
   absl::Status Close();
+  bool closed() const;
 
-  // Held while parts of this index are merged, so that no file appears behind Close.
-  std::mutex& merge_mutex() { return merge_mu_; }
+  // Held shared while parts of this index are merged, so that no file appears behind Close. No part may be in
+  // two merges at a time.
+  std::shared_mutex& merge_mutex() { return merge_mu_; }
 
   // Every part is sound and each document is live in at most one of them.
   absl::Status CheckIntegrity() const;
@@ -58,7 +58,7 @@ class NamespaceIndex {
 
   const std::string prefix_;
   std::atomic<int64_t>& hot_tokens_;
-  std::mutex merge_mu_;           // taken before mu_
+  std::shared_mutex merge_mu_;    // taken before mu_
   mutable std::shared_mutex mu_;  // held briefly; guards what follows
   std::shared_ptr<const Parts> parts_;
   bool closed_ = false;

@@ -52,13 +52,14 @@ absl::StatusOr<SegmentFiles> OpenSegmentFiles(const std::string& folder) {
 
 absl::StatusOr<std::vector<NamespaceCatalog>> ReadCatalog(const DocumentDb& db) {
   std::vector<NamespaceCatalog> catalogs;
-  auto visit = [&](const Namespace& ns, std::string_view, const CatalogEntry& entry) {
+  auto visit = [&](const Namespace& ns, std::string_view id, const CatalogEntry& entry) {
     if (entry.number >= kMaxDocumentNumber) {
       return absl::DataLossError(
           absl::StrCat("stored document number ", entry.number, ", limit is ", kMaxDocumentNumber));
     }
-    if (catalogs.empty() || catalogs.back().ns != ns) catalogs.push_back({ns, {}});
+    if (catalogs.empty() || catalogs.back().ns != ns) catalogs.push_back({.ns = ns});
     catalogs.back().entries.push_back(entry);
+    catalogs.back().count += CountOf(NamespacePrefix(ns), id, entry.tokens);
     return absl::OkStatus();
   };
   CLAMOR_RETURN_IF_ERROR(db.ForEach({}, visit));
@@ -96,9 +97,10 @@ absl::Status RestoreIndex(const DocumentDb& db, Compactor& compactor, NamespaceC
       CLAMOR_RETURN_IF_ERROR(Remove(segment->path()));
       continue;
     }
-    index->PublishPart({.segment = std::move(segment),
-                        .dead = dead_tokens > 0 ? std::move(dead) : nullptr,
-                        .dead_tokens = dead_tokens});
+    index->Publish({.segment = std::move(segment),
+                    .dead = dead_tokens > 0 ? std::move(dead) : nullptr,
+                    .dead_tokens = dead_tokens},
+                   {});
   }
 
   for (size_t next = 0; next < entries.size();) {
@@ -115,9 +117,9 @@ absl::Status RestoreIndex(const DocumentDb& db, Compactor& compactor, NamespaceC
     if (sources.empty()) break;
     CLAMOR_ASSIGN_OR_RETURN(std::shared_ptr<const Segment> segment,
                             Segment::Build(index->prefix(), sources, ""));
-    index->Publish(std::move(segment), {});
+    index->Publish({.segment = std::move(segment), .dead = nullptr}, {});
     compactor.Schedule(index);
-    CLAMOR_RETURN_IF_ERROR(compactor.WaitForRoom(*index));
+    CLAMOR_RETURN_IF_ERROR(compactor.WaitForRoom(index));
   }
   compactor.Schedule(index);
   return absl::OkStatus();

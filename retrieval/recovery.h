@@ -23,6 +23,7 @@
 #include "retrieval/key_codec.h"
 #include "retrieval/namespace_index.h"
 #include "retrieval/segment.h"
+#include "retrieval/tenant_count.h"
 
 namespace clamor::retrieval {
 
@@ -39,6 +40,7 @@ absl::StatusOr<SegmentFiles> OpenSegmentFiles(const std::string& folder);
 struct NamespaceCatalog {
   Namespace ns;
   std::vector<CatalogEntry> entries;
+  TenantCount count;
 };
 absl::StatusOr<std::vector<NamespaceCatalog>> ReadCatalog(const DocumentDb& db);
 

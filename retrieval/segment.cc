@@ -2,20 +2,21 @@
 
 #include <algorithm>
 #include <cstring>
-#include <functional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/status_macros.h"
 #include "retrieval/checksum.h"
 #include "retrieval/key_codec.h"
+#include "retrieval/mapped_files.h"
 #include "retrieval/place_order.h"
+#include "retrieval/place_sort.h"
 
 namespace clamor::retrieval {
 namespace {
 
 constexpr uint32_t kMagic = 0x534d4c43;  // "CLMS"
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 
 struct Header {
   uint32_t magic, version;
@@ -28,14 +29,17 @@ struct Layout {
   explicit Layout(const Header& header)
       : prefix(sizeof(Header)),
         documents(prefix + (uint64_t{header.prefix} + 7) / 8 * 8),
-        text(documents + uint64_t{header.documents} * sizeof(Segment::Document)),
+        signs(documents + uint64_t{header.documents} * sizeof(Segment::Document)),
+        text(signs + SpanCount(header.order) * sizeof(uint64_t)),
         order(text + uint64_t{header.text} * sizeof(uint32_t)),
         peaks(order + uint64_t{header.order} * sizeof(uint32_t)),
-        end(peaks + PeakCount(header.order) * sizeof(uint32_t)) {}
-  static uint64_t PeakCount(uint64_t order) { return (order + Segment::kPeakSpan - 1) / Segment::kPeakSpan; }
+        end(peaks + SpanCount(header.order) * sizeof(uint32_t)) {}
+  static uint64_t SpanCount(uint64_t order) { return (order + Segment::kSpan - 1) / Segment::kSpan; }
 
-  uint64_t prefix, documents, text, order, peaks, end;
+  uint64_t prefix, documents, signs, text, order, peaks, end;
 };
+
+constexpr uint64_t kStride = 1 << 20;  // bytes or entries between two looks at how much is in memory
 
 Header& HeaderOf(const SegmentStorage& storage) { return *reinterpret_cast<Header*>(storage.data()); }
 
@@ -79,11 +83,13 @@ absl::StatusOr<std::shared_ptr<Segment>> Segment::Allocate(std::string_view pref
   for (size_t i = 0; i < documents.size(); ++i) {
     const auto size = static_cast<uint32_t>(documents[i].tokens.size());
     segment->documents_[i] = {documents[i].number, TokenChecksum(documents[i].tokens), start, size};
+    MappedFiles::OfProcess().Look();
     std::ranges::copy(documents[i].tokens, segment->text_.begin() + start);
     segment->text_[start + size] = kEndMark;
     start += size + 1;
     segment->tokens_ += size;
   }
+  segment->IndexDocuments();
   return segment;
 }
 
@@ -95,93 +101,49 @@ void Segment::SetSpans() {
   };
   prefix_ = {reinterpret_cast<const char*>(storage_.data() + layout.prefix), header.prefix};
   documents_ = {reinterpret_cast<Document*>(storage_.data() + layout.documents), header.documents};
+  signs_ = {reinterpret_cast<uint64_t*>(storage_.data() + layout.signs), Layout::SpanCount(header.order)};
   text_ = words(layout.text, header.text);
   order_ = words(layout.order, header.order);
-  peaks_ = words(layout.peaks, Layout::PeakCount(header.order));
+  peaks_ = words(layout.peaks, Layout::SpanCount(header.order));
+}
+
+// REQUIRES: the table is sound.
+void Segment::IndexDocuments() {
+  first_documents_.reserve(text_.size() / kBlock + 1);
+  uint32_t document = 0;
+  for (uint64_t at = 0; at < text_.size(); at += kBlock) {
+    while (document + 1 < documents_.size() && documents_[document + 1].start <= at) ++document;
+    first_documents_.push_back(document);
+  }
 }
 
 absl::StatusOr<std::shared_ptr<const Segment>> Segment::Build(std::string_view prefix,
                                                               std::span<const Source> documents,
                                                               std::string path) {
   CLAMOR_ASSIGN_OR_RETURN(std::shared_ptr<Segment> segment, Allocate(prefix, documents, std::move(path)));
-  std::vector<Place> places;
-  places.reserve(segment->order_.size());
+  auto place = segment->order_.begin();
   for (const Document& document : segment->documents_) {
-    for (uint32_t i = 1; i < document.size; ++i)
-      places.push_back(MakePlace(segment->text_, document.start + i));
+    for (uint32_t i = 1; i < document.size; ++i) *place++ = document.start + i;
   }
-  std::ranges::sort(places, PlaceLess{segment->text_});
-  std::ranges::transform(places, segment->order_.begin(), &Place::position);
+  SortPlaces(segment->text_, segment->order_);
   CLAMOR_RETURN_IF_ERROR(segment->Seal());
   return segment;
 }
 
-absl::StatusOr<std::shared_ptr<const Segment>> Segment::Merge(std::string_view prefix,
-                                                              std::span<const Input> inputs, std::string path,
-                                                              const std::atomic<bool>& cancelled) {
-  // The text first: then places can be compared where they will be.
-  std::vector<Source> live;
-  for (const auto& [segment, dead] : inputs) {
-    if (!segment->path().empty()) CLAMOR_RETURN_IF_ERROR(segment->CheckBody());
-    for (size_t i = 0; i < segment->documents_.size(); ++i) {
-      if (dead != nullptr && (*dead)[i]) continue;
-      live.push_back({segment->documents_[i].number, segment->Text(segment->documents_[i])});
-    }
+absl::StatusOr<std::shared_ptr<const Segment>> Segment::Renumber(const Segment& from, uint64_t first_number,
+                                                                 std::string path) {
+  std::vector<Source> documents;
+  for (const Document& document : from.documents_)
+    documents.push_back({first_number + documents.size(), from.Text(document)});
+  CLAMOR_ASSIGN_OR_RETURN(std::shared_ptr<Segment> segment,
+                          Allocate(from.prefix_, documents, std::move(path)));
+  for (size_t at = 0; at < from.order_.size(); at += kStride) {
+    MappedFiles::OfProcess().Look();
+    const auto some = from.order_.subspan(at, std::min<size_t>(kStride, from.order_.size() - at));
+    std::ranges::copy(some, segment->order_.begin() + static_cast<std::ptrdiff_t>(at));
   }
-  std::ranges::sort(live, {}, &Source::number);
-  CLAMOR_ASSIGN_OR_RETURN(std::shared_ptr<Segment> merged, Allocate(prefix, live, std::move(path)));
-
-  // Each input is already sorted, and moving its places into the new text keeps them so.
-  struct Head {
-    const Segment* from;
-    std::vector<uint32_t> starts;  // of each document in the new text; 0: dead
-    size_t next = 0;               // in from->order_
-    Place place = {};
-  };
-  auto advance = [&](Head& head) {  // to the next live place; false at the end
-    const Segment& from = *head.from;
-    while (head.next < from.order_.size()) {
-      const uint32_t position = from.Bounded(from.order_[head.next++]);
-      const Document* document = from.LiveDocumentAt(position, nullptr);
-      if (document == nullptr) continue;
-      const uint32_t start = head.starts[document - from.documents_.data()];
-      if (start == 0) continue;
-      head.place = MakePlace(merged->text_, start + (position - document->start));
-      return true;
-    }
-    return false;
-  };
-  const PlaceLess less{merged->text_};
-  auto after = [&](const Head& a, const Head& b) { return less(b.place, a.place); };
-  std::vector<Head> heads;
-  for (const auto& [segment, dead] : inputs) {
-    Head head{.from = segment, .starts = std::vector<uint32_t>(segment->documents_.size())};
-    for (size_t i = 0; i < head.starts.size(); ++i) {
-      if (dead != nullptr && (*dead)[i]) continue;
-      head.starts[i] = merged->documents_[*merged->Find(segment->documents_[i].number)].start;
-    }
-    if (advance(head)) heads.push_back(std::move(head));
-  }
-  std::ranges::make_heap(heads, after);
-  size_t count = 0;
-  while (!heads.empty() && count < merged->order_.size()) {
-    if (count % 65536 == 0 && cancelled.load(std::memory_order_relaxed))
-      return absl::CancelledError("merge cancelled");
-    std::ranges::pop_heap(heads, after);
-    merged->order_[count++] = heads.back().place.position;
-    if (advance(heads.back())) {
-      std::ranges::push_heap(heads, after);
-    } else {
-      heads.pop_back();
-    }
-  }
-  if (!heads.empty() || count != merged->order_.size()) {
-    return absl::DataLossError(absl::StrCat("segments to merge list ", count,
-                                            heads.empty() ? "" : " and more",
-                                            " places, their documents have ", merged->order_.size()));
-  }
-  CLAMOR_RETURN_IF_ERROR(merged->Seal());
-  return merged;
+  CLAMOR_RETURN_IF_ERROR(segment->Seal());
+  return segment;
 }
 
 absl::StatusOr<std::shared_ptr<const Segment>> Segment::Open(std::string path) {
@@ -204,6 +166,7 @@ absl::StatusOr<std::shared_ptr<const Segment>> Segment::Open(std::string path) {
     return absl::DataLossError(absl::StrCat(path, ": ", valid.message()));
   }
   for (const Document& document : segment->documents_) segment->tokens_ += document.size;
+  segment->IndexDocuments();
   return segment;
 }
 
@@ -240,17 +203,18 @@ absl::Status Segment::CheckBody() const {
 }
 
 absl::Status Segment::Seal() {
-  FillPeaks();
+  FillSpans();
   Header& header = HeaderOf(storage_);
   header.body_checksum = BodyChecksum();
   header.table_checksum = TableChecksum();
   return storage_.Seal();
 }
 
-void Segment::FillPeaks() {
+void Segment::FillSpans() {
   for (size_t i = 0; i < peaks_.size(); ++i) {
-    const auto under =
-        order_.subspan(i * kPeakSpan, std::min<size_t>(kPeakSpan, order_.size() - i * kPeakSpan));
+    MappedFiles::OfProcess().Look();
+    const auto under = order_.subspan(i * kSpan, std::min<size_t>(kSpan, order_.size() - i * kSpan));
+    signs_[i] = MakePlace(text_, under.front()).key;
     peaks_[i] = *std::ranges::max_element(under);
   }
 }
@@ -265,14 +229,32 @@ uint64_t Segment::TableChecksum() const {
 
 uint64_t Segment::BodyChecksum() const {
   const Layout layout(HeaderOf(storage_));
-  return Checksum({storage_.data() + layout.text, layout.end - layout.text});
+  uint64_t sum = 0;
+  for (uint64_t at = layout.text; at < layout.end; at += kStride) {
+    MappedFiles::OfProcess().Look();
+    sum = Checksum({storage_.data() + at, std::min(kStride, layout.end - at)}, sum);
+  }
+  return sum;
 }
 
 absl::Status Segment::CheckIntegrity() const {
   CLAMOR_RETURN_IF_ERROR(CheckTable());
   CLAMOR_RETURN_IF_ERROR(CheckBody());
+  // The marks first: comparing places relies on them.
+  if (text_.front() != kEndMark) return absl::DataLossError("text does not begin with an end mark");
+  for (const Document& document : documents_) {
+    MappedFiles::OfProcess().Look();
+    const auto text = Text(document);
+    if (std::ranges::any_of(text, [](uint32_t token) { return token >= kTokenLimit; })) {
+      return absl::DataLossError(
+          absl::StrCat("document ", document.number, " has a token id over the limit"));
+    }
+    if (text_[document.start + document.size] != kEndMark)
+      return absl::DataLossError(absl::StrCat("document ", document.number, " has no end mark behind it"));
+  }
   std::vector<bool> listed(text_.size());
   for (size_t i = 0; i < order_.size(); ++i) {
+    if (i % kSpan == 0) MappedFiles::OfProcess().Look();
     const uint32_t position = Bounded(order_[i]);
     if (LiveDocumentAt(position, nullptr) == nullptr || listed[position]) {
       return absl::DataLossError(
@@ -283,16 +265,12 @@ absl::Status Segment::CheckIntegrity() const {
       return absl::DataLossError(absl::StrCat("entries ", i - 1, " and ", i, " are not in order"));
     }
   }
-  for (const Document& document : documents_) {
-    const auto text = Text(document);
-    if (std::ranges::any_of(text, [](uint32_t token) { return token >= kTokenLimit; })) {
-      return absl::DataLossError(
-          absl::StrCat("document ", document.number, " has a token id over the limit"));
-    }
-  }
   for (size_t i = 0; i < order_.size(); ++i) {
-    if (order_[i] > peaks_[i / kPeakSpan]) {
-      return absl::DataLossError(absl::StrCat("entry ", i, " is over its peak ", peaks_[i / kPeakSpan]));
+    if (order_[i] > peaks_[i / kSpan]) {
+      return absl::DataLossError(absl::StrCat("entry ", i, " is over its peak ", peaks_[i / kSpan]));
+    }
+    if (i % kSpan == 0 && signs_[i / kSpan] != MakePlace(text_, order_[i]).key) {
+      return absl::DataLossError(absl::StrCat("entry ", i, " has another sign than its place"));
     }
   }
   return absl::OkStatus();

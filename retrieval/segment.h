@@ -7,9 +7,11 @@
 // lookup O(log n) comparisons of up to kMaxMatch tokens, plus the dead places that it has to step over.
 //
 // IMPLEMENTATION. One flat block (segment_storage.h): header, namespace prefix, table of documents by rising
-// number, text (documents in that order, each after an end mark), order, and the greatest entry of each 1024
-// of `order`. Newer documents lie behind older ones in the text, so a higher position is a newer place. 8
-// bytes per token.
+// number, signs, text (documents in that order, each after an end mark), order, peaks. Newer documents lie
+// behind older ones in the text, so a higher position is a newer place. 8 bytes per token. `order` has two
+// small indexes, an entry for each 1024 of it. Signs are the two tokens before the first place of the 1024: a
+// search goes through them first, so that it touches a dozen pages of order and text and not two for each of
+// its steps. Peaks are the greatest of the 1024: they let a search for the newest places pass over most.
 //
 // Segments are made from the documents in RocksDB and can be made again: a file that is damaged is left out.
 // The table is checked when a file is opened; text and order are not, so every use of them is bounded: damage
@@ -35,11 +37,12 @@ namespace clamor::retrieval {
 
 inline constexpr uint32_t kMaxMatch = 256;                // tokens of a context that count
 inline constexpr uint32_t kMaxSegmentTokens = 64u << 20;  // end marks included
+static_assert(kMaxSegmentTokens <= 1u << 30, "place_sort.h");
 
 class Segment {
  public:
-  static constexpr uint32_t kPeakSpan = 1024;  // entries of `order` under one peak
-  using DeadSet = std::vector<bool>;           // by index of the document; a null pointer: all live
+  static constexpr uint32_t kSpan = 1024;  // entries of `order` under one sign and one peak
+  using DeadSet = std::vector<bool>;       // by index of the document; a null pointer: all live
 
   struct Document {
     uint64_t number, checksum;  // as in the catalog
@@ -66,10 +69,13 @@ class Segment {
                                                               std::span<const Source> documents,
                                                               std::string path);
   // A segment of all live documents of `inputs`, at least one, none of them twice. CANCELLED soon after
-  // `cancelled` becomes true.
+  // `cancelled` becomes true. Of a file, no more than its text stays in memory meanwhile.
   static absl::StatusOr<std::shared_ptr<const Segment>> Merge(std::string_view prefix,
                                                               std::span<const Input> inputs, std::string path,
                                                               const std::atomic<bool>& cancelled);
+  // A copy of `from` whose documents have the numbers from `first_number` on, in a new file.
+  static absl::StatusOr<std::shared_ptr<const Segment>> Renumber(const Segment& from, uint64_t first_number,
+                                                                 std::string path);
   // DATA_LOSS unless header and table make sense.
   static absl::StatusOr<std::shared_ptr<const Segment>> Open(std::string path);
 
@@ -92,10 +98,13 @@ class Segment {
   void FindOccurrences(std::span<const uint32_t> suffix, size_t limit, size_t depth, uint64_t oldest,
                        const DeadSet* dead, std::vector<Occurrence>& out) const;
 
-  // Recounts everything: checksums, sorting, every place listed once.
+  // Recounts everything: checksums, sorting, every place listed once, the indexes of `order`.
   absl::Status CheckIntegrity() const;
 
  private:
+  class Run;
+  static constexpr uint32_t kBlock = 512;
+
   explicit Segment(SegmentStorage storage);
   static absl::StatusOr<std::shared_ptr<Segment>> Allocate(std::string_view prefix,
                                                            std::span<const Source> documents,
@@ -103,10 +112,12 @@ class Segment {
   void SetSpans();
   absl::Status CheckTable() const;
   absl::Status CheckBody() const;
-  void FillPeaks();
+  void IndexDocuments();
+  void FillSpans();
   absl::Status Seal();
   uint64_t TableChecksum() const;
   uint64_t BodyChecksum() const;
+  size_t FirstPlace(std::span<const uint32_t> context, int at_least) const;
   int CompareContext(uint32_t position, std::span<const uint32_t> context) const;
   uint32_t CommonLength(uint32_t position, std::span<const uint32_t> context) const;
   const Document* LiveDocumentAt(uint32_t position, const DeadSet* dead) const;
@@ -116,7 +127,10 @@ class Segment {
   uint64_t tokens_ = 0;
   std::string_view prefix_;
   std::span<Document> documents_;
+  std::span<uint64_t> signs_;
   std::span<uint32_t> text_, order_, peaks_;
+  std::vector<uint32_t>
+      first_documents_;  // at the beginning of each kBlock tokens of the text; not in the file
 };
 
 }  // namespace clamor::retrieval

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <filesystem>
 #include <utility>
@@ -12,6 +13,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/status_macros.h"
+#include "retrieval/mapped_files.h"
 
 namespace clamor::retrieval {
 namespace {
@@ -71,6 +73,8 @@ absl::StatusOr<SegmentStorage> SegmentStorage::OpenFile(std::string path) {
   storage.size_ = static_cast<size_t>(info.st_size);
   if (storage.size_ == 0) return absl::DataLossError(absl::StrCat(storage.path_, ": is empty"));
   CLAMOR_RETURN_IF_ERROR(storage.Map(fd, PROT_READ));
+  // Lookups jump about: what lies beside a page that is read from the disk is not worth reading.
+  madvise(storage.data_, storage.size_, MADV_RANDOM);
   return storage;
 }
 
@@ -78,6 +82,7 @@ absl::Status SegmentStorage::Map(int fd, int protection) {
   void* mapped = mmap(nullptr, size_, protection, MAP_SHARED, fd, 0);
   if (mapped == MAP_FAILED) return Errno(errno, path_);
   data_ = static_cast<std::byte*>(mapped);
+  MappedFiles::OfProcess().Add({data_, size_});
   return absl::OkStatus();
 }
 
@@ -89,7 +94,10 @@ SegmentStorage::SegmentStorage(SegmentStorage&& other) noexcept
       unsealed_file_(std::exchange(other.unsealed_file_, false)) {}
 
 SegmentStorage::~SegmentStorage() {
-  if (data_ != nullptr && heap_ == nullptr) munmap(data_, size_);
+  if (data_ != nullptr && heap_ == nullptr) {
+    MappedFiles::OfProcess().Remove({data_, size_});
+    munmap(data_, size_);
+  }
   if (unsealed_file_) unlink(absl::StrCat(path_, kTemporary).c_str());
 }
 
@@ -100,7 +108,16 @@ absl::Status SegmentStorage::Seal() {
   if (mprotect(data_, size_, PROT_READ) != 0) return Errno(errno, temporary);
   if (rename(temporary.c_str(), path_.c_str()) != 0) return Errno(errno, path_);
   unsealed_file_ = false;
+  madvise(data_, size_, MADV_RANDOM);
+  Forget(0, size_);
   return SyncFolderOf(path_);
+}
+
+void SegmentStorage::Forget(size_t offset, size_t bytes) const {
+  if (heap_ != nullptr) return;
+  static const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t begin = (offset + page - 1) / page * page, end = std::min(offset + bytes, size_) / page * page;
+  if (begin < end) madvise(data_ + begin, end - begin, MADV_DONTNEED);
 }
 
 }  // namespace clamor::retrieval

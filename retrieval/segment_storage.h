@@ -1,7 +1,8 @@
 // The memory of one segment: a block on the heap, or a file that is mapped.
 //
 // A file comes into being whole or not at all: it is written under `path` + ".tmp", synced by Seal and
-// renamed. The mapping lives as long as the object, whatever becomes of the name.
+// renamed. The mapping lives as long as the object, whatever becomes of the name. How much of all mappings is
+// in memory at a time is bounded by mapped_files.h.
 //
 // Threads: none of its own; read-only after Seal.
 // Tested by tests/retrieval/segment_test.cc.
@@ -29,6 +30,10 @@ class SegmentStorage {
 
   // Ends writing. Does nothing on the heap.
   absl::Status Seal();
+
+  // Takes the pages that lie wholly in `bytes` from `offset` on out of memory, until they are used again.
+  // Does nothing on the heap.
+  void Forget(size_t offset, size_t bytes) const;
 
   std::byte* data() const { return data_; }
   size_t size() const { return size_; }

@@ -8,14 +8,18 @@
 // Bad arguments are INVALID_ARGUMENT, stored bytes that make no sense DATA_LOSS, a full disk
 // RESOURCE_EXHAUSTED; in each case nothing was changed.
 //
+// Documents may expire: they go within seconds of that time by the system's clock, however it is set.
+//
 // Memory: 16 bytes for each of `hot_tokens`, about 1 KiB per namespace, 130 MiB of RocksDB's caches and
-// buffers; segment files are mapped, which the system may drop from memory at any time.
+// buffers, and of segment files, which are mapped, `mapped_bytes`, or the text of the segment being merged if
+// that is more.
 //
 // Threads: all methods may be called from any thread. Draft never waits for a change.
 // Tested by tests/retrieval/suffix_store_test.cc, against a naive search over all documents.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -37,17 +41,28 @@ inline constexpr uint32_t kMaxBatchTokens = 4u << 20;
 struct Document {
   std::string_view id;               // 1..256 bytes
   std::span<const uint32_t> tokens;  // 1..max_document_tokens ids below 2^31
+  uint64_t expires = 0;              // seconds since 1970; 0: never
 };
 
 struct Stats {
   uint64_t documents = 0, tokens = 0, bytes_on_disk = 0, segments = 0;
+  uint64_t charged_bytes = 0;  // against quotas: DocumentBytes
+};
+
+// What became of the documents of a loaded segment.
+struct LoadOutcome {
+  uint64_t stored = 0, unchanged = 0, tokens = 0;  // tokens of those that were stored
 };
 
 struct StoreOptions {
-  std::string path;                               // folder, created if missing
-  uint64_t max_tokens_per_tenant = 256ull << 20;  // Append over it: RESOURCE_EXHAUSTED
-  uint32_t max_document_tokens = 1u << 20;        // longer: INVALID_ARGUMENT
+  std::string path;                            // folder, created if missing
+  uint64_t max_bytes_per_tenant = 4ull << 30;  // by DocumentBytes; adding over it: RESOURCE_EXHAUSTED
+  uint32_t max_document_tokens = 1u << 20;     // longer: INVALID_ARGUMENT
   uint32_t hot_tokens = 2u << 20;  // indexed on the heap, over all tenants, before they go into files
+  uint64_t min_free_bytes =
+      256u << 20;                      // of the disk; adding beyond: RESOURCE_EXHAUSTED. Deleting still works
+  uint64_t mapped_bytes = 512u << 20;  // of files in this process's memory: MappedFiles
+  std::function<uint64_t()> clock;     // seconds since 1970; by default the system's
 };
 
 class SuffixStore {
@@ -58,14 +73,20 @@ class SuffixStore {
   ~SuffixStore();
 
   // Idempotent per document id: the same id with the same tokens is a no-op (false); with other tokens
-  // replaces the document (true). Durable when it returns.
+  // replaces the document (true). Durable when it returns. Said again, a document expires at the later of
+  // both times.
   absl::StatusOr<bool> Append(const Namespace& ns, std::string_view document_id,
-                              std::span<const uint32_t> tokens);
+                              std::span<const uint32_t> tokens, uint64_t expires = 0);
 
   // As Append for each, in one durable step: all or, on an error, none. Of documents with the same id the
   // last counts, for the others the answer is false. Much faster than one at a time, which waits for the disk
   // each time.
   absl::StatusOr<std::vector<bool>> AppendBatch(const Namespace& ns, std::span<const Document> documents);
+
+  // Adds the documents of a segment that was made outside, as AppendBatch would: all or none, those with an
+  // id and tokens that are there already left alone. `path` is a .seg file of bulk_files.h; it is only read.
+  // They never expire. Loading again is safe. Changes of the tenant wait meanwhile, drafts do not.
+  absl::StatusOr<LoadOutcome> LoadSegment(const std::string& path);
 
   // Removes the document and every trace of it from later drafts. False if there was none.
   absl::StatusOr<bool> DeleteDocument(const Namespace& ns, std::string_view document_id);
@@ -74,6 +95,9 @@ class SuffixStore {
   // The number of documents removed. After an error, calling it again finishes the work.
   absl::StatusOr<uint64_t> DeleteTenant(std::string_view tenant);
 
+  // Removes what has expired, as a thread of the store does every second. How many there were.
+  absl::StatusOr<uint64_t> RemoveExpired();
+
   // Continuations of the longest suffix of `context` that occurs; draft.h says which occurrences count.
   // Cost: for each of O(log tokens) segments, O(log tokens) comparisons of up to max_match tokens and one
   // step for each 1024 occurrences; then O(max_occurrences log max_occurrences).
@@ -81,7 +105,7 @@ class SuffixStore {
                              const DraftOptions& options) const;
 
   // A consistent copy of the store in `folder` (must not exist), made of hard links where the file system
-  // allows.
+  // allows: a store that opens like any other and drafts the same.
   absl::Status Checkpoint(const std::string& folder) const;
 
   // Over all tenants, or one (whose bytes are approximate).

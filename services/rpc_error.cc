@@ -165,6 +165,13 @@ grpc::Status ToGrpc(const absl::Status& status) {
     violation->set_description(message);
     details.add_details()->PackFrom(bad_request);
   }
+  if (!passed_on && reason == "STORE_FULL") {
+    google::rpc::QuotaFailure quota;
+    auto* violation = quota.add_violations();
+    violation->set_subject("store");
+    violation->set_description(message);
+    details.add_details()->PackFrom(quota);
+  }
   if (!passed_on && known != nullptr && known->retry_after > absl::ZeroDuration()) {
     google::rpc::RetryInfo retry;
     retry.mutable_retry_delay()->set_seconds(absl::ToInt64Seconds(known->retry_after));

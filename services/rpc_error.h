@@ -4,7 +4,7 @@
 // the message ("[QUEUE_FULL] 256 requests wait, limit 256"); INVALID_ARGUMENT without one means
 // INVALID_FIELD, and its message begins with the field's path ("options.sampling.top_p is 2, must be ...").
 // On the wire the reason is a google.rpc.ErrorInfo of domain "clamor", the field a google.rpc.BadRequest, a
-// time to wait a google.rpc.RetryInfo.
+// time to wait a google.rpc.RetryInfo, what is full a google.rpc.QuotaFailure.
 //
 // Tested by tests/services/rpc_error_test.cc.
 #pragma once

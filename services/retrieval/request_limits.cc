@@ -38,7 +38,8 @@ absl::Status CheckTokens(absl::string_view field, const google::protobuf::Repeat
 absl::Status CheckDocument(const std::string& path, const v1::Document& document) {
   CLAMOR_RETURN_IF_ERROR(CheckDocumentId(absl::StrCat(path, ".id"), document.id()));
   CLAMOR_RETURN_IF_ERROR(CheckCount(absl::StrCat(path, ".tokens"), document.tokens_size(), 1 << 20));
-  return CheckTokens(absl::StrCat(path, ".tokens"), document.tokens());
+  CLAMOR_RETURN_IF_ERROR(CheckTokens(absl::StrCat(path, ".tokens"), document.tokens()));
+  return CheckRange(absl::StrCat(path, ".ttl_seconds"), document.ttl_seconds(), 0, uint64_t{1} << 32);
 }
 
 }  // namespace
@@ -107,7 +108,7 @@ absl::StatusOr<std::vector<retrieval::Namespace>> CheckDocuments(const v1::Appen
                       absl::StrCat("have ", tokens, " tokens, limit ", retrieval::kMaxBatchTokens));
 }
 
-absl::Status CheckCheckpointName(const std::string& name) {
+absl::Status CheckFolderName(const std::string& name) {
   return CheckName(
       "name", name, 128, [](char c) { return absl::ascii_isalnum(c) || c == '_' || c == '-'; },
       "A-Z a-z 0-9 _ -");

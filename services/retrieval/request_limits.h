@@ -32,6 +32,6 @@ absl::Status CheckCount(absl::string_view field, int count, int limit);
 absl::Status CheckDocumentId(const std::string& field, const std::string& id);
 // The namespace of each document.
 absl::StatusOr<std::vector<retrieval::Namespace>> CheckDocuments(const v1::AppendRequest& request);
-absl::Status CheckCheckpointName(const std::string& name);
+absl::Status CheckFolderName(const std::string& name);
 
 }  // namespace clamor

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "retrieval/bulk_files.h"
 #include "services/log.h"
 #include "services/retrieval/request_limits.h"
 #include "services/rpc_error.h"
@@ -101,6 +102,11 @@ grpc::Status RetrievalService::Lookup(grpc::ServerContext*, const v1::LookupRequ
 grpc::Status RetrievalService::Append(grpc::ServerContext*, const v1::AppendRequest* request,
                                       v1::AppendResponse* response) {
   if (draining_) return ToGrpc(Draining());
+  const auto now = static_cast<uint64_t>(absl::ToUnixSeconds(absl::Now()));
+  auto expiry_of = [&](const v1::Document& document) {
+    const uint64_t ttl = document.has_ttl_seconds() ? document.ttl_seconds() : options_.document_ttl;
+    return ttl == 0 ? 0 : now + ttl;
+  };
   auto namespaces = CheckDocuments(*request);  // all are checked before the first is stored
   absl::Status status = namespaces.status();
   const int count = request->documents_size();
@@ -112,7 +118,8 @@ grpc::Status RetrievalService::Append(grpc::ServerContext*, const v1::AppendRequ
     for (int i = done; i < count && SameNamespace((*namespaces)[i], ns); ++i) {
       const v1::Document& document = request->documents(i);
       batch.push_back({.id = document.id(),
-                       .tokens = {document.tokens().data(), static_cast<size_t>(document.tokens_size())}});
+                       .tokens = {document.tokens().data(), static_cast<size_t>(document.tokens_size())},
+                       .expires = expiry_of(document)});
     }
     auto stored = store_->AppendBatch(ns, batch);
     if (!stored.ok()) {
@@ -152,7 +159,7 @@ grpc::Status RetrievalService::DeleteTenant(grpc::ServerContext*, const v1::Dele
 
 grpc::Status RetrievalService::Checkpoint(grpc::ServerContext*, const v1::CheckpointRequest* request,
                                           v1::CheckpointResponse* response) {
-  if (absl::Status name = CheckCheckpointName(request->name()); !name.ok()) return ToGrpc(name);
+  if (absl::Status name = CheckFolderName(request->name()); !name.ok()) return ToGrpc(name);
   const std::filesystem::path folder = std::filesystem::path(options_.checkpoint_path) / request->name();
   std::error_code error;
   std::filesystem::create_directories(options_.checkpoint_path, error);
@@ -169,6 +176,26 @@ grpc::Status RetrievalService::Checkpoint(grpc::ServerContext*, const v1::Checkp
   return grpc::Status::OK;
 }
 
+grpc::Status RetrievalService::LoadSegments(grpc::ServerContext*, const v1::LoadSegmentsRequest* request,
+                                            v1::LoadSegmentsResponse* response) {
+  if (absl::Status name = CheckFolderName(request->name()); !name.ok()) return ToGrpc(name);
+  const std::filesystem::path folder = std::filesystem::path(options_.load_path) / request->name();
+  auto paths = retrieval::ListBulkSegments(folder);
+  if (!paths.ok()) return ToGrpc(paths.status());
+  for (const std::string& path : *paths) {
+    if (draining_) return ToGrpc(Draining());
+    auto loaded = store_->LoadSegment(path);
+    if (!loaded.ok()) return ToGrpc(WithReason(loaded.status()));
+    response->set_segments(response->segments() + 1);
+    response->set_stored(response->stored() + loaded->stored);
+    response->set_unchanged(response->unchanged() + loaded->unchanged);
+    response->set_tokens(response->tokens() + loaded->tokens);
+  }
+  spdlog::info("event=segments_loaded path={} segments={} documents={} tokens={}", Quoted(folder.string()),
+               response->segments(), response->stored(), response->tokens());
+  return grpc::Status::OK;
+}
+
 grpc::Status RetrievalService::GetStats(grpc::ServerContext*, const v1::GetStatsRequest* request,
                                         v1::GetStatsResponse* response) {
   if (!request->tenant().empty()) {
@@ -178,6 +205,7 @@ grpc::Status RetrievalService::GetStats(grpc::ServerContext*, const v1::GetStats
   response->set_documents(stats.documents);
   response->set_tokens(stats.tokens);
   response->set_bytes_on_disk(stats.bytes_on_disk);
+  response->set_charged_bytes(stats.charged_bytes);
   return grpc::Status::OK;
 }
 

@@ -22,6 +22,8 @@ class RetrievalService final : public v1::RetrievalService::Service {
   struct Options {
     std::string store_path;       // for the free space of its disk
     std::string checkpoint_path;  // folder that Checkpoint puts its copies in; made when first needed
+    std::string load_path;        // folder that LoadSegments finds its folders in
+    uint64_t document_ttl = 0;    // seconds that a document stays unless it says otherwise; 0: for ever
   };
   // `store` and `registry` must outlive the service.
   RetrievalService(retrieval::SuffixStore* store, Options options, prometheus::Registry* registry);
@@ -36,10 +38,12 @@ class RetrievalService final : public v1::RetrievalService::Service {
                             v1::DeleteTenantResponse* response) override;
   grpc::Status Checkpoint(grpc::ServerContext*, const v1::CheckpointRequest* request,
                           v1::CheckpointResponse* response) override;
+  grpc::Status LoadSegments(grpc::ServerContext*, const v1::LoadSegmentsRequest* request,
+                            v1::LoadSegmentsResponse* response) override;
   grpc::Status GetStats(grpc::ServerContext*, const v1::GetStatsRequest* request,
                         v1::GetStatsResponse* response) override;
 
-  // From now on lookups and appends are refused with DRAINING.
+  // From now on lookups, appends and loads are refused with DRAINING.
   void Drain() { draining_ = true; }
 
   // Brings the gauges up to date, before a scrape.

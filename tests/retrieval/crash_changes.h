@@ -2,11 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "kernels/status_macros.h"
+#include "retrieval/bulk_files.h"
 #include "retrieval/suffix_store.h"
 #include "tests/retrieval/naive_store.h"
 
@@ -14,7 +17,7 @@ namespace clamor::retrieval {
 
 struct Change {
   Namespace ns;
-  bool remove = false;
+  bool remove = false, load = false;  // neither: append
   std::vector<std::string> ids;
   std::vector<Tokens> tokens;
 };
@@ -24,6 +27,7 @@ inline Change MakeChange(uint64_t seed, uint64_t number) {
   Change change;
   change.ns = {random() % 2 ? "ann" : "bob", "f0"};
   change.remove = random() % 5 == 0;
+  change.load = !change.remove && random() % 8 == 0;
   const size_t count = change.remove ? 1 : 1 + random() % 3;
   for (size_t i = 0; i < count; ++i) {
     change.ids.push_back(std::to_string(random() % 40));
@@ -34,8 +38,18 @@ inline Change MakeChange(uint64_t seed, uint64_t number) {
   return change;
 }
 
-inline absl::Status Apply(SuffixStore& store, const Change& change) {
+// `scratch` is a folder for the segments that are loaded.
+inline absl::Status Apply(SuffixStore& store, const Change& change, const std::string& scratch) {
   if (change.remove) return store.DeleteDocument(change.ns, change.ids[0]).status();
+  if (change.load) {
+    std::filesystem::remove_all(scratch);
+    BulkWriter writer(scratch, change.ns, 1 << 20);
+    for (size_t i = 0; i < change.ids.size(); ++i)
+      CLAMOR_RETURN_IF_ERROR(writer.Add(change.ids[i], change.tokens[i]));
+    CLAMOR_RETURN_IF_ERROR(writer.Finish());
+    CLAMOR_ASSIGN_OR_RETURN(const std::vector<std::string> paths, ListBulkSegments(scratch));
+    return store.LoadSegment(paths.front()).status();
+  }
   std::vector<Document> documents;
   for (size_t i = 0; i < change.ids.size(); ++i) documents.push_back({change.ids[i], change.tokens[i]});
   return store.AppendBatch(change.ns, documents).status();

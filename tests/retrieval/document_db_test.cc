@@ -1,7 +1,9 @@
 #include "retrieval/document_db.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <random>
 
 #include "gtest/gtest.h"
 #include "retrieval/checksum.h"
@@ -51,12 +53,12 @@ TEST(DocumentDbTest, NamesBothFormatVersions) {
   { ASSERT_TRUE(DocumentDb::Open(folder / "db").ok()); }
   {  // As a later version might leave it, with a column family that this one does not know.
     std::vector<rocksdb::ColumnFamilyDescriptor> families;
-    for (const char* name : {"default", "catalog", "documents"})
+    for (const char* name : {"default", "catalog", "documents", "expiries"})
       families.emplace_back(name, rocksdb::ColumnFamilyOptions());
     std::vector<rocksdb::ColumnFamilyHandle*> handles;
     rocksdb::DB* db = nullptr;
     ASSERT_TRUE(rocksdb::DB::Open({}, folder / "db", families, &handles, &db).ok());
-    ASSERT_TRUE(db->Put({}, "format", "2").ok());
+    ASSERT_TRUE(db->Put({}, "format", "3").ok());
     rocksdb::ColumnFamilyHandle* later = nullptr;
     ASSERT_TRUE(db->CreateColumnFamily({}, "later", &later).ok());
     handles.push_back(later);
@@ -66,9 +68,137 @@ TEST(DocumentDbTest, NamesBothFormatVersions) {
   }
   const absl::Status status = DocumentDb::Open(folder / "db").status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
-  EXPECT_NE(std::string(status.message()).find("format version 2, this program reads version 1"),
+  EXPECT_NE(std::string(status.message()).find("format version 3, this program reads versions 1 to 2"),
             std::string::npos)
       << status;
+}
+
+TEST(DocumentDbTest, ExpiriesFollowTheirDocuments) {
+  TempFolder folder;
+  auto opened = DocumentDb::Open(folder / "db");
+  ASSERT_TRUE(opened.ok());
+  DocumentDb& db = **opened;
+  const Tokens tokens = {1, 2};
+  auto write = [&](std::string_view prefix, std::string_view id, uint64_t number, uint64_t expires) {
+    const auto before = *db.Find(prefix, id);
+    const DocumentDb::Change change{
+        .id = id,
+        .before = before,
+        .tokens = number ? std::span<const uint32_t>(tokens) : std::span<const uint32_t>(),
+        .number = number,
+        .expires = expires};
+    ASSERT_TRUE(db.Write(prefix, {&change, 1}).ok());
+  };
+  constexpr std::string_view kOther("t\0f1\0", 5), kThird("u\0f\0", 4);
+  auto due = [&](uint64_t now, size_t limit = 100) {
+    std::string found;
+    const auto all = db.FindExpired(now, limit);
+    for (const auto& each : *all) found += each.ns.tenant + each.ns.fingerprint + each.id + " ";
+    return found;
+  };
+  write(kPrefix, "a", 1, 100);
+  write(kPrefix, "b", 2, 50);
+  write(kPrefix, "never", 3, 0);
+  write(kOther, "c", 4, 70);
+  write(kThird, "d", 5, 60);
+  EXPECT_EQ(due(49), "");
+  EXPECT_EQ(due(50), "tfb ");
+  EXPECT_EQ(due(1000), "tfb tfa tf1c ufd ");
+  EXPECT_EQ(due(1000, 2), "tfb tfa ");
+  write(kPrefix, "b", 2, 80);  // the same document, later
+  EXPECT_EQ(due(70), "tf1c ufd ");
+  EXPECT_TRUE(*db.HasExpiry(kPrefix, 80, "b"));
+  EXPECT_FALSE(*db.HasExpiry(kPrefix, 50, "b"));
+  EXPECT_EQ(*db.Read(kPrefix, **db.Find(kPrefix, "b")), tokens);
+  write(kPrefix, "b", 6, 0);  // another document, for ever
+  write(kOther, "c", 0, 0);   // removed
+  EXPECT_EQ(due(1000), "tfa ufd ");
+  EXPECT_EQ(*db.CountExpiries("t"), 1u);
+  EXPECT_EQ(*db.CountExpiries(""), 2u);
+  EXPECT_EQ(*db.CountBodies(""), 4u);
+  ASSERT_TRUE(db.EraseTenant("t").ok());
+  ASSERT_TRUE(db.PurgeTenant("t").ok());
+  EXPECT_EQ(due(1000), "ufd ");
+}
+
+TEST(DocumentDbTest, TheFormatChangesWithTheFirstExpiry) {
+  TempFolder folder;
+  auto format = [&] {
+    rocksdb::Options options;
+    std::vector<rocksdb::ColumnFamilyDescriptor> families;
+    for (const char* name : {"default", "catalog", "documents", "expiries"})
+      families.emplace_back(name, rocksdb::ColumnFamilyOptions());
+    std::vector<rocksdb::ColumnFamilyHandle*> handles;
+    rocksdb::DB* db = nullptr;
+    EXPECT_TRUE(rocksdb::DB::OpenForReadOnly(options, folder / "db", families, &handles, &db).ok());
+    std::string version;
+    EXPECT_TRUE(db->Get({}, "format", &version).ok());
+    for (rocksdb::ColumnFamilyHandle* handle : handles)
+      EXPECT_TRUE(db->DestroyColumnFamilyHandle(handle).ok());
+    delete db;
+    return version;
+  };
+  const Tokens tokens = {1};
+  for (const uint64_t expires : {0, 5}) {
+    {
+      auto db = DocumentDb::Open(folder / "db");
+      ASSERT_TRUE(db.ok()) << db.status();
+      const DocumentDb::Change change{.id = "a",
+                                      .before = *(*db)->Find(kPrefix, "a"),
+                                      .tokens = tokens,
+                                      .number = 1 + expires,
+                                      .expires = expires};
+      ASSERT_TRUE((*db)->Write(kPrefix, {&change, 1}).ok());
+    }
+    EXPECT_EQ(format(), expires == 0 ? "1" : "2");
+  }
+}
+
+TEST(DocumentDbTest, IngestIsWrite) {
+  std::mt19937_64 random(1);
+  TempFolder folder;
+  auto ingested = *DocumentDb::Open(folder / "ingested"), written = *DocumentDb::Open(folder / "written");
+  uint64_t number = 1;
+  for (int round = 0; round < 20; ++round) {
+    // Some removed, some replaced, some new, some told another expiry, in no order of ids.
+    std::vector<std::string> ids;
+    for (int i = 0; i < 30; ++i) ids.push_back(std::to_string(i));
+    std::ranges::shuffle(ids, random);
+    ids.resize(1 + random() % 20);
+    std::vector<Tokens> bodies(ids.size());
+    std::vector<DocumentDb::Change> changes;
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const auto before = *written->Find(kPrefix, ids[i]);
+      const int action = static_cast<int>(random() % 3);
+      if (action > 0 || !before) bodies[i] = RandomTokens(random, 1 + random() % 9, 100);
+      if (action == 1 && before) bodies[i] = *written->Read(kPrefix, *before);
+      const uint64_t same_number = before ? before->number : 0;
+      changes.push_back({.id = ids[i],
+                         .before = before,
+                         .tokens = bodies[i],
+                         .number = action == 1 && before ? same_number : number++,
+                         .expires = bodies[i].empty() ? 0 : random() % 3});
+    }
+    ASSERT_TRUE(written->Write(kPrefix, changes).ok());
+    const absl::Status status = ingested->Ingest(kPrefix, changes, folder / "scratch");
+    ASSERT_TRUE(status.ok()) << status;
+    ASSERT_FALSE(std::filesystem::exists(folder / "scratch"));
+    for (int i = 0; i < 30; ++i) {
+      const auto a = *ingested->Find(kPrefix, std::to_string(i)),
+                 b = *written->Find(kPrefix, std::to_string(i));
+      ASSERT_EQ(a, b);
+      if (!a) continue;
+      ASSERT_EQ(*ingested->Read(kPrefix, *a), *written->Read(kPrefix, *b));
+      ASSERT_TRUE(a->expires == 0 || *ingested->HasExpiry(kPrefix, a->expires, std::to_string(i)));
+    }
+    ASSERT_EQ(*ingested->CountBodies("t"), *written->CountBodies("t"));
+    ASSERT_EQ(*ingested->CountExpiries("t"), *written->CountExpiries("t"));
+    if (round % 5 == 4) {
+      ingested.reset();
+      ingested = *DocumentDb::Open(folder / "ingested");
+    }
+  }
+  EXPECT_TRUE(ingested->Ingest(kPrefix, {}, folder / "scratch").ok());
 }
 
 TEST(DocumentDbTest, DocumentsWithoutAFormatVersionAreDataLoss) {

@@ -69,6 +69,15 @@ TEST(KeyCodecTest, ValuesComeBack) {
   EXPECT_EQ(entry->number, 1ull << 40);
   EXPECT_EQ(entry->checksum, 5u);
   EXPECT_EQ(entry->tokens, 77u);
+  const CatalogEntry expiring{.number = 3, .checksum = 5, .tokens = 7, .expires = 1ull << 40};
+  EXPECT_EQ(*DecodeEntry(EncodeEntry(expiring)), expiring);
+  EXPECT_EQ(EncodeEntry({.tokens = 1}).size(), 20u) << "as in format version 1";
+  const std::string key = ExpiryKey("prefix", 0x0102030405060708, "id");
+  EXPECT_LT(ExpiryKey("prefix", 255, "z"), ExpiryKey("prefix", 256, "a"));
+  const auto expiry = DecodeExpiry(std::string_view(key).substr(6));
+  ASSERT_TRUE(expiry.ok());
+  EXPECT_EQ(expiry->first, 0x0102030405060708u);
+  EXPECT_EQ(expiry->second, "id");
   const Tokens tokens = {0, 1, kTokenLimit - 1};
   const auto decoded =
       DecodeTokens(EncodeTokens(tokens), {.number = 1, .checksum = TokenChecksum(tokens), .tokens = 3});
@@ -89,6 +98,7 @@ TEST(KeyCodecTest, AnyBytesDecodeOrAreDataLoss) {
     decoded += check(SplitKey(bytes).status());
     decoded += check(DecodeEntry(bytes).status());
     decoded += check(DecodeDocumentNumber(bytes).status());
+    decoded += check(DecodeExpiry(bytes).status());
     decoded += check(
         DecodeTokens(bytes, {.checksum = random() % 2, .tokens = 1 + uint32_t(random() % 10)}).status());
   }

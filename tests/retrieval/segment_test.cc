@@ -4,11 +4,13 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstring>
 #include <filesystem>
 #include <random>
 
 #include "gtest/gtest.h"
 #include "tests/retrieval/naive_store.h"
+#include "tests/retrieval/seal_segment_file.h"
 #include "tests/retrieval/test_support.h"
 
 namespace clamor::retrieval {
@@ -215,6 +217,57 @@ TEST(SegmentTest, AnyDamageIsRefusedOrHarmless) {
     }
   }
   EXPECT_GT(opened, 0);
+}
+
+TEST(SegmentTest, HostileFilesAreRefusedOrHarmless) {
+  // As above, but with checksums that fit.
+  std::mt19937_64 random(7);
+  TempFolder folder;
+  std::vector<Tokens> documents;
+  for (int i = 0; i < 40; ++i) documents.push_back(RandomTokens(random, 1 + random() % 60, 4));
+  const std::string path = folder / "good.seg", bad_path = folder / "bad.seg";
+  BuildSegment(documents, 1, 1, path);
+  const std::string good = ReadFile(path);
+  std::string sealed = good;
+  SealSegmentFile(sealed);
+  ASSERT_EQ(sealed, good);
+  int opened = 0;
+  for (int round = 0; round < 6000 / kSlow; ++round) {
+    std::string bad = good;
+    for (size_t changes = 1 + random() % 3; changes > 0; --changes) {
+      // A word of the header, of the table or of anything, a little more or less, or anything.
+      const size_t span = random() % 3 == 0 ? 6 : random() % 2 ? 260 : bad.size() / 4;
+      const size_t at = random() % span * 4;
+      uint32_t word;
+      std::memcpy(&word, bad.data() + at, 4);
+      word = random() % 2 ? word + static_cast<uint32_t>(random() % 5) - 2
+                          : static_cast<uint32_t>(random() >> random() % 64);
+      std::memcpy(bad.data() + at, &word, 4);
+    }
+    if (round % 7 == 0) bad.resize(random() % bad.size());
+    if (round % 7 == 1) bad.append(random() % 100, '\0');
+    SealSegmentFile(bad);
+    std::filesystem::remove(bad_path);
+    std::ofstream(bad_path, std::ios::binary) << bad;
+    const auto segment = Segment::Open(bad_path);
+    if (!segment.ok()) {
+      EXPECT_EQ(segment.status().code(), absl::StatusCode::kDataLoss) << segment.status();
+      continue;
+    }
+    ++opened;
+    // Other tokens may make another good segment; anything else is found.
+    const absl::Status sound = (*segment)->CheckIntegrity();
+    EXPECT_TRUE(sound.ok() || absl::IsDataLoss(sound)) << sound;
+    const std::vector<Segment::Input> inputs = {{segment->get(), nullptr}};
+    const absl::Status merged = Segment::Merge("prefix", inputs, "", kNotCancelled).status();
+    EXPECT_TRUE(merged.ok() || absl::IsDataLoss(merged)) << merged;
+    const Parts parts = {{.segment = *segment, .dead = nullptr}};
+    for (int query = 0; query < 10; ++query) {
+      const Trie trie = Draft(parts, RandomTokens(random, 8, 4), RandomOptions(random));
+      for (const Trie::Node& node : trie.nodes) EXPECT_LT(node.token, kTokenLimit);
+    }
+  }
+  EXPECT_GT(opened, 100 / kSlow);
 }
 
 }  // namespace

@@ -88,7 +88,7 @@ TEST(SuffixStoreTest, OfEqualIdsInABatchTheLastCounts) {
 TEST(SuffixStoreTest, BadInputIsRefusedWithBothNumbers) {
   TempFolder folder;
   auto opened =
-      SuffixStore::Open({.path = folder / "store", .max_tokens_per_tenant = 10, .max_document_tokens = 8});
+      SuffixStore::Open({.path = folder / "store", .max_bytes_per_tenant = 1000, .max_document_tokens = 8});
   ASSERT_TRUE(opened.ok());
   SuffixStore& store = **opened;
   auto append = [&](const Namespace& ns, const std::string& id, const Tokens& tokens) {
@@ -127,22 +127,112 @@ TEST(SuffixStoreTest, BadInputIsRefusedWithBothNumbers) {
 
 TEST(SuffixStoreTest, ATenantKeepsToItsQuota) {
   TempFolder folder;
-  const StoreOptions options{.path = folder / "store", .max_tokens_per_tenant = 10};
+  // A document of n tokens counts 12 n, and 73 or 75 for its keys here.
+  const StoreOptions options{.path = folder / "store", .max_bytes_per_tenant = 75 + 120};
   {
     auto store = *SuffixStore::Open(options);
     ASSERT_TRUE(store->Append({"t", "f1"}, "a", Tokens(6, 1)).ok());
+    EXPECT_EQ(store->GetStats("t").charged_bytes, 75u + 72);
     const absl::Status refused = store->Append({"t", "f2"}, "b", Tokens(5, 1)).status();
     EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
-    EXPECT_THAT(Message(refused), HasSubstr("11 tokens, limit is 10"));
+    EXPECT_THAT(Message(refused), HasSubstr("282 bytes, limit is 195"));
     EXPECT_TRUE(store->Append({"u", "f2"}, "b", Tokens(10, 1)).ok()) << "another tenant has its own";
     EXPECT_TRUE(store->Append({"t", "f1"}, "a", Tokens(10, 2)).ok()) << "a replaced document makes room";
     EXPECT_FALSE(store->Append({"t", "f1"}, "c", Tokens(1, 2)).ok());
-    EXPECT_TRUE(store->CheckIntegrity().ok());
+    EXPECT_FALSE(store->Append({"t", "f1"}, "a", Tokens(11, 2)).ok());
+    EXPECT_TRUE(store->CheckIntegrity().ok()) << store->CheckIntegrity();
   }
   auto store = *SuffixStore::Open(options);
   EXPECT_FALSE(store->Append({"t", "f1"}, "c", Tokens(1, 2)).ok()) << "counted again after a restart";
+  EXPECT_TRUE(store->Append({"t", "f1"}, "a", Tokens(9, 2)).ok()) << "less than before";
   EXPECT_TRUE(*store->DeleteDocument({"t", "f1"}, "a"));
   EXPECT_TRUE(store->Append({"t", "f1"}, "c", Tokens(10, 2)).ok());
+  EXPECT_EQ(store->GetStats("t").charged_bytes, 195u);
+}
+
+TEST(SuffixStoreTest, AFullDiskRefusesButDeletes) {
+  TempFolder folder;
+  {
+    auto store = OpenStore(folder / "store");
+    ASSERT_TRUE(store->Append(kNs, "a", Tokens{1, 2, 3}).ok());
+  }
+  auto store = *SuffixStore::Open({.path = folder / "store", .min_free_bytes = uint64_t{1} << 62});
+  const absl::Status refused = store->Append(kNs, "b", Tokens{1, 2, 3}).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(Message(refused), HasSubstr("4611686018427387904 must stay"));
+  EXPECT_FALSE(*store->Append(kNs, "a", Tokens{1, 2, 3})) << "nothing to add";
+  EXPECT_EQ(store->Draft(kNs, Tokens{1, 2}, {})->match_length, 2);
+  EXPECT_TRUE(*store->DeleteDocument(kNs, "a"));
+  EXPECT_TRUE(store->CheckIntegrity().ok()) << store->CheckIntegrity();
+}
+
+TEST(SuffixStoreTest, DocumentsExpire) {
+  TempFolder folder;
+  std::atomic<uint64_t> now{1000};
+  const StoreOptions options{
+      .path = folder / "store", .hot_tokens = 500, .clock = [&] { return now.load(); }};
+  auto store = *SuffixStore::Open(options);
+  auto live = [&](const std::string& id) {
+    return store->Draft(kNs, Tokens{static_cast<uint32_t>(id[0]), 1}, {})->occurrences == 1;
+  };
+  auto append = [&](const std::string& id, uint64_t expires) {
+    return *store->Append(kNs, id, Tokens{static_cast<uint32_t>(id[0]), 1, 2}, expires);
+  };
+  EXPECT_TRUE(append("a", 1010));
+  EXPECT_TRUE(append("b", 1020));
+  EXPECT_TRUE(append("c", 0));
+  EXPECT_TRUE(append("d", 1010));
+  EXPECT_TRUE(append("e", 1010));
+  EXPECT_FALSE(append("b", 1005)) << "never sooner than it was said before";
+  EXPECT_FALSE(append("d", 1030)) << "the same document, but later";
+  EXPECT_FALSE(append("e", 0));
+  EXPECT_FALSE(append("c", 1010)) << "never is the latest";
+  now = 1009;
+  EXPECT_EQ(*store->RemoveExpired(), 0u);
+  EXPECT_TRUE(live("a"));
+  ASSERT_TRUE(store->CheckIntegrity().ok()) << store->CheckIntegrity();
+  now = 1010;
+  store->RemoveExpired().IgnoreError();  // by the thread of the store or by this
+  EXPECT_FALSE(live("a"));
+  EXPECT_TRUE(live("b") && live("c") && live("d") && live("e"));
+  EXPECT_EQ(store->GetStats().documents, 4u);
+  ASSERT_TRUE(store->CheckIntegrity().ok()) << store->CheckIntegrity();
+  // Expiries are kept; a replaced document has its own.
+  store.reset();
+  store = *SuffixStore::Open(options);
+  EXPECT_TRUE(*store->Append(kNs, "d", Tokens{'x', 1, 2}, 1025));
+  now = 1025;
+  store->RemoveExpired().IgnoreError();
+  EXPECT_FALSE(live("b") || live("x"));
+  EXPECT_TRUE(live("c") && live("e"));
+  now = uint64_t{1} << 50;
+  store->RemoveExpired().IgnoreError();
+  EXPECT_EQ(store->GetStats().documents, 2u);
+  ASSERT_TRUE(store->CheckIntegrity().ok()) << store->CheckIntegrity();
+}
+
+TEST(SuffixStoreTest, ManyDocumentsExpireInSteps) {
+  TempFolder folder;
+  std::atomic<uint64_t> now{0};
+  auto store =
+      *SuffixStore::Open({.path = folder / "store", .hot_tokens = 500, .clock = [&] { return now.load(); }});
+  const Tokens tokens = {1, 2, 3};
+  std::vector<std::string> ids;
+  for (int i = 0; i < 3000; ++i) ids.push_back(std::to_string(i));
+  std::vector<Document> batch;
+  for (size_t i = 0; i < ids.size(); ++i) batch.push_back({ids[i], tokens, 1 + i / 2});
+  ASSERT_TRUE(store->AppendBatch(kNs, batch).ok());
+  ASSERT_TRUE(store->AppendBatch({"other", "f0"}, batch).ok());
+  now = 1400;
+  store->RemoveExpired().IgnoreError();
+  EXPECT_EQ(store->GetStats().documents, 400u);
+  EXPECT_TRUE(store->CheckIntegrity().ok()) << store->CheckIntegrity();
+  EXPECT_EQ(*store->DeleteTenant("other"), 200u);
+  now = 2000;
+  store->RemoveExpired().IgnoreError();
+  EXPECT_EQ(store->GetStats().documents, 0u);
+  EXPECT_EQ(store->GetStats().charged_bytes, 0u);
+  EXPECT_TRUE(store->CheckIntegrity().ok()) << store->CheckIntegrity();
 }
 
 TEST(SuffixStoreTest, RandomChangesGiveWhatTheNaiveStoreGives) {

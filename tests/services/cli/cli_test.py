@@ -337,6 +337,25 @@ class Ingest(CliTest):
         plain = self.write("b.txt", "plain text\nof two lines\n")
         self.assertRegex(self.ingest(plain), r"^1 documents \(1 new\), \d+ tokens, 24 bytes")
 
+    def test_segments_are_built_and_loaded(self):
+        paths = [self.write(f"{name}.jsonl", json.dumps({"text": name * 50}) + "\n") for name in ("one ", "two ", "three ")]
+        segments = os.path.join(self.folder.name, "segments")
+        built = self.ok("ingest", "--model", DEMO, "--segments", segments, "--jobs", 2, *paths).stdout
+        self.assertRegex(built, r"^3 documents \(in 2 segments\), \d+ tokens, 700 bytes\n$")
+        self.assertRegex(self.ingest(paths[0]), r"^1 documents \(1 new\)")
+        loaded = self.ok("ingest", "--store", self.store, "--load", segments).stdout
+        self.assertRegex(loaded, r"^3 documents \(2 new\), \d+ new tokens, from 2 segments\n$")
+        self.assertRegex(self.ingest(*paths), r"^3 documents \(0 new\)")
+        self.fails(1, "/nowhere", "ingest", "--store", self.store, "--load", "/nowhere")
+        self.fails(2, "--model", "ingest", "--store", self.store, paths[0])
+        self.fails(2, "files", "ingest", "--store", self.store, "--model", DEMO)
+        self.fails(2, "--jobs", "ingest", "--store", self.store, "--model", DEMO, "--jobs", 2, paths[0])
+        self.fails(2, "--limit", "ingest", "--segments", segments, "--model", DEMO, "--jobs", 2, "--limit", 1, *paths)
+        for name in os.listdir(segments):
+            with open(os.path.join(segments, name), "r+b") as file:
+                file.truncate(40)
+        self.fails(1, r"\.seg: ", "ingest", "--store", self.store, "--load", segments)
+
     def test_bad_lines_are_named_or_skipped(self):
         good = json.dumps({"text": "x y z"})
         bad = {"{": "not a JSON object", "[]": "not a JSON object", '{"text": 5}': "'text'", '{"prompt": "x"}': "'response'",

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <ctime>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -16,6 +17,7 @@
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "grpcpp/create_channel.h"
+#include "retrieval/bulk_files.h"
 #include "services/rpc_error.h"
 #include "services/server.h"
 #include "tests/services/http_get.h"
@@ -37,14 +39,19 @@ class RetrievalServiceTest : public ::testing::Test {
   void TearDown() override { Stop(); }
 
   void Start() {
-    auto store = retrieval::SuffixStore::Open({.path = folder_ / "store", .max_tokens_per_tenant = 1000});
+    auto store = retrieval::SuffixStore::Open({.path = folder_ / "store",
+                                               .max_bytes_per_tenant = 12000,  // about 1000 tokens
+                                               .clock = [this] { return now_.load(); }});
     ASSERT_TRUE(store.ok()) << store.status();
     store_ = *std::move(store);
     registry_ = std::make_unique<prometheus::Registry>();
-    service_ = std::make_unique<RetrievalService>(
-        store_.get(),
-        RetrievalService::Options{.store_path = folder_ / "store", .checkpoint_path = folder_ / "copies"},
-        registry_.get());
+    service_ =
+        std::make_unique<RetrievalService>(store_.get(),
+                                           RetrievalService::Options{.store_path = folder_ / "store",
+                                                                     .checkpoint_path = folder_ / "copies",
+                                                                     .load_path = folder_ / "loads",
+                                                                     .document_ttl = document_ttl_},
+                                           registry_.get());
     const ServicePart parts[] = {{v1::RetrievalService::service_full_name(), service_.get()}};
     auto server = Server::Start({.name = "clamor-retrieval", .listen = "127.0.0.1:0", .http = "127.0.0.1:0"},
                                 parts, registry_.get(), [this] { service_->UpdateGauges(); });
@@ -109,6 +116,8 @@ class RetrievalServiceTest : public ::testing::Test {
   }
 
   std::filesystem::path folder_;
+  std::atomic<uint64_t> now_{0};  // of the store
+  uint64_t document_ttl_ = 0;
   std::unique_ptr<retrieval::SuffixStore> store_;
   std::unique_ptr<prometheus::Registry> registry_;
   std::unique_ptr<RetrievalService> service_;
@@ -218,7 +227,19 @@ TEST_F(RetrievalServiceTest, FullStoreHasItsReasonAndKeepsWhatFitted) {
   const grpc::Status status = Append(documents);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_EQ(ReasonOf(FromGrpc(status)), "STORE_FULL");
+  google::rpc::Status details;
+  ASSERT_TRUE(details.ParseFromString(status.error_details()));
+  google::rpc::QuotaFailure quota;
+  bool found_retry = false;
+  for (const auto& any : details.details()) {
+    any.UnpackTo(&quota);
+    found_retry |= any.Is<google::rpc::RetryInfo>();
+  }
+  ASSERT_EQ(quota.violations_size(), 1);
+  EXPECT_THAT(quota.violations(0).description(), HasSubstr("bytes, limit is 12000"));
+  EXPECT_FALSE(found_retry) << "waiting does not help";
   EXPECT_EQ(Stats("acme").documents(), 1u);
+  EXPECT_GE(Stats("acme").charged_bytes(), 12u * 900);
   EXPECT_EQ(Stats("beta").documents(), 0u);
   const std::string metrics = testing::HttpGet(server_->http_address(), "/metrics").body;
   EXPECT_THAT(metrics, HasSubstr("clamor_retrieval_appends_total{outcome=\"stored\"} 1"));
@@ -243,6 +264,59 @@ TEST_F(RetrievalServiceTest, CheckpointIsAStore) {
   ASSERT_TRUE(copy.ok()) << copy.status();
   EXPECT_EQ((*copy)->GetStats().documents, 1u);
   EXPECT_EQ(std::filesystem::path(response.path()).parent_path(), folder_ / "copies");
+}
+
+TEST_F(RetrievalServiceTest, DocumentsGoWhenTheirTimeIsUp) {
+  Stop();
+  document_ttl_ = 100;
+  Start();
+  v1::AppendRequest request;
+  for (const char* id : {"default", "long", "never"}) AddDocument(&request, "acme", id, {1, 2, 3});
+  request.mutable_documents(1)->set_ttl_seconds(1000);
+  request.mutable_documents(2)->set_ttl_seconds(0);
+  const auto before = static_cast<uint64_t>(std::time(nullptr));
+  ASSERT_TRUE(Append(request).ok());
+  const auto after = static_cast<uint64_t>(std::time(nullptr));
+  const std::pair<uint64_t, uint64_t> documents_at[] = {
+      {before + 99, 3}, {after + 100, 2}, {before + 999, 2}, {after + 1000, 1}, {after + (1ull << 40), 1}};
+  for (const auto& [now, documents] : documents_at) {
+    now_ = now;
+    ASSERT_TRUE(store_->RemoveExpired().ok());
+    EXPECT_EQ(Stats("acme").documents(), documents) << now;
+  }
+}
+
+TEST_F(RetrievalServiceTest, SegmentsAreLoaded) {
+  {
+    retrieval::BulkWriter writer(folder_ / "loads" / "monday", {"acme", "abc123"}, 100);
+    ASSERT_TRUE(writer.Add("1", std::vector<uint32_t>{1, 2, 3, 4}).ok());
+    ASSERT_TRUE(writer.Add("2", std::vector<uint32_t>(98, 7)).ok());
+    ASSERT_TRUE(writer.Finish().ok());
+  }
+  ASSERT_TRUE(Append("acme", "1", {1, 2, 3, 4}).ok());
+  auto load = [&](const std::string& name, v1::LoadSegmentsResponse* response) {
+    grpc::ClientContext context;
+    v1::LoadSegmentsRequest request;
+    request.set_name(name);
+    return stub_->LoadSegments(&context, request, response);
+  };
+  v1::LoadSegmentsResponse response;
+  const grpc::Status status = load("monday", &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response.segments(), 2u);
+  EXPECT_EQ(response.stored(), 1u);
+  EXPECT_EQ(response.unchanged(), 1u);
+  EXPECT_EQ(response.tokens(), 98u);
+  EXPECT_EQ(Lookup("acme", {7, 7}).match_length(), 2u);
+  EXPECT_EQ(Stats("acme").documents(), 2u);
+  EXPECT_EQ(load("tuesday", &response).error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(load("../store", &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  const std::string metrics = testing::HttpGet(server_->http_address(), "/metrics").body;
+  EXPECT_THAT(metrics, HasSubstr("clamor_retrieval_segments 2"));
+  EXPECT_THAT(metrics, HasSubstr("clamor_retrieval_stored_bytes "));
+  EXPECT_THAT(metrics, HasSubstr("clamor_retrieval_disk_free_bytes "));
+  service_->Drain();
+  EXPECT_EQ(ReasonOf(FromGrpc(load("monday", &response))), "DRAINING");
 }
 
 TEST_F(RetrievalServiceTest, EveryWrongFieldIsNamed) {
@@ -288,6 +362,10 @@ TEST_F(RetrievalServiceTest, EveryWrongFieldIsNamed) {
   expect(Append("a", std::string(257, 'i'), {1}), "documents[0].id");
   expect(Append("a", "1", {}), "documents[0].tokens");
   expect(Append("a", "1", {1, 0xffffffff}), "documents[0].tokens[1]");
+  v1::AppendRequest too_long;
+  AddDocument(&too_long, "a", "1", {1, 2});
+  too_long.mutable_documents(0)->set_ttl_seconds((uint64_t{1} << 32) + 1);
+  expect(Append(too_long), "documents[0].ttl_seconds");
   v1::AppendRequest too_much;
   for (int i = 0; i < 5; ++i)
     AddDocument(&too_much, "a", std::to_string(i), std::vector<uint32_t>(1 << 20, 1));

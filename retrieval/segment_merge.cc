@@ -1,0 +1,118 @@
+// Merging segments; segment.cc makes and checks one.
+#include <algorithm>
+#include <deque>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/status_macros.h"
+#include "retrieval/mapped_files.h"
+#include "retrieval/place_order.h"
+#include "retrieval/segment.h"
+
+namespace clamor::retrieval {
+namespace {
+
+constexpr size_t kAhead = 32;                // places read ahead, of each input
+constexpr size_t kStride = size_t{1} << 16;  // places between two looks at memory and at `cancelled`
+
+}  // namespace
+
+// The live places of one input, in order, moved to where they are in the merged text. The text before a place
+// lies anywhere: reading some places ahead has the memory on its way when they are compared.
+class Segment::Run {
+ public:
+  Run(const Segment& from, const DeadSet* dead, const Segment& merged)
+      : from_(from), merged_(merged), starts_(from.documents_.size()) {
+    for (size_t i = 0; i < starts_.size(); ++i) {
+      if (dead != nullptr && (*dead)[i]) continue;
+      starts_[i] = merged.documents_[*merged.Find(from.documents_[i].number)].start;
+    }
+  }
+
+  // False at the end.
+  bool Next(Place& place) {
+    if (ahead_.empty()) ReadAhead();
+    if (ahead_.empty()) return false;
+    place = ahead_.back();
+    ahead_.pop_back();
+    return true;
+  }
+
+ private:
+  void ReadAhead() {
+    while (next_ < from_.order_.size() && ahead_.size() < kAhead) {
+      const uint32_t position = from_.Bounded(from_.order_[next_++]);
+      const Document* document = from_.LiveDocumentAt(position, nullptr);
+      if (document == nullptr) continue;  // a damaged entry
+      const uint32_t start = starts_[document - from_.documents_.data()];
+      if (start == 0) continue;
+      ahead_.push_back({0, start + (position - document->start)});
+      __builtin_prefetch(&merged_.text_[ahead_.back().position - 2]);
+    }
+    for (Place& place : ahead_) place = MakePlace(merged_.text_, place.position);
+    std::ranges::reverse(ahead_);
+  }
+
+  const Segment& from_;
+  const Segment& merged_;
+  std::vector<uint32_t> starts_;  // of each document in the merged text; 0: dead
+  size_t next_ = 0;               // in from_.order_
+  std::vector<Place> ahead_;      // the next of them last
+};
+
+absl::StatusOr<std::shared_ptr<const Segment>> Segment::Merge(std::string_view prefix,
+                                                              std::span<const Input> inputs, std::string path,
+                                                              const std::atomic<bool>& cancelled) {
+  // The text first: then places can be compared where they will be.
+  std::vector<Source> live;
+  for (const auto& [segment, dead] : inputs) {
+    if (!segment->path().empty()) CLAMOR_RETURN_IF_ERROR(segment->CheckBody());
+    for (size_t i = 0; i < segment->documents_.size(); ++i) {
+      if (dead != nullptr && (*dead)[i]) continue;
+      live.push_back({segment->documents_[i].number, segment->Text(segment->documents_[i])});
+    }
+  }
+  std::ranges::sort(live, {}, &Source::number);
+  CLAMOR_ASSIGN_OR_RETURN(std::shared_ptr<Segment> merged, Allocate(prefix, live, std::move(path)));
+
+  // Each input is sorted already, and moving its places into the new text keeps them so.
+  struct Front {
+    Place place;
+    Run* run;
+  };
+  const PlaceLess less{merged->text_};
+  auto after = [&](const Front& a, const Front& b) { return less(b.place, a.place); };
+  std::deque<Run> runs;
+  std::vector<Front> fronts;
+  for (const auto& [segment, dead] : inputs) {
+    Front front{.place = {}, .run = &runs.emplace_back(*segment, dead, *merged)};
+    if (front.run->Next(front.place)) fronts.push_back(front);
+  }
+  std::ranges::make_heap(fronts, after);
+  size_t count = 0, written = 0;
+  while (!fronts.empty() && count < merged->order_.size()) {
+    if (count % kStride == 0) {
+      if (cancelled.load(std::memory_order_relaxed)) return absl::CancelledError("merge cancelled");
+      MappedFiles::OfProcess().Look();
+      merged->storage_.Forget(written, kStride * sizeof(uint32_t));  // what was written since the last time
+      written = reinterpret_cast<std::byte*>(&merged->order_[count]) - merged->storage_.data();
+    }
+    std::ranges::pop_heap(fronts, after);
+    merged->order_[count++] = fronts.back().place.position;
+    if (fronts.back().run->Next(fronts.back().place)) {
+      std::ranges::push_heap(fronts, after);
+    } else {
+      fronts.pop_back();
+    }
+  }
+  if (!fronts.empty() || count != merged->order_.size()) {
+    return absl::DataLossError(absl::StrCat("segments to merge list ", count,
+                                            fronts.empty() ? "" : " and more",
+                                            " places, their documents have ", merged->order_.size()));
+  }
+  CLAMOR_RETURN_IF_ERROR(merged->Seal());
+  return merged;
+}
+
+}  // namespace clamor::retrieval
