@@ -31,12 +31,8 @@ constexpr size_t kBatchTokens = 256 << 10;
 constexpr size_t kMaxDocumentTokens = 1 << 20;  // RetrievalService's
 
 struct Flags {
-<<<<<<< HEAD
-  std::string server, store, model;
-  ConnectionFlags connection;
-=======
   std::string server, store, segments, load, model;
->>>>>>> wt-segments
+  ConnectionFlags connection;
   std::string tenant = "default";
   std::vector<std::string> files;
   uint64_t limit = 0;
@@ -247,7 +243,8 @@ absl::Status BuildSegments(const Flags& flags, const LoadedModel& tokenizer) {
 absl::StatusOr<v1::LoadSegmentsResponse> LoadOnServer(const Flags& flags) {
   v1::LoadSegmentsRequest request;
   request.set_name(flags.load);
-  const auto stub = v1::RetrievalService::NewStub(Connect(flags.server));
+  CLAMOR_ASSIGN_OR_RETURN(const auto channel, Connect(flags.server, flags.connection));
+  const auto stub = v1::RetrievalService::NewStub(channel);
   grpc::ClientContext context;  // no deadline: reading a large corpus takes its time
   v1::LoadSegmentsResponse response;
   if (grpc::Status status = stub->LoadSegments(&context, request, &response); !status.ok())
@@ -304,15 +301,10 @@ void AddIngest(CLI::App& app, Run& run) {
   verb->add_option("--model", flags->model, "Model directory, for its tokenizer and template");
   CLI::Option* store = verb->add_option("--store", flags->store, "Folder of a store that no server has open")
                            ->group("Destination");
-<<<<<<< HEAD
-  verb->add_option("--server", flags->server, "HOST:PORT of a retrieval service")
-      ->excludes(store)
-      ->group("Destination");
-  AddConnectionFlags(*verb, flags->connection);
-=======
   CLI::Option* server = verb->add_option("--server", flags->server, "HOST:PORT of a retrieval service")
                             ->excludes(store)
                             ->group("Destination");
+  AddConnectionFlags(*verb, flags->connection);
   CLI::Option* segments = verb->add_option("--segments", flags->segments,
                                            "Folder for segments, to be loaded into a store later with --load")
                               ->excludes(store)
@@ -335,7 +327,6 @@ void AddIngest(CLI::App& app, Run& run) {
           "--server")
       ->excludes(segments)
       ->group("Large corpora");
->>>>>>> wt-segments
   verb->add_option("--tenant", flags->tenant, "Whose documents they are")
       ->capture_default_str()
       ->group("Destination");
