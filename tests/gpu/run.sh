@@ -17,13 +17,13 @@ fi
 build=${1:-build/release}
 model=${MODEL:-deploy/demo-model}
 gpu= shapes=(0.5B 8B) context=1024
-tests=(cuda_gpu_test device_gpu_test device_matrix_gpu_test)
+tests=(cuda_gpu_test device_gpu_test training_gpu_test device_matrix_gpu_test)
 bench=cuda_bench
-filters=('*' '*' '*')
+filters=('*' '*' '*' '*')
 if [ -n "$emulator" ]; then
   gpu=emulated shapes=(tiny) context=200 model=tests/testdata/tiny-llama
-  tests=(cuda_simt_test device_simt_test)
-  filters=('MatMulTest.*:StepTest.*' '*LogitsAreNearTheGoldens/llama')
+  tests=(cuda_simt_test device_simt_test training_simt_test)
+  filters=('MatMulTest.*:StepTest.*' '*LogitsAreNearTheGoldens/llama' '*TenSteps*')
   bench=cuda_bench_emulated
 else
   if ! command -v nvidia-smi >/dev/null || ! nvidia-smi -L 2>/dev/null | grep -q GPU; then
