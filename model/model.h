@@ -17,11 +17,13 @@
 namespace clamor {
 
 // What a pass says of the rows whose logits were wanted, in the order of batch.logit_rows: the k best of each
-// and its log-sum-exp, as kernels/top_k.h has them. Good until the next Begin.
+// and its log-sum-exp, as kernels/top_k.h has them, and on a device the tokens drawn. Good until the next
+// Begin.
 struct TopLogits {
   const int32_t* ids = nullptr;        // [rows, k]
   const float* values = nullptr;       // [rows, k]
   const float* log_sum_exp = nullptr;  // [rows]
+  const int32_t* drawn = nullptr;      // [rows], what batch.draws asked for; null: not drawn here
 };
 
 // The steps of one engine: scratch, and access to its keys and values. One thread at a time.

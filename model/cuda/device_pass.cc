@@ -17,12 +17,15 @@ size_t InputBytes(const PassLimits& limits, int32_t max_positions) {
   return StepPlaces({.rows = rows,
                      .wanted = rows,
                      .sequences = static_cast<int32_t>(std::min<int64_t>(rows, limits.sequences)),
-                     .pages_per_sequence = RoundedPages(max_positions / cuda::kPageTokens + 1)})
+                     .pages_per_sequence = RoundedPages(max_positions / cuda::kPageTokens + 1),
+                     .draws = true})
       .bytes;
 }
 
-// What comes back of a step: ids [rows, k], values [rows, k] and log-sum-exps [rows].
-size_t OutputBytes(int64_t rows, int k) { return rows * (2 * size_t{sizeof(float)} * k + sizeof(float)); }
+// What comes back of a step: ids [rows, k], values [rows, k], log-sum-exps [rows] and tokens drawn [rows].
+size_t OutputBytes(int64_t rows, int k) {
+  return rows * (2 * size_t{sizeof(float)} * k + sizeof(float) + sizeof(int32_t));
+}
 
 RankSizes SizesOf(const DevicePassOptions& options, const RankModel& rank) {
   return {.config = options.config,
@@ -114,7 +117,7 @@ void DevicePass::Begin(const Batch& batch) {
   outputs_.BeginStep(stream);
   // Steps that read prompts are of many shapes, and long enough to be launched piece by piece.
   if (batch.rows() == static_cast<int64_t>(batch.logit_rows.size())) {
-    const int64_t key = shape_.rows << 32 | shape_.pages_per_sequence;
+    const int64_t key = shape_.rows << 32 | int64_t{shape_.draws} << 31 | shape_.pages_per_sequence;
     graphs_.Run(key, stream, [&](cuda::Stream) { Record(shape_); });
   } else {
     Record(shape_);
@@ -127,7 +130,9 @@ TopLogits DevicePass::Finish() {
   const int64_t values = shape_.wanted * limits_.top_k;
   const auto* const ids = reinterpret_cast<const int32_t*>(outputs_.Wait());
   const auto* const floats = reinterpret_cast<const float*>(ids + values);
-  return {.ids = ids, .values = floats, .log_sum_exp = floats + values};
+  const float* const sums = floats + values;
+  const auto* const drawn = reinterpret_cast<const int32_t*>(sums + shape_.wanted);
+  return {.ids = ids, .values = floats, .log_sum_exp = sums, .drawn = shape_.draws ? drawn : nullptr};
 }
 
 std::span<const float> DevicePass::Logits(int64_t wanted_row) {

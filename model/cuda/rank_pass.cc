@@ -10,6 +10,7 @@
 #include "kernels/cuda/quantized_matmul.h"
 #include "kernels/cuda/rmsnorm.h"
 #include "kernels/cuda/rope_kv.h"
+#include "kernels/cuda/sample.h"
 #include "kernels/cuda/silu_gate.h"
 #include "kernels/cuda/top_k.h"
 #include "kernels/cuda/tree_attention.h"
@@ -216,6 +217,14 @@ void RankPass::ChooseBest(const StepShape& shape, std::byte* outputs) {
               .values = values,
               .log_sum_exp = values + shape.wanted * k},
              stream_.get());
+  if (!shape.draws) return;
+  cuda::Sample({.logits = memory_.logits,
+                .stride = vocab(),
+                .rows = shape.wanted,
+                .n = sizes_.config->vocab_size,
+                .draws = reinterpret_cast<const cuda::Draw*>(inputs_.device() + StepPlaces(shape).draws),
+                .tokens = reinterpret_cast<int32_t*>(values + shape.wanted * (k + 1))},
+               stream_.get());
 }
 
 }  // namespace clamor

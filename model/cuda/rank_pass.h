@@ -65,7 +65,8 @@ class RankPass {
   void Attend(int layer, const StepShape& shape);  // leaves parts(false)
   void Feed(int layer, const StepShape& shape);    // reads them, leaves parts(true)
   void Finish(const StepShape& shape);             // reads them, leaves part_logits()
-  // Of the logits of all shards the best: ids [wanted, k], values [wanted, k] and log-sum-exps [wanted].
+  // Of the logits of all shards the best: ids [wanted, k], values [wanted, k] and log-sum-exps [wanted];
+  // and where the step draws, tokens [wanted].
   void ChooseBest(const StepShape& shape, std::byte* outputs);
   const float* logits(int64_t wanted_row) const { return memory_.logits + wanted_row * vocab(); }
 

@@ -12,6 +12,7 @@ namespace {
 
 using kernels::cuda::AttentionRow;
 using kernels::cuda::AttentionTile;
+using kernels::cuda::Draw;
 using kernels::cuda::kMaxNodes;
 using kernels::cuda::kPageTokens;
 
@@ -63,6 +64,7 @@ StepPlaces::StepPlaces(const StepShape& shape) {
   place(positions, shape.rows, sizeof(int32_t));
   place(slots, shape.rows, sizeof(int32_t));
   place(which, shape.wanted, sizeof(int32_t));
+  place(draws, shape.draws ? shape.wanted : 0, sizeof(Draw));
   place(page_table, int64_t{shape.sequences} * shape.pages_per_sequence, sizeof(int32_t));
   bytes = end;
 }
@@ -78,7 +80,8 @@ StepShape StepWriter::ShapeOf(const Batch& batch) const {
   return {.rows = rows,
           .wanted = wanted == 0 ? 0 : RoundedRows(wanted),
           .sequences = static_cast<int32_t>(std::min<int64_t>(rows, max_sequences_)),
-          .pages_per_sequence = RoundedPages(pages)};
+          .pages_per_sequence = RoundedPages(pages),
+          .draws = std::ranges::any_of(batch.draws, [](const RowDraw& d) { return d.temperature > 0; })};
 }
 
 AttentionRow StepWriter::RowOf(const Batch& batch, int64_t row, int32_t sequence) const {
@@ -114,6 +117,13 @@ void StepWriter::Write(const Batch& batch, const StepShape& shape, std::byte* to
   std::copy(batch.slots.begin(), batch.slots.end(), ints(places.slots));
   std::copy(batch.logit_rows.begin(), batch.logit_rows.end(), ints(places.which));
   std::fill_n(ints(places.which) + batch.logit_rows.size(), shape.wanted - batch.logit_rows.size(), 0);
+  if (shape.draws) {
+    Draw* const draws = reinterpret_cast<Draw*>(to + places.draws);
+    std::fill_n(draws, shape.wanted, Draw{});
+    std::ranges::transform(batch.draws, draws, [](const RowDraw& d) {
+      return Draw{.seed = d.seed, .position = d.position, .temperature = d.temperature};
+    });
+  }
 
   for (int64_t r = 0; r < rows; ++r) row_of_[batch.slots[r]] = static_cast<int32_t>(r);
   int32_t sequence = 0;

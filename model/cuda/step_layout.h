@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/cuda/sample.h"
 #include "kernels/cuda/tree_attention.h"
 #include "model/batch.h"
 
@@ -20,6 +21,7 @@ struct StepShape {
   int64_t wanted = 0;              // rows whose logits are wanted
   int32_t sequences = 0;           // of the page table
   int32_t pages_per_sequence = 0;  // a power of two, at least kSplit / kPageTokens
+  bool draws = false;              // whether a token is drawn of any row
 
   // Tiles of attention: as many as rows, the most that there can be.
   bool operator==(const StepShape&) const = default;
@@ -39,6 +41,7 @@ struct StepPlaces {
   size_t positions;   // int32_t[rows]
   size_t slots;       // int32_t[rows]
   size_t which;       // int32_t[wanted]
+  size_t draws;       // Draw[wanted]; zeros where none is
   size_t page_table;  // int32_t[sequences][pages_per_sequence]
   size_t bytes;       // of all
 };

@@ -37,6 +37,7 @@ struct SamplingOptions {
   std::vector<int32_t> banned_token_ids;  // never drawn; at most kMaxBanned
 
   bool greedy() const { return temperature == 0; }
+  bool filters() const { return top_k > 0 || top_p < 1 || min_p > 0; }
   // INVALID_ARGUMENT names field, value and range.
   absl::Status Validate(int32_t vocab_size = std::numeric_limits<int32_t>::max()) const;
 };

@@ -234,6 +234,7 @@ int32_t Engine::Rep::Target(Sequence& s, int32_t node, int64_t row) {
   const SamplingOptions& sampling = s.request.sampling;
   const bool edits = !s.edits.empty() || !s.grammar.empty();
   if (sampling.greedy() && !edits) return std::max(top.ids[row * Drafter::kTopK], 0);
+  if (top.drawn != nullptr && s.draws_plainly()) return top.drawn[row];
   std::span<const float> logits = pass->Logits(row);
   if (edits) {
     s.tree.PathTo(node, path);

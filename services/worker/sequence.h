@@ -46,6 +46,10 @@ struct Sequence {
   int64_t answer_tokens() const { return static_cast<int64_t>(tokens.size()) - prompt_tokens(); }
   bool was_admitted() const { return admitted != absl::Time(); }                 // though it may wait again
   bool begun() const { return was_admitted() || !request.emitted_ids.empty(); }  // here or elsewhere
+  // The token after a row hangs on that row's logits alone, as they are: a device may draw it.
+  bool draws_plainly() const {
+    return !request.sampling.greedy() && !request.sampling.filters() && edits.empty() && grammar.empty();
+  }
   // Known tokens before the newest that the model has not read.
   int64_t unread() const { return static_cast<int64_t>(tokens.size()) - 1 - committed; }
 

@@ -28,6 +28,13 @@ void AddNodeRow(const Sequence& s, int64_t root, int32_t node, Batch& batch) {
                              .extra_count = n.depth});
 }
 
+RowDraw DrawOf(const Sequence& s, int32_t node) {
+  if (!s.draws_plainly()) return {};
+  return {.seed = s.request.sampling.seed,
+          .position = static_cast<int64_t>(s.tokens.size()) + s.tree.nodes[node].depth,
+          .temperature = s.request.sampling.temperature};
+}
+
 }  // namespace
 
 void BuildBatch(std::span<const StepShare> plan, std::span<const std::unique_ptr<Sequence>> sequences,
@@ -46,6 +53,7 @@ void BuildBatch(std::span<const StepShare> plan, std::span<const std::unique_ptr
     const int64_t root = static_cast<int64_t>(s.tokens.size()) - 1;
     for (int32_t node = 0; node < static_cast<int32_t>(s.tree.nodes.size()); ++node) {
       batch.logit_rows.push_back(static_cast<int32_t>(batch.rows()));
+      batch.draws.push_back(DrawOf(s, node));
       if (node == 0) {
         AddTextRow(s, root, batch);
       } else {

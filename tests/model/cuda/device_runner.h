@@ -12,6 +12,7 @@
 #include "gtest/gtest.h"
 #include "kernels/cuda/device_memory.h"
 #include "model/cuda/device_model.h"
+#include "model/spec/sampler.h"
 #include "nlohmann/json.hpp"
 #include "tests/model/cuda/schedule.h"
 
@@ -63,7 +64,10 @@ class DeviceRunner {
     Batch batch;
     batch.extra.reserve(8 * 64 * 64);
     for (Sequence* s : sequences) Add(*s, batch);
+    for (const int32_t row : batch.logit_rows)
+      batch.draws.push_back({.seed = 5, .position = batch.positions[row] + 1, .temperature = 0.8f});
     top_ = pass_->Forward(batch);
+    Sampler sampler;
     std::vector<std::vector<float>> rows;
     for (size_t i = 0; i < batch.logit_rows.size(); ++i) {
       const auto logits = pass_->Logits(static_cast<int64_t>(i));
@@ -71,6 +75,10 @@ class DeviceRunner {
       const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
       EXPECT_EQ(top_.ids[i * kTopK], best) << "row " << i;
       EXPECT_EQ(top_.values[i * kTopK], logits[best]) << "row " << i;
+      const RowDraw& draw = batch.draws[i];
+      EXPECT_EQ(top_.drawn[i],
+                sampler.Draw(logits, {.temperature = draw.temperature, .seed = draw.seed}, draw.position))
+          << "row " << i;
     }
     return rows;
   }

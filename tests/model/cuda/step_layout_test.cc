@@ -12,6 +12,7 @@ namespace {
 
 using kernels::cuda::AttentionRow;
 using kernels::cuda::AttentionTile;
+using kernels::cuda::Draw;
 
 TEST(StepLayoutTest, FewShapesOccur) {
   EXPECT_EQ(RoundedRows(1), 1);
@@ -24,10 +25,11 @@ TEST(StepLayoutTest, FewShapesOccur) {
 }
 
 TEST(StepLayoutTest, PlacesAreAlignedAndApart) {
-  const StepPlaces places({.rows = 3, .wanted = 1, .sequences = 2, .pages_per_sequence = 8});
-  const size_t all[] = {places.attention, places.tiles, places.tokens,     places.positions,
-                        places.slots,     places.which, places.page_table, places.bytes};
-  const size_t least[] = {3 * sizeof(AttentionRow), 3 * sizeof(AttentionTile), 12, 12, 12, 4, 64};
+  const StepPlaces places({.rows = 3, .wanted = 1, .sequences = 2, .pages_per_sequence = 8, .draws = true});
+  const size_t all[] = {places.attention, places.tiles, places.tokens,     places.positions, places.slots,
+                        places.which,     places.draws, places.page_table, places.bytes};
+  const size_t least[] = {
+      3 * sizeof(AttentionRow), 3 * sizeof(AttentionTile), 12, 12, 12, 4, sizeof(Draw), 64};
   for (size_t i = 0; i < std::size(least); ++i) {
     EXPECT_EQ(all[i] % 16, 0u) << i;
     EXPECT_GE(all[i + 1] - all[i], least[i]) << i;
@@ -49,6 +51,7 @@ TEST(StepLayoutTest, RowsNameTheirAncestorsAndPages) {
   batch.positions = {0, 1, 16, 17, 17, 18};
   batch.slots = {64, 65, 0, 1, 2, 3};
   batch.logit_rows = {2, 3, 4, 5};
+  batch.draws = {{}, {.seed = 7, .position = 18, .temperature = 0.5f}, {}, {}};
   batch.extra = {1, 2, 1, 3};
   batch.attention = {{.pages = prompt_pages, .prefix = 1},
                      {.pages = prompt_pages, .prefix = 2},
@@ -58,7 +61,8 @@ TEST(StepLayoutTest, RowsNameTheirAncestorsAndPages) {
                      {.pages = tree_pages, .prefix = 17, .extra = &batch.extra[2], .extra_count = 2}};
   StepWriter writer(/*slots=*/80, /*group=*/32, /*max_sequences=*/3);
   const StepShape shape = writer.ShapeOf(batch);
-  EXPECT_EQ(shape, (StepShape{.rows = 8, .wanted = 4, .sequences = 3, .pages_per_sequence = 8}));
+  EXPECT_EQ(shape,
+            (StepShape{.rows = 8, .wanted = 4, .sequences = 3, .pages_per_sequence = 8, .draws = true}));
   const StepPlaces places(shape);
   std::vector<std::byte> bytes(places.bytes);
   writer.Write(batch, shape, bytes.data());
@@ -67,6 +71,12 @@ TEST(StepLayoutTest, RowsNameTheirAncestorsAndPages) {
   EXPECT_EQ(Read<int32_t>(bytes, places.positions, 8), (std::vector<int32_t>{0, 1, 16, 17, 17, 18, 0, 0}));
   EXPECT_EQ(Read<int32_t>(bytes, places.slots, 8), (std::vector<int32_t>{64, 65, 0, 1, 2, 3, 86, 87}));
   EXPECT_EQ(Read<int32_t>(bytes, places.which, 4), batch.logit_rows);
+  const auto draws = Read<Draw>(bytes, places.draws, 4);
+  EXPECT_EQ(draws[0].temperature, 0);
+  EXPECT_EQ(draws[1].temperature, 0.5f);
+  EXPECT_EQ(draws[1].seed, 7u);
+  EXPECT_EQ(draws[1].position, 18);
+  EXPECT_EQ(draws[3].temperature, 0);
   const auto table = Read<int32_t>(bytes, places.page_table, 16);
   EXPECT_EQ(table[0], 4);
   EXPECT_EQ(table[8], 2);

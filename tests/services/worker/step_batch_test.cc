@@ -16,6 +16,7 @@ struct Row {
   int32_t token, position, slot;
   std::vector<int32_t> sees;  // slots in path order, itself last
   bool logits;
+  float temperature = 0;  // of a token drawn from the row's logits as they are; 0: none is
 };
 
 std::vector<int32_t> Seen(const kernels::AttentionRow& row) {
@@ -55,8 +56,8 @@ std::vector<Row> NaiveRows(const std::vector<StepShare>& plan,
       std::vector<int32_t> sees = text_up_to(root);
       sees.insert(sees.end(), below.begin(), below.end());
       const int32_t position = static_cast<int32_t>(sees.size()) - 1;
-      rows.push_back(
-          {s.tree.nodes[node].token, position, slot(root + static_cast<int64_t>(node)), sees, true});
+      rows.push_back({s.tree.nodes[node].token, position, slot(root + static_cast<int64_t>(node)), sees, true,
+                      s.request.sampling.top_k == 0 && s.edits.empty() ? s.request.sampling.temperature : 0});
     }
   }
   return rows;
@@ -82,6 +83,10 @@ TEST(BuildBatch, EveryRowOfRandomSteps) {
       auto& s = *sequences.emplace_back(std::make_unique<Sequence>(i, Request{}, nullptr, nullptr));
       for (int32_t t = 0, tokens = 1 + below(60); t < tokens; ++t) s.tokens.push_back(below(1000));
       ASSERT_TRUE(cache.Grow(s.pages, static_cast<int64_t>(s.tokens.size()) + 40));
+      s.request.sampling = {.temperature = static_cast<float>(below(3)), .seed = 7};
+      if (below(4) == 0) s.request.sampling.top_k = 5;
+      if (below(4) == 0) s.request.sampling.presence_penalty = 1;
+      s.edits = LogitEdits(s.request.sampling, s.ends, {}, /*max_tokens=*/100);
       s.committed = below(static_cast<int>(s.tokens.size()));
       const bool decode = below(3) > 0;
       const int32_t unread = static_cast<int32_t>(s.unread());
@@ -107,9 +112,17 @@ TEST(BuildBatch, EveryRowOfRandomSteps) {
       ASSERT_EQ(batch.slots[r], expected[r].slot);
       ASSERT_EQ(Seen(batch.attention[r]), expected[r].sees);
       ASSERT_EQ(Seen(batch.attention[r]).back(), batch.slots[r]) << "a row sees itself last";
-      if (expected[r].logits) logit_rows.push_back(static_cast<int32_t>(r));
+      if (!expected[r].logits) continue;
+      const RowDraw& draw = batch.draws.at(logit_rows.size());
+      ASSERT_EQ(draw.temperature, expected[r].temperature);
+      if (draw.temperature > 0) {
+        ASSERT_EQ(draw.seed, 7u);
+        ASSERT_EQ(draw.position, expected[r].position + 1) << "of the token that comes next";
+      }
+      logit_rows.push_back(static_cast<int32_t>(r));
     }
     ASSERT_EQ(batch.logit_rows, logit_rows);
+    ASSERT_EQ(batch.draws.size(), logit_rows.size());
   }
 }
 
