@@ -22,9 +22,10 @@ size_t InputBytes(const PassLimits& limits, int32_t max_positions) {
       .bytes;
 }
 
-// What comes back of a step: ids [rows, k], values [rows, k], log-sum-exps [rows] and tokens drawn [rows].
-size_t OutputBytes(int64_t rows, int k) {
-  return rows * (2 * size_t{sizeof(float)} * k + sizeof(float) + sizeof(int32_t));
+// What comes back of a step: ids [rows, k], values [rows, k], log-sum-exps [rows] and, last, tokens drawn
+// [rows].
+size_t OutputBytes(int64_t rows, int k, bool draws) {
+  return rows * (2 * size_t{sizeof(float)} * k + sizeof(float) + (draws ? sizeof(int32_t) : 0));
 }
 
 RankSizes SizesOf(const DevicePassOptions& options, const RankModel& rank) {
@@ -54,7 +55,7 @@ std::unique_ptr<cuda::Exchange> NewExchange(const std::vector<cuda::Rank>& ranks
 size_t DevicePass::BytesOf(const DevicePassOptions& options, const RankModel& rank) {
   return RankMemory(SizesOf(options, rank), nullptr).bytes + KvMoves(options.limits.sequences).bytes() +
          InputBytes(options.limits, options.max_positions) +
-         OutputBytes(RoundedRows(options.limits.rows), options.limits.top_k);
+         OutputBytes(RoundedRows(options.limits.rows), options.limits.top_k, /*draws=*/true);
 }
 
 absl::StatusOr<std::unique_ptr<ForwardPass>> DevicePass::Create(const DevicePassOptions& options) {
@@ -89,7 +90,7 @@ DevicePass::DevicePass(const DevicePassOptions& options)
       exchange_(NewExchange(RanksOf(ranks_))),
       writer_(options.slots, config_.heads / config_.kv_heads, limits_.sequences),
       moves_(limits_.sequences),
-      outputs_(OutputBytes(RoundedRows(limits_.rows), limits_.top_k)),
+      outputs_(OutputBytes(RoundedRows(limits_.rows), limits_.top_k, /*draws=*/true)),
       row_of_logits_(config_.vocab_size * sizeof(float)) {}
 
 // Before graphs and outputs go.
@@ -123,7 +124,7 @@ void DevicePass::Begin(const Batch& batch) {
     Record(shape_);
   }
   exchange_->Fork();
-  outputs_.Download(OutputBytes(shape_.wanted, limits_.top_k), stream);
+  outputs_.Download(OutputBytes(shape_.wanted, limits_.top_k, shape_.draws), stream);
 }
 
 TopLogits DevicePass::Finish() {
