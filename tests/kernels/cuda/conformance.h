@@ -76,6 +76,7 @@ inline const std::vector<int> kRowCounts = {1, 2, 17, 65, 128};
 inline const std::vector<int> kTextCounts = {1, 2, 5};
 
 std::vector<Operator> ForwardOperators();
+std::vector<Operator> QuantizedOperators();
 std::vector<Operator> LogitOperators();
 std::vector<Operator> DraftOperators();
 std::vector<Operator> TextOperators();

@@ -14,8 +14,8 @@ namespace {
 
 std::vector<Operator> AllOperators() {
   std::vector<Operator> all;
-  for (const auto& some :
-       {ForwardOperators(), LogitOperators(), DraftOperators(), TextOperators(), BackwardOperators()})
+  for (const auto& some : {ForwardOperators(), QuantizedOperators(), LogitOperators(), DraftOperators(),
+                           TextOperators(), BackwardOperators()})
     all.insert(all.end(), some.begin(), some.end());
   return all;
 }

@@ -1,36 +1,15 @@
-// Weights and rows in int8 and int4 on the device, and their products: the bits of the CPU's definition.
+// Weights in int8 and int4 on the device, and products of hard numbers with them: the bits of the CPU's
+// definition.
 #include "kernels/quantized.h"
 
 #include <limits>
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "kernels/cuda/embedding.h"
-#include "kernels/cuda/quantized_matmul.h"
-#include "tests/kernels/cuda/on_device.h"
+#include "tests/kernels/cuda/quantized_weights.h"
 
 namespace clamor::kernels::cuda {
 namespace {
-
-Storage StoredAs(int bits) { return bits == 8 ? Storage::kI8 : Storage::kI4; }
-
-// A matrix on the device and its memory.
-class Weights {
- public:
-  Weights(cudaStream_t stream, int64_t n, int64_t k, int bits)
-      : values_(stream, std::vector<uint8_t>(QuantizedValueBytes(n, k, bits))),
-        scales_(stream, std::vector<uint16_t>(n * GroupsFor(k))),
-        matrix_{values_.data(), scales_.data(), n, n, k, bits} {}
-
-  const QuantizedMatrix& matrix() const { return matrix_; }
-  std::vector<uint8_t> values() { return values_.Read(); }
-  std::vector<uint16_t> scales() { return scales_.Read(); }
-
- private:
-  DeviceArray<uint8_t> values_;
-  DeviceArray<uint16_t> scales_;
-  QuantizedMatrix matrix_;
-};
 
 class CudaQuantizedTest : public OnDevice, public testing::WithParamInterface<int> {
  protected:
@@ -47,28 +26,6 @@ class CudaQuantizedTest : public OnDevice, public testing::WithParamInterface<in
     return w;
   }
 
-  // In two pieces, one of them bf16: the values must be such.
-  void Upload(const std::vector<float>& w, const QuantizedMatrix& to) {
-    const int64_t first = to.n / 2;
-    const std::vector<float> upper(w.begin(), w.begin() + first * to.k),
-        lower(w.begin() + first * to.k, w.end());
-    DeviceArray<float> floats(stream_, upper);
-    DeviceArray<uint16_t> halves(stream_, BF16sOf(lower));
-    QuantizeWeights(floats.data(), false, 0, first, to, stream_);
-    QuantizeWeights(halves.data(), true, first, to.n - first, to, stream_);
-  }
-
-  std::vector<float> Product(const std::vector<float>& x, int64_t rows, const QuantizedMatrix& w) {
-    const int64_t groups = GroupsFor(w.k);
-    DeviceArray<uint16_t> device_x(stream_, BF16sOf(std::vector<float>(x.begin(), x.begin() + rows * w.k)));
-    DeviceArray<int8_t> q(stream_, rows * groups * kGroup);
-    DeviceArray<float> scales(stream_, groups * ScaleRows(rows)), y(stream_, rows * w.n);
-    const QuantizedRows quantized = {q.data(), scales.data()};
-    QuantizeRows(device_x.data(), rows, w.k, quantized, stream_);
-    QuantizedMatMul(quantized, rows, w, y.data(), stream_);
-    return y.Read();
-  }
-
   std::vector<float> RoundedFloats(size_t n) {
     std::vector<float> v = Floats(n, -3.0f, 3.0f);
     for (float& x : v) x = reference::RoundToBF16(x);
@@ -80,8 +37,8 @@ TEST_P(CudaQuantizedTest, WeightsAreTheCpus) {
   for (const auto& [n, k] : {std::pair<int64_t, int64_t>{8, 8}, {24, 72}, {16, 136}}) {
     std::vector<float> w = WeightValues(n, k);
     for (int64_t i = n / 2 * k; i < n * k; ++i) w[i] = reference::RoundToBF16(w[i]);
-    Weights device(stream_, n, k, bits_);
-    Upload(w, device.matrix());
+    QuantizedWeights device(stream_, n, k, bits_);
+    device.Fill(w);
     const std::vector<uint8_t> values = device.values();
     const std::vector<uint16_t> scales = device.scales();
     ThreadPool pool(1);
@@ -108,31 +65,21 @@ TEST_P(CudaQuantizedTest, ProductsAreTheCpusWhateverTheOtherRows) {
     std::vector<float> x = RoundedFloats(rows * k);
     std::fill_n(x.begin() + 2 * k, k, 0.0f);
     x[5 * k + k - 1] = std::numeric_limits<float>::infinity();  // makes a row of NaN
-    Weights device(stream_, n, k, bits_);
-    Upload(w, device.matrix());
+    QuantizedWeights device(stream_, n, k, bits_);
+    device.Fill(w);
     const std::vector<float> expected =
         reference::MatMulQuantized(x.data(), k, rows, w, n, k, StoredAs(bits_), {});
     SetSchedule(1);
-    const std::vector<float> y = Product(x, rows, device.matrix());
+    const std::vector<float> y = ProductOnDevice(stream_, x, rows, device.matrix());
     EXPECT_TRUE(SameBits(expected, y)) << n << " x " << k;
     for (const int64_t fewer : {1, 2, 16, 17, 64, 65}) {
       if (fewer > rows) break;
       SetSchedule(static_cast<int>(fewer));
-      EXPECT_TRUE(
-          SameBits(std::vector<float>(y.begin(), y.begin() + fewer * n), Product(x, fewer, device.matrix())))
+      EXPECT_TRUE(SameBits(std::vector<float>(y.begin(), y.begin() + fewer * n),
+                           ProductOnDevice(stream_, x, fewer, device.matrix())))
           << fewer << " rows, " << n << " x " << k;
     }
   }
-}
-
-TEST_P(CudaQuantizedTest, EverySchedule) {
-  const int64_t n = 24, k = 296, rows = 3;
-  const std::vector<float> w = WeightValues(n, k), x = RoundedFloats(rows * k);
-  OnEverySchedule([&] {
-    Weights device(stream_, n, k, bits_);
-    Upload(w, device.matrix());
-    return Product(x, rows, device.matrix());
-  });
 }
 
 // Part of a matrix shares its scales' stride.
@@ -141,36 +88,17 @@ TEST_P(CudaQuantizedTest, SomeOfTheRows) {
   std::vector<float> w = WeightValues(n, k);
   for (float& v : w) v = reference::RoundToBF16(v);
   const std::vector<float> x = RoundedFloats(rows * k);
-  Weights device(stream_, n, k, bits_);
-  Upload(w, device.matrix());
+  QuantizedWeights device(stream_, n, k, bits_);
+  device.Fill(w);
   QuantizedMatrix part = device.matrix();
   part.values += QuantizedValueBytes(first, k, bits_);
   part.scales += first;
   part.n = 24;
-  const std::vector<float> all = Product(x, rows, device.matrix()), some = Product(x, rows, part);
+  const std::vector<float> all = ProductOnDevice(stream_, x, rows, device.matrix()),
+                           some = ProductOnDevice(stream_, x, rows, part);
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < part.n; ++c)
       EXPECT_EQ(some[r * part.n + c], all[r * n + first + c]) << r << " " << c;
-  }
-}
-
-TEST_P(CudaQuantizedTest, RowsOfTheEmbedding) {
-  if (bits_ == 4) GTEST_SKIP() << "embeddings are int8 at least";
-  const int64_t n = 16, k = 72;
-  std::vector<float> w = WeightValues(n, k);
-  for (float& v : w) v = reference::RoundToBF16(v);
-  Weights device(stream_, n, k, bits_);
-  Upload(w, device.matrix());
-  const std::vector<int32_t> tokens = {3, 0, 15, 3};
-  DeviceArray<int32_t> device_tokens(stream_, tokens);
-  DeviceArray<float> hidden(stream_, tokens.size() * k);
-  Embed(device.matrix(), device_tokens.data(), static_cast<int64_t>(tokens.size()), hidden.data(), stream_);
-  const std::vector<float> got = hidden.Read();
-  ThreadPool pool(1);
-  PackedMatrix packed(n, k, Storage::kI8);
-  packed.PackRows(0, n, w.data(), DType::kF32, pool);
-  for (size_t r = 0; r < tokens.size(); ++r) {
-    for (int64_t i = 0; i < k; ++i) EXPECT_EQ(got[r * k + i], packed.At(tokens[r], i)) << r << " " << i;
   }
 }
 
