@@ -1,5 +1,7 @@
 #include "kernels/cpu_target.h"
 
+#include <cpuid.h>
+
 #include <atomic>
 #include <cstdlib>
 #include <string>
@@ -19,8 +21,14 @@ std::atomic<CpuTarget>& Active() {
 
 std::atomic<bool> vnni_allowed = true;
 
+// Clang's __builtin_cpu_supports does not know it: bit 4 of EAX, leaf 7, subleaf 1 (Intel SDM, CPUID).
+bool HasAvxVnni() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & 1u << 4) != 0;
+}
+
 bool HasVnni(CpuTarget target) {
-  static const bool of_avx2 = __builtin_cpu_supports("avxvnni");
+  static const bool of_avx2 = HasAvxVnni();
   static const bool of_avx512 = __builtin_cpu_supports("avx512vnni");
   return target == CpuTarget::kAvx512 ? of_avx512 : target == CpuTarget::kAvx2 && of_avx2;
 }

@@ -1,8 +1,5 @@
 // A segment file of any bytes is refused or harmless. The first byte says whether its checksums are made to
 // fit, the next eight are a context to look for.
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <array>
 #include <atomic>
 #include <cstdint>
@@ -13,6 +10,7 @@
 #include "absl/status/status.h"
 #include "retrieval/draft.h"
 #include "retrieval/segment.h"
+#include "tests/fuzz/fuzz_file.h"
 #include "tests/retrieval/seal_segment_file.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -23,12 +21,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::string bytes(reinterpret_cast<const char*>(data) + kBefore, size - kBefore);
   if (data[0] % 4 != 0) SealSegmentFile(bytes);
 
-  static const int file = memfd_create("segment", 0);
-  static const std::string path = "/proc/self/fd/" + std::to_string(file);
-  if (ftruncate(file, 0) != 0 ||
-      pwrite(file, bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size()))
-    std::abort();
-  const auto segment = Segment::Open(path);
+  const auto segment = Segment::Open(FuzzFile(bytes));
   if (!segment.ok()) {
     if (!absl::IsDataLoss(segment.status())) std::abort();
     return 0;
