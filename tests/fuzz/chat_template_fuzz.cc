@@ -16,8 +16,8 @@ constexpr std::string_view kTokenizer = R"({
   "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}})";
 
 const clamor::Tokenizer& SmallTokenizer() {
-  static const auto& tokenizer = *new auto(
-      clamor::Tokenizer::Load({.contents = {{"tokenizer.json", std::string(kTokenizer)}}}).value());
+  static const auto& tokenizer =
+      *new auto(clamor::Tokenizer::Load({.contents = {{"tokenizer.json", std::string(kTokenizer)}}}).value());
   return *tokenizer;
 }
 

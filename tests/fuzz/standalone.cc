@@ -47,7 +47,8 @@ std::string Mutated(std::string bytes, const std::vector<std::string>& corpus, s
         if (!other.empty()) bytes.insert(at, other.substr(random() % other.size(), length));
         break;
       case 5:
-        bytes.replace(at, std::min<size_t>(8, bytes.size() - at), 8, static_cast<char>(random() % 2 ? 0xFF : 0));
+        bytes.replace(at, std::min<size_t>(8, bytes.size() - at), 8,
+                      static_cast<char>(random() % 2 ? 0xFF : 0));
         break;
     }
   }

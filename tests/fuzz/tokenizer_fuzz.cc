@@ -1,5 +1,5 @@
-// tokenizer.json of any bytes is refused, or encodes and decodes whatever text comes after its NUL, in bounded
-// memory and without an id outside its vocabulary.
+// tokenizer.json of any bytes is refused, or encodes and decodes whatever text comes after its NUL, in
+// bounded memory and without an id outside its vocabulary.
 #include <cstdint>
 #include <cstdlib>
 #include <string>
