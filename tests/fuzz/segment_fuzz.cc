@@ -21,7 +21,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::string bytes(reinterpret_cast<const char*>(data) + kBefore, size - kBefore);
   if (data[0] % 4 != 0) SealSegmentFile(bytes);
 
-  const auto segment = Segment::Open(FuzzFile(bytes));
+  const auto segment = Segment::Open(clamor::FuzzFile(bytes));
   if (!segment.ok()) {
     if (!absl::IsDataLoss(segment.status())) std::abort();
     return 0;
