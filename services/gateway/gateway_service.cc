@@ -279,7 +279,7 @@ grpc::ServerUnaryReactor* GatewayService::Tokenize(grpc::CallbackServerContext* 
                                                    const v1::TokenizeRequest* request,
                                                    v1::TokenizeResponse* response) {
   RequestRecord record(metrics_, "Tokenize");
-  absl::Status status = Tokenize(*context, *request, response);
+  absl::Status status = ToTokens(*context, *request, response);
   record.End(status, "-", "-");
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(ToGrpc(status));
@@ -290,14 +290,14 @@ grpc::ServerUnaryReactor* GatewayService::Detokenize(grpc::CallbackServerContext
                                                      const v1::DetokenizeRequest* request,
                                                      v1::DetokenizeResponse* response) {
   RequestRecord record(metrics_, "Detokenize");
-  absl::Status status = Detokenize(*context, *request, response);
+  absl::Status status = ToText(*context, *request, response);
   record.End(status, "-", "-");
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(ToGrpc(status));
   return reactor;
 }
 
-absl::Status GatewayService::Tokenize(const grpc::CallbackServerContext& context,
+absl::Status GatewayService::ToTokens(const grpc::CallbackServerContext& context,
                                       const v1::TokenizeRequest& request, v1::TokenizeResponse* response) {
   CLAMOR_RETURN_IF_ERROR(authenticator_->Identify(CredentialsOf(context), "Tokenize").status());
   CLAMOR_RETURN_IF_ERROR(CheckModelName(request.model()));
@@ -317,9 +317,8 @@ absl::Status GatewayService::Tokenize(const grpc::CallbackServerContext& context
   return absl::OkStatus();
 }
 
-absl::Status GatewayService::Detokenize(const grpc::CallbackServerContext& context,
-                                        const v1::DetokenizeRequest& request,
-                                        v1::DetokenizeResponse* response) {
+absl::Status GatewayService::ToText(const grpc::CallbackServerContext& context,
+                                    const v1::DetokenizeRequest& request, v1::DetokenizeResponse* response) {
   CLAMOR_RETURN_IF_ERROR(authenticator_->Identify(CredentialsOf(context), "Detokenize").status());
   CLAMOR_RETURN_IF_ERROR(CheckModelName(request.model()));
   CLAMOR_ASSIGN_OR_RETURN(auto model, fleet_->FindModel(request.model()));

@@ -97,10 +97,10 @@ class GatewayService final : public v1::GenerationService::CallbackService {
   grpc::ServerWriteReactor<Response>* RelayStream(const char* method,
                                                   const grpc::CallbackServerContext& context,
                                                   const Request& request);
-  absl::Status Tokenize(const grpc::CallbackServerContext& context, const v1::TokenizeRequest& request,
+  absl::Status ToTokens(const grpc::CallbackServerContext& context, const v1::TokenizeRequest& request,
                         v1::TokenizeResponse* response);
-  absl::Status Detokenize(const grpc::CallbackServerContext& context, const v1::DetokenizeRequest& request,
-                          v1::DetokenizeResponse* response);
+  absl::Status ToText(const grpc::CallbackServerContext& context, const v1::DetokenizeRequest& request,
+                      v1::DetokenizeResponse* response);
 
   Fleet* const fleet_;
   SessionKeeper* const keeper_;  // null: none
