@@ -83,7 +83,7 @@ absl::StatusOr<std::unique_ptr<SuffixStore>> SuffixStore::Open(const StoreOption
   CLAMOR_ASSIGN_OR_RETURN(SegmentFiles files, OpenSegmentFiles(options.path + kSegmentsFolder));
   auto rep = std::make_unique<Rep>(options, std::move(lock), std::move(db), files);
   CLAMOR_RETURN_IF_ERROR(rep->Restore(std::move(files)));
-  rep->StartSweeping();
+  rep->StartUpkeep();
   return std::unique_ptr<SuffixStore>(new SuffixStore(std::move(rep)));
 }
 

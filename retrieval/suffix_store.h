@@ -58,11 +58,14 @@ struct StoreOptions {
   std::string path;                            // folder, created if missing
   uint64_t max_bytes_per_tenant = 4ull << 30;  // by DocumentBytes; adding over it: RESOURCE_EXHAUSTED
   uint32_t max_document_tokens = 1u << 20;     // longer: INVALID_ARGUMENT
-  uint32_t hot_tokens = 2u << 20;  // indexed on the heap, over all tenants, before they go into files
+  uint32_t hot_tokens = 1u << 20;  // indexed on the heap, over all tenants, before they go into files
   uint64_t min_free_bytes =
       256u << 20;                      // of the disk; adding beyond: RESOURCE_EXHAUSTED. Deleting still works
   uint64_t mapped_bytes = 512u << 20;  // of files in this process's memory: MappedFiles
-  std::function<uint64_t()> clock;     // seconds since 1970; by default the system's
+  // Of segment files, the newest first: read into the system's page cache after the start, so that lookups do
+  // not wait for the disk for long.
+  uint64_t read_ahead_bytes = 4ull << 30;
+  std::function<uint64_t()> clock;  // seconds since 1970; by default the system's
 };
 
 class SuffixStore {

@@ -79,7 +79,8 @@ struct SuffixStore::Rep {
   ~Rep();
 
   absl::Status Restore(SegmentFiles files);
-  void StartSweeping();
+  void StartUpkeep();
+  void ReadAhead();
   uint64_t Now() const;
   std::shared_ptr<Tenant> Find(std::string_view name) const;
   std::shared_ptr<Tenant> FindOrAdd(std::string_view name);
@@ -117,10 +118,10 @@ struct SuffixStore::Rep {
   mutable std::shared_mutex mu;  // guards what follows
   std::map<std::string, std::shared_ptr<Tenant>, std::less<>> tenants;
 
-  std::mutex sweep_mu;  // guards the next
-  bool stopping = false;
-  std::condition_variable sweep_stop;
-  std::thread sweeper;
+  std::mutex upkeep_mu;  // for the next two
+  std::atomic<bool> stopping = false;
+  std::condition_variable upkeep_stop;
+  std::thread upkeep;  // reads ahead, then removes what expires
 };
 
 }  // namespace clamor::retrieval
