@@ -30,6 +30,7 @@
 namespace rocksdb {
 class ColumnFamilyHandle;
 class DB;
+class WriteBatch;
 }  // namespace rocksdb
 
 namespace clamor::retrieval {
@@ -98,6 +99,7 @@ class DocumentDb {
 
   DocumentDb() = default;
   absl::Status CheckFormat(const std::string& folder);
+  absl::Status Write(rocksdb::WriteBatch& batch, const std::string& doing);
   absl::Status PutFormat(const std::string& version, const char* doing);
   // What `changes` do to each family; brings the format up to what they need.
   absl::StatusOr<Rows> MakeRows(std::string_view prefix, std::span<const Change> changes);
