@@ -314,6 +314,22 @@ absl::StatusOr<std::vector<DocumentDb::Due>> DocumentDb::FindExpired(uint64_t no
   return due;
 }
 
+absl::StatusOr<std::vector<DocumentDb::Listed>> DocumentDb::List(std::string_view after, size_t limit) const {
+  rocksdb::ReadOptions options;
+  options.fill_cache = false;
+  const std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(options, catalog_));
+  it->Seek(ToSlice(after));
+  if (it->Valid() && ToView(it->key()) == after) it->Next();
+  std::vector<Listed> listed;
+  for (; it->Valid() && listed.size() < limit; it->Next()) {
+    CLAMOR_ASSIGN_OR_RETURN(auto key, SplitKey(ToView(it->key())));
+    CLAMOR_ASSIGN_OR_RETURN(const CatalogEntry entry, DecodeEntry(ToView(it->value())));
+    listed.push_back({std::move(key.first), std::string(key.second), entry});
+  }
+  CLAMOR_RETURN_IF_ERROR(ToStatus(it->status(), "reading the catalog"));
+  return listed;
+}
+
 absl::Status DocumentDb::ForEach(std::string_view tenant, Visitor visit) const {
   const auto [first, last] = TenantRange(tenant);
   const rocksdb::Slice bound = ToSlice(last);

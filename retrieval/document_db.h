@@ -70,6 +70,15 @@ class DocumentDb {
   // Up to `limit` documents that expired at `now` or before, those of one namespace together.
   absl::StatusOr<std::vector<Due>> FindExpired(uint64_t now, size_t limit) const;
 
+  // Up to `limit` entries of the catalog, over all tenants and in the order of their keys: from the first
+  // whose key (CatalogKey) is above `after`.
+  struct Listed {
+    Namespace ns;
+    std::string id;
+    CatalogEntry entry;
+  };
+  absl::StatusOr<std::vector<Listed>> List(std::string_view after, size_t limit) const;
+
   // Visits the catalog as it was at the call, in key order: all of it, or one tenant's. Stops at the first
   // error.
   absl::Status ForEach(std::string_view tenant, Visitor visit) const;

@@ -30,6 +30,7 @@
 
 namespace clamor::retrieval {
 
+inline constexpr size_t kKeptChanges = 1 << 15;
 inline constexpr char kDbFolder[] = "/db", kSegmentsFolder[] = "/segments";
 inline constexpr char kLoadingFolder[] = "/loading";  // table files on their way into db
 
@@ -115,6 +116,7 @@ struct SuffixStore::Rep {
   const std::unique_ptr<DocumentDb> db;
   Compactor compactor;
   std::atomic<uint64_t> next_number;
+  ChangeLog changes{kKeptChanges};
   mutable std::shared_mutex mu;  // guards what follows
   std::map<std::string, std::shared_ptr<Tenant>, std::less<>> tenants;
 

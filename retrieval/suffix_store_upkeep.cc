@@ -116,19 +116,20 @@ absl::StatusOr<uint64_t> SuffixStore::Rep::RemoveExpiredFrom(Tenant& tenant, con
                                                              uint64_t now) {
   const std::shared_ptr<NamespaceIndex> index = tenant.Find(ns.fingerprint);
   if (index == nullptr) return 0;  // the tenant was deleted meanwhile
-  std::vector<DocumentDb::Change> changes;
+  std::vector<DocumentDb::Change> expired;
   std::vector<uint64_t> removed;
   TenantCount less;
   for (const DocumentDb::Due& document : due) {
     CLAMOR_ASSIGN_OR_RETURN(const std::optional<CatalogEntry> before, db->Find(index->prefix(), document.id));
     if (!before || before->expires == 0 || before->expires > now) continue;  // changed meanwhile
-    changes.push_back({.id = document.id, .before = before, .tokens = {}});
+    expired.push_back({.id = document.id, .before = before, .tokens = {}});
     removed.push_back(before->number);
     less -= CountOf(index->prefix(), document.id, before->tokens);
   }
-  if (changes.empty()) return 0;
-  CLAMOR_RETURN_IF_ERROR(db->Write(index->prefix(), changes));
+  if (expired.empty()) return 0;
+  CLAMOR_RETURN_IF_ERROR(db->Write(index->prefix(), expired));
   index->Publish({}, removed);
+  for (const DocumentDb::Change& change : expired) changes.Add({ns, std::string(change.id)});
   tenant.Count(less);
   compactor.Schedule(index);
   return removed.size();
