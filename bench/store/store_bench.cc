@@ -48,6 +48,7 @@ struct Flags {
   double real = 0.5;
   std::string model = "deploy/demo-model", folder, output;
   std::string part = "all";
+  unsigned settle = 2;
   bool check = false;
 };
 
@@ -269,7 +270,11 @@ bool Measure(const Flags& flags, Json& report) {
   }
   const auto questions =
       Json::parse(std::ifstream(flags.folder + ".questions.json")).get<std::vector<std::vector<uint32_t>>>();
-  std::this_thread::sleep_for(std::chrono::seconds(2));  // what had to be sorted again is merged
+  // Until what the kill interrupted is merged, as far as that goes in 20 tries.
+  for (uint64_t segments = 0, tries = 0; segments != (*store)->GetStats().segments && tries < 20; ++tries) {
+    segments = (*store)->GetStats().segments;
+    std::this_thread::sleep_for(std::chrono::seconds(flags.settle));
+  }
   ForgetFiles(flags.folder);
   std::mt19937_64 random(4);
   for (const auto& [when, count] : {std::pair("cold", 1000), {"getting warm", 20000}, {"warm", 20000}}) {
@@ -320,6 +325,8 @@ int main(int argc, char** argv) {
   app.add_option("--output", flags.output, "JSON");
   app.add_option("--part", flags.part, "All, or one: what `ingest` leaves can be measured more than once")
       ->check(CLI::IsMember({"all", "ingest", "measure"}));
+  app.add_option("--settle", flags.settle, "Seconds without a merge before lookups are timed")
+      ->capture_default_str();
   app.add_flag("--check", flags.check, "CheckIntegrity in the end");
   CLI11_PARSE(app, argc, argv);
   std::string temporary;
