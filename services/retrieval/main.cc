@@ -73,6 +73,9 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--mapped-bytes", store_options.mapped_bytes, "How much of its files is in memory at a time")
       ->capture_default_str();
+  app.add_option("--read-ahead-bytes", store_options.read_ahead_bytes,
+                 "Of its files, read at the start so that lookups find them in the page cache")
+      ->capture_default_str();
   app.add_option("--follow", leader,
                  "HOST:PORT of a server whose documents this one keeps too; only that one takes in new ones");
   app.add_flag("--check", check, "Compare all documents and indexes, say what is wrong, and end");

@@ -10,7 +10,7 @@ import grpc
 
 import client
 from client import retrieval
-from cluster import Server, main, wait_until
+from cluster import DEMO_MODEL, ClusterTest, Server, main, wait_until
 from stored import STORED, Store, document
 
 TENANTS = ("ann", "bob")
@@ -119,6 +119,56 @@ class FollowerTest(unittest.TestCase):
         returned = self.follow("leader")
         self.wait_same(successor, returned, documents)
         self.assertTrue(all(Store(returned).follows(each) for each in kept))
+
+
+class ReplicasTest(ClusterTest):
+    """A worker whose tenants are spread over two servers, each with a follower: ids depend on none of them."""
+
+    LONG = dict(max_tokens=300, ignore_eos=True)
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cluster = cls.cluster
+        cls.pairs = []
+        for name in "ab":
+            leader = cluster.add("clamor-retrieval", "--store", cluster.folder / name, label=f"-{name}")
+            follower = cluster.add("clamor-retrieval", "--store", cluster.folder / f"{name}-copy", "--follow",
+                                   leader.address, label=f"-{name}-copy")
+            cls.pairs.append((leader.wait_ready(), follower.wait_ready()))
+        cls.worker = cluster.add("clamor-worker", "--model", DEMO_MODEL, *cls.worker_flags, "--retrieval",
+                                 ",".join(f"{leader.address}|{follower.address}" for leader, follower in cls.pairs),
+                                 label="-replicas").wait_ready()
+        cls.gateway = cluster.add("clamor-gateway", "--workers", cls.worker.address, label="-replicas").wait_ready()
+
+    def hedges(self, outcome):
+        return self.worker.metric("clamor_worker_retrieval_hedges_total", outcome=outcome)
+
+    def test_the_follower_answers_where_its_leader_does_not(self):
+        asking = client.Client(self.gateway)
+        plain = asking.ask(client.QUESTIONS[0], nodes=0, **self.LONG).ids
+        leader, follower = wait_until(lambda: next((pair for pair in self.pairs if Store(pair[0]).stats().documents), None),
+                                      "one of the servers has the answer")
+        self.assertEqual([Store(each).stats().documents for each, _ in self.pairs if each is not leader], [0])
+        wait_until(lambda: Store(follower).stats().documents == 1, "its follower has it too")
+
+        def drafted():
+            answer = asking.ask(client.QUESTIONS[0], nodes=16, **self.LONG)
+            self.assertEqual(answer.ids, plain)
+            return answer.finished.speculation.accepted.store > 0
+
+        wait_until(drafted, "the store drafts")
+        leader.kill()
+        wait_until(lambda: drafted() and self.hedges("failed_won") > 0, "the follower drafts")
+        leader.start().wait_ready()
+        leader.pause()
+        wait_until(lambda: drafted() and self.hedges("slow_won") > 0, "the follower drafts, as far as it may be asked")
+        leader.resume()
+        asked = sum(self.worker.metric("clamor_worker_retrieval_requests_total", outcome=outcome)
+                    for outcome in ("ok", "timeout", "error"))
+        print(f"{asked:.0f} lookups; asked twice for being slow {self.hedges('slow_won') + self.hedges('slow_lost'):.0f}, "
+              f"after a failure {self.hedges('failed_won') + self.hedges('failed_lost'):.0f}")
+        self.assertLessEqual(self.hedges("slow_won") + self.hedges("slow_lost"), 1 + 0.05 * asked)
 
 
 if __name__ == "__main__":
