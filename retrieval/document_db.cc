@@ -12,6 +12,7 @@
 #include "rocksdb/cache.h"
 #include "rocksdb/db.h"
 #include "rocksdb/filter_policy.h"
+#include "rocksdb/listener.h"
 #include "rocksdb/options.h"
 #include "rocksdb/slice.h"
 #include "rocksdb/sst_file_writer.h"
@@ -44,6 +45,14 @@ rocksdb::WriteOptions Synced() {
   return options;
 }
 
+// RocksDB would look for room on a full disk every few seconds and refuse all changes until then: Write asks
+// it to go on when there is something to write.
+class RecoverWhenTold : public rocksdb::EventListener {
+  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason, rocksdb::Status, bool* by_itself) override {
+    *by_itself = false;
+  }
+};
+
 rocksdb::DBOptions MakeDbOptions() {
   rocksdb::DBOptions options;
   options.create_if_missing = true;
@@ -57,6 +66,7 @@ rocksdb::DBOptions MakeDbOptions() {
   options.max_manifest_file_size = 1;
   options.info_log_level = rocksdb::WARN_LEVEL;
   options.keep_log_file_num = 2;
+  options.listeners.push_back(std::make_shared<RecoverWhenTold>());
   return options;
 }
 
@@ -152,7 +162,9 @@ absl::Status DocumentDb::CheckFormat(const std::string& folder) {
 }
 
 absl::Status DocumentDb::PutFormat(const std::string& version, const char* doing) {
-  CLAMOR_RETURN_IF_ERROR(ToStatus(db_->Put(Synced(), kFormatKey, version), doing));
+  rocksdb::WriteBatch batch;
+  CLAMOR_RETURN_IF_ERROR(ToStatus(batch.Put(kFormatKey, version), doing));
+  CLAMOR_RETURN_IF_ERROR(Write(batch, doing));
   format_ = version;
   return absl::OkStatus();
 }
@@ -237,7 +249,15 @@ absl::Status DocumentDb::Write(std::string_view prefix, std::span<const Change> 
           "gathering documents"));
     }
   }
-  return ToStatus(db_->Write(Synced(), &batch), "writing documents");
+  return Write(batch, "writing documents");
+}
+
+absl::Status DocumentDb::Write(rocksdb::WriteBatch& batch, const std::string& doing) {
+  const rocksdb::Status written = db_->Write(Synced(), &batch);
+  // After an error of the disk RocksDB refuses all changes until it is told to go on, which fails while the
+  // disk is as full as it was. Making the same change twice is making it once.
+  if (!written.IsIOError() || !db_->Resume().ok()) return ToStatus(written, doing);
+  return ToStatus(db_->Write(Synced(), &batch), doing);
 }
 
 absl::Status DocumentDb::Ingest(std::string_view prefix, std::span<const Change> changes,
@@ -269,6 +289,7 @@ absl::Status DocumentDb::Ingest(std::string_view prefix, std::span<const Change>
     file.options.write_global_seqno = false;
   }
   if (files.empty()) return absl::OkStatus();
+  CLAMOR_RETURN_IF_ERROR(ToStatus(db_->Resume(), "taking in documents"));  // as Write does
   return ToStatus(db_->IngestExternalFiles(files), "taking in documents");
 }
 
@@ -291,6 +312,22 @@ absl::StatusOr<std::vector<DocumentDb::Due>> DocumentDb::FindExpired(uint64_t no
   }
   CLAMOR_RETURN_IF_ERROR(ToStatus(it->status(), "reading expiries"));
   return due;
+}
+
+absl::StatusOr<std::vector<DocumentDb::Listed>> DocumentDb::List(std::string_view after, size_t limit) const {
+  rocksdb::ReadOptions options;
+  options.fill_cache = false;
+  const std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(options, catalog_));
+  it->Seek(ToSlice(after));
+  if (it->Valid() && ToView(it->key()) == after) it->Next();
+  std::vector<Listed> listed;
+  for (; it->Valid() && listed.size() < limit; it->Next()) {
+    CLAMOR_ASSIGN_OR_RETURN(auto key, SplitKey(ToView(it->key())));
+    CLAMOR_ASSIGN_OR_RETURN(const CatalogEntry entry, DecodeEntry(ToView(it->value())));
+    listed.push_back({std::move(key.first), std::string(key.second), entry});
+  }
+  CLAMOR_RETURN_IF_ERROR(ToStatus(it->status(), "reading the catalog"));
+  return listed;
 }
 
 absl::Status DocumentDb::ForEach(std::string_view tenant, Visitor visit) const {
@@ -350,7 +387,7 @@ absl::Status DocumentDb::EraseTenant(std::string_view tenant) {
   for (rocksdb::ColumnFamilyHandle* family : families()) {
     CLAMOR_RETURN_IF_ERROR(ToStatus(batch.DeleteRange(family, first, last), "erasing a tenant"));
   }
-  return ToStatus(db_->Write(Synced(), &batch), "erasing a tenant");
+  return Write(batch, "erasing a tenant");
 }
 
 absl::Status DocumentDb::PurgeTenant(std::string_view tenant) {

@@ -30,6 +30,7 @@
 namespace rocksdb {
 class ColumnFamilyHandle;
 class DB;
+class WriteBatch;
 }  // namespace rocksdb
 
 namespace clamor::retrieval {
@@ -69,6 +70,15 @@ class DocumentDb {
   // Up to `limit` documents that expired at `now` or before, those of one namespace together.
   absl::StatusOr<std::vector<Due>> FindExpired(uint64_t now, size_t limit) const;
 
+  // Up to `limit` entries of the catalog, over all tenants and in the order of their keys: from the first
+  // whose key (CatalogKey) is above `after`.
+  struct Listed {
+    Namespace ns;
+    std::string id;
+    CatalogEntry entry;
+  };
+  absl::StatusOr<std::vector<Listed>> List(std::string_view after, size_t limit) const;
+
   // Visits the catalog as it was at the call, in key order: all of it, or one tenant's. Stops at the first
   // error.
   absl::Status ForEach(std::string_view tenant, Visitor visit) const;
@@ -98,6 +108,7 @@ class DocumentDb {
 
   DocumentDb() = default;
   absl::Status CheckFormat(const std::string& folder);
+  absl::Status Write(rocksdb::WriteBatch& batch, const std::string& doing);
   absl::Status PutFormat(const std::string& version, const char* doing);
   // What `changes` do to each family; brings the format up to what they need.
   absl::StatusOr<Rows> MakeRows(std::string_view prefix, std::span<const Change> changes);

@@ -14,21 +14,31 @@
 namespace clamor::retrieval {
 namespace {
 
+constexpr size_t kTogether = 8;  // parts that are searched in step
+
 absl::Status CheckRange(const char* field, int32_t value, int32_t high) {
   if (value >= 1 && value <= high) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, ", must be 1 to ", high));
 }
 
-// The newest occurrences of `suffix`. From the part with the newest document on: once there are enough,
-// documents older than all of them cannot count.
+// The newest occurrences of `suffix`; `searches` in the parts go on to it. From the parts with the newest
+// documents on: once there are enough, documents older than all of them cannot count.
 std::vector<Segment::Occurrence> NewestOccurrences(std::span<const Part* const> newest_first,
+                                                   std::span<const Segment* const> segments,
+                                                   std::span<Segment::Search> searches,
                                                    std::span<const uint32_t> suffix,
                                                    const DraftOptions& options) {
   const size_t limit = options.max_occurrences;
   uint64_t oldest = 0;
   std::vector<Segment::Occurrence> occurrences;
-  for (const Part* part : newest_first) {
-    part->segment->FindOccurrences(suffix, limit, options.max_depth, oldest, part->dead.get(), occurrences);
+  for (size_t i = 0; i < newest_first.size(); ++i) {
+    if (segments[i]->documents().back().number < oldest) break;  // so are the rest
+    if (i % kTogether == 0) {
+      const size_t some = std::min(kTogether, newest_first.size() - i);
+      Segment::GoOn(segments.subspan(i, some), suffix, searches.subspan(i, some));
+    }
+    const auto& [segment, dead, dead_tokens] = *newest_first[i];
+    segment->FindOccurrences(searches[i], limit, options.max_depth, oldest, dead.get(), occurrences);
     if (occurrences.size() < limit) continue;
     const auto last = occurrences.begin() + static_cast<std::ptrdiff_t>(limit) - 1;
     std::ranges::nth_element(occurrences, last, [](const auto& a, const auto& b) {
@@ -91,20 +101,25 @@ absl::Status DraftOptions::Validate() const {
 
 Trie Draft(const Parts& parts, std::span<const uint32_t> context, const DraftOptions& options) {
   context = context.last(std::min<size_t>(context.size(), options.max_match));
-  uint32_t longest = options.min_match - 1;  // only a longer match counts
-  for (const Part& part : parts) longest = part.segment->LongestMatch(context, longest, part.dead.get());
-  Trie trie;
-  if (longest < static_cast<uint32_t>(options.min_match)) return trie;
-  trie.match_length = static_cast<int32_t>(longest);
-
   std::vector<const Part*> newest_first;
   for (const Part& part : parts) newest_first.push_back(&part);
   std::ranges::sort(newest_first, std::greater(),
                     [](const Part* part) { return part->segment->documents().back().number; });
+  std::vector<const Segment*> segments;
+  for (const Part* part : newest_first) segments.push_back(part->segment.get());
+  std::vector<Segment::Search> searches = Segment::Begin(segments, context);
+  uint32_t longest = options.min_match - 1;  // only a longer match counts
+  for (size_t i = 0; i < newest_first.size(); ++i)
+    longest = segments[i]->LongestMatch(context, searches[i], longest, newest_first[i]->dead.get());
+  Trie trie;
+  if (longest < static_cast<uint32_t>(options.min_match)) return trie;
+  trie.match_length = static_cast<int32_t>(longest);
+
   Merger merger(&trie, options.max_nodes);
   for (uint32_t length = longest; length >= static_cast<uint32_t>(options.min_match); length /= 2) {
     std::vector<std::span<const uint32_t>> continuations;
-    for (const auto& occurrence : NewestOccurrences(newest_first, context.last(length), options)) {
+    for (const auto& occurrence :
+         NewestOccurrences(newest_first, segments, searches, context.last(length), options)) {
       // The first look at this text: what is not among the newest is not brought into memory.
       const std::span<const uint32_t> following = occurrence.continuation;
       const auto stop = std::ranges::find_if(following, [](uint32_t token) { return token >= kTokenLimit; });

@@ -157,9 +157,12 @@ absl::StatusOr<std::shared_ptr<const Segment>> Segment::Open(std::string path) {
     return absl::DataLossError(absl::StrCat(path, ": is version ", header.version, " of kind ", header.magic,
                                             ", not version ", kVersion, " of ", kMagic));
   }
-  if (const uint64_t end = Layout(header).end; storage.size() != end || header.text > kMaxSegmentTokens) {
-    return absl::DataLossError(absl::StrCat(path, ": has ", storage.size(), " bytes, its header says ", end));
+  const Layout layout(header);
+  if (storage.size() != layout.end || header.text > kMaxSegmentTokens) {
+    return absl::DataLossError(
+        absl::StrCat(path, ": has ", storage.size(), " bytes, its header says ", layout.end));
   }
+  storage.ReadAhead(0, layout.text);
   std::shared_ptr<Segment> segment(new Segment(std::move(storage)));
   segment->SetSpans();
   if (absl::Status valid = segment->CheckTable(); !valid.ok()) {
@@ -230,8 +233,10 @@ uint64_t Segment::TableChecksum() const {
 uint64_t Segment::BodyChecksum() const {
   const Layout layout(HeaderOf(storage_));
   uint64_t sum = 0;
+  storage_.ReadAhead(layout.text, kStride);
   for (uint64_t at = layout.text; at < layout.end; at += kStride) {
     MappedFiles::OfProcess().Look();
+    storage_.ReadAhead(at + kStride, kStride);
     sum = Checksum({storage_.data() + at, std::min(kStride, layout.end - at)}, sum);
   }
   return sum;

@@ -3,8 +3,9 @@
 // DESCRIPTION. A place is a position with at least one token of its document before it and one after. `order`
 // lists all places by the tokens before them, read backwards (up to kMaxMatch of them), then newest first. So
 // the places before which a given context stands are neighbours, and the longest suffix of a context that
-// occurs is found by one binary search. Costs: building O(n log n), merging O(n log k) for k segments; a
-// lookup O(log n) comparisons of up to kMaxMatch tokens, plus the dead places that it has to step over.
+// occurs is found by one binary search, and those of shorter ones lie around it. Costs: building O(n log n),
+// merging O(n log k) for k segments; a lookup O(log n) comparisons of up to kMaxMatch tokens, plus the dead
+// places that it has to step over.
 //
 // IMPLEMENTATION. One flat block (segment_storage.h): header, namespace prefix, table of documents by rising
 // number, signs, text (documents in that order, each after an end mark), order, peaks. Newer documents lie
@@ -27,6 +28,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -89,21 +91,39 @@ class Segment {
   uint64_t bytes() const { return storage_.size(); }
   const std::string& path() const { return storage_.path(); }  // empty: on the heap
 
-  // How many tokens of the end of `context` (at most kMaxMatch) stand before some live place, or `at_least`
-  // if no more do.
-  uint32_t LongestMatch(std::span<const uint32_t> context, uint32_t at_least, const DeadSet* dead) const;
+  // Has part of its file read, while the caller goes on: SegmentStorage.
+  void ReadAhead(uint64_t offset, uint64_t bytes) const { storage_.ReadAhead(offset, bytes); }
 
-  // Appends to `out` the newest `limit` live places before which `suffix` stands, in no order, each with up
+  // A search for a context and its suffixes, each shorter than the one before. Searches in many segments go
+  // in step with one another: most of a search is waiting for memory.
+  struct Search {
+    uint32_t longest;   // tokens of the context's end (at most kMaxMatch) before some place, live or dead
+    size_t begin, end;  // in `order`: the places of the last suffix; at first none, where the context stands
+  };
+  static std::vector<Search> Begin(std::span<const Segment* const> segments,
+                                   std::span<const uint32_t> context);
+  // Goes on to `suffix`, where it is no longer than `longest`. `searches` are in `segments`.
+  static void GoOn(std::span<const Segment* const> segments, std::span<const uint32_t> suffix,
+                   std::span<Search> searches);
+
+  // How many tokens of the end of `context`, which `search` began with, stand before some live place, or
+  // `at_least` if no more do.
+  uint32_t LongestMatch(std::span<const uint32_t> context, const Search& search, uint32_t at_least,
+                        const DeadSet* dead) const;
+
+  // Appends to `out` the newest `limit` live places of the last suffix of `search`, in no order, each with up
   // to `depth` tokens that follow. Leaves out documents with numbers below `oldest`.
-  void FindOccurrences(std::span<const uint32_t> suffix, size_t limit, size_t depth, uint64_t oldest,
-                       const DeadSet* dead, std::vector<Occurrence>& out) const;
+  void FindOccurrences(const Search& search, size_t limit, size_t depth, uint64_t oldest, const DeadSet* dead,
+                       std::vector<Occurrence>& out) const;
 
   // Recounts everything: checksums, sorting, every place listed once, the indexes of `order`.
   absl::Status CheckIntegrity() const;
 
  private:
   class Run;
+  struct Bisection;
   static constexpr uint32_t kBlock = 512;
+  static constexpr size_t kSignTokens = 2;
 
   explicit Segment(SegmentStorage storage);
   static absl::StatusOr<std::shared_ptr<Segment>> Allocate(std::string_view prefix,
@@ -117,7 +137,8 @@ class Segment {
   absl::Status Seal();
   uint64_t TableChecksum() const;
   uint64_t BodyChecksum() const;
-  size_t FirstPlace(std::span<const uint32_t> context, int at_least) const;
+  static void Finish(std::span<Bisection> bisections);
+  std::pair<size_t, size_t> SignRange(std::span<const uint32_t> context) const;
   int CompareContext(uint32_t position, std::span<const uint32_t> context) const;
   uint32_t CommonLength(uint32_t position, std::span<const uint32_t> context) const;
   const Document* LiveDocumentAt(uint32_t position, const DeadSet* dead) const;

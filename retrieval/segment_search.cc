@@ -42,13 +42,14 @@ int Segment::CompareContext(uint32_t position, std::span<const uint32_t> context
   return 0;
 }
 
-// The first entry of `order` whose place compares to `context` as `at_least` (0 or 1) or above.
-size_t Segment::FirstPlace(std::span<const uint32_t> context, int at_least) const {
-  // Signs tell on which side of the context a span begins, or that it begins with the context's last two
-  // tokens.
+// The first and the last entry of `order` between which the signs say that the places of `context` begin and
+// end.
+std::pair<size_t, size_t> Segment::SignRange(std::span<const uint32_t> context) const {
+  // Signs tell on which side of the context a span begins, or that it begins with the context's last tokens.
   auto compare = [&](uint64_t sign) {
-    const std::array<uint32_t, 2> tokens = {static_cast<uint32_t>(sign >> 32), static_cast<uint32_t>(sign)};
-    for (size_t i = 0; i < std::min<size_t>(context.size(), 2); ++i) {
+    const std::array<uint32_t, kSignTokens> tokens = {static_cast<uint32_t>(sign >> 32),
+                                                      static_cast<uint32_t>(sign)};
+    for (size_t i = 0; i < std::min<size_t>(context.size(), kSignTokens); ++i) {
       const uint32_t wanted = context[context.size() - 1 - i];
       if (tokens[i] != wanted) return tokens[i] < wanted ? -1 : 1;
     }
@@ -57,12 +58,40 @@ size_t Segment::FirstPlace(std::span<const uint32_t> context, int at_least) cons
   const auto first = std::ranges::partition_point(signs_, [&](uint64_t sign) { return compare(sign) < 0; });
   const auto last =
       std::partition_point(first, signs_.end(), [&](uint64_t sign) { return compare(sign) <= 0; });
-  const size_t begin = first == signs_.begin() ? 0 : (first - signs_.begin() - 1) * size_t{kSpan};
-  const size_t end = std::min<size_t>((last - signs_.begin()) * size_t{kSpan}, order_.size());
-  const auto found = std::partition_point(order_.begin() + begin, order_.begin() + end, [&](uint32_t entry) {
-    return CompareContext(Bounded(entry), context) < at_least;
-  });
-  return found - order_.begin();
+  return {first == signs_.begin() ? 0 : (first - signs_.begin() - 1) * size_t{kSpan},
+          std::min<size_t>((last - signs_.begin()) * size_t{kSpan}, order_.size())};
+}
+
+// Looks for the first entry of `order` whose place compares to `context` as `at_least` (0 or 1) or above: it
+// is in [low, high].
+struct Segment::Bisection {
+  const Segment& segment;
+  std::span<const uint32_t> context;
+  int at_least;
+  size_t low, high;
+
+  size_t middle() const { return low + (high - low) / 2; }
+  uint32_t position() const { return segment.Bounded(segment.order_[middle()]); }
+};
+
+// Until low equals high in all of them. What they look at next is on its way for all before it is looked at.
+void Segment::Finish(std::span<Bisection> bisections) {
+  for (bool going = true; going;) {
+    going = false;
+    for (const Bisection& each : bisections) {
+      if (each.low < each.high) __builtin_prefetch(&each.segment.order_[each.middle()]);
+    }
+    for (const Bisection& each : bisections) {
+      if (each.low < each.high) __builtin_prefetch(each.segment.text_.data() + each.position());
+    }
+    for (Bisection& each : bisections) {
+      if (each.low == each.high) continue;
+      const size_t middle = each.middle();
+      const bool below = each.segment.CompareContext(each.position(), each.context) < each.at_least;
+      (below ? each.low : each.high) = below ? middle + 1 : middle;
+      going = true;
+    }
+  }
 }
 
 uint32_t Segment::CommonLength(uint32_t position, std::span<const uint32_t> context) const {
@@ -72,12 +101,54 @@ uint32_t Segment::CommonLength(uint32_t position, std::span<const uint32_t> cont
   return length;
 }
 
-uint32_t Segment::LongestMatch(std::span<const uint32_t> context, uint32_t at_least,
-                               const DeadSet* dead) const {
+std::vector<Segment::Search> Segment::Begin(std::span<const Segment* const> segments,
+                                            std::span<const uint32_t> context) {
   if (context.size() > kMaxMatch) context = context.last(kMaxMatch);
-  // The longest matches are next to where the context would stand, and get shorter away from it on both
-  // sides.
-  size_t left = FirstPlace(context, 0), right = left;  // next: left - 1 and right
+  std::vector<Bisection> bisections;
+  for (const Segment* segment : segments) {
+    const auto [low, high] = segment->SignRange(context);
+    bisections.push_back({*segment, context, 0, low, high});
+  }
+  Finish(bisections);
+  std::vector<Search> searches;
+  for (const Bisection& found : bisections) {
+    // The longest matches are next to where the context would stand.
+    const Segment& segment = found.segment;
+    const size_t at = found.low;
+    const uint32_t before =
+        at > 0 ? segment.CommonLength(segment.Bounded(segment.order_[at - 1]), context) : 0;
+    const uint32_t behind =
+        at < segment.order_.size() ? segment.CommonLength(segment.Bounded(segment.order_[at]), context) : 0;
+    searches.push_back({std::max(before, behind), at, at});
+  }
+  return searches;
+}
+
+void Segment::GoOn(std::span<const Segment* const> segments, std::span<const uint32_t> suffix,
+                   std::span<Search> searches) {
+  // The places of a suffix lie around those of a longer one.
+  std::vector<Bisection> bisections;
+  for (size_t i = 0; i < segments.size(); ++i) {
+    if (suffix.size() > searches[i].longest) continue;
+    const auto [low, high] = segments[i]->SignRange(suffix);
+    bisections.push_back({*segments[i], suffix, 0, std::min(low, searches[i].begin), searches[i].begin});
+    bisections.push_back({*segments[i], suffix, 1, searches[i].end, std::max(high, searches[i].end)});
+  }
+  Finish(bisections);
+  auto found = bisections.begin();
+  for (Search& search : searches) {
+    if (suffix.size() > search.longest) continue;
+    search.begin = (found++)->low;
+    search.end = (found++)->low;
+  }
+}
+
+uint32_t Segment::LongestMatch(std::span<const uint32_t> context, const Search& search, uint32_t at_least,
+                               const DeadSet* dead) const {
+  if (dead == nullptr || search.longest <= at_least) return std::max(search.longest, at_least);
+  if (context.size() > kMaxMatch) context = context.last(kMaxMatch);
+  // Matches get shorter away from where the context would stand, on both sides.
+  size_t left = search.begin, right = left;  // next: left - 1 and right
   auto left_length = [&] { return left > 0 ? CommonLength(Bounded(order_[left - 1]), context) : 0; };
   auto right_length = [&] {
     return right < order_.size() ? CommonLength(Bounded(order_[right]), context) : 0;
@@ -98,11 +169,11 @@ uint32_t Segment::LongestMatch(std::span<const uint32_t> context, uint32_t at_le
   return at_least;
 }
 
-void Segment::FindOccurrences(std::span<const uint32_t> suffix, size_t limit, size_t depth, uint64_t oldest,
+void Segment::FindOccurrences(const Search& search, size_t limit, size_t depth, uint64_t oldest,
                               const DeadSet* dead, std::vector<Occurrence>& out) const {
   const auto first = std::ranges::lower_bound(documents_, oldest, {}, &Document::number);
   if (first == documents_.end()) return;
-  const size_t begin = FirstPlace(suffix, 0), end = FirstPlace(suffix, 1);
+  const auto [longest, begin, end] = search;
 
   // A higher position is a newer place: keep the `limit` highest, the lowest of them on top. A common suffix
   // has many more places than that; the peaks pass over blocks that hold none of the highest.
@@ -124,6 +195,8 @@ void Segment::FindOccurrences(std::span<const uint32_t> suffix, size_t limit, si
     std::ranges::push_heap(newest, std::greater());
     if (newest.size() == limit) floor = newest.front();
   }
+  for (const uint32_t position : newest)
+    __builtin_prefetch(&text_[position]);  // soon looked at, and far apart
   for (const uint32_t position : newest) {
     const Document* document = LiveDocumentAt(position, nullptr);
     if (document == nullptr) continue;  // a damaged entry

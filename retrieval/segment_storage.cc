@@ -19,6 +19,12 @@ namespace clamor::retrieval {
 namespace {
 
 constexpr char kTemporary[] = ".tmp";
+constexpr size_t kReadAhead = 128 << 10;  // the kernel reads no more for one call, as it is set up everywhere
+
+size_t PageBytes() {
+  static const auto bytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  return bytes;
+}
 
 absl::Status Errno(int error, const std::string& path) {
   const std::string message = absl::StrCat(path, ": ", std::system_category().message(error));
@@ -115,9 +121,16 @@ absl::Status SegmentStorage::Seal() {
 
 void SegmentStorage::Forget(size_t offset, size_t bytes) const {
   if (heap_ != nullptr) return;
-  static const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t page = PageBytes();
   const size_t begin = (offset + page - 1) / page * page, end = std::min(offset + bytes, size_) / page * page;
   if (begin < end) madvise(data_ + begin, end - begin, MADV_DONTNEED);
+}
+
+void SegmentStorage::ReadAhead(size_t offset, size_t bytes) const {
+  if (heap_ != nullptr) return;
+  const size_t end = std::min(offset + bytes, size_);
+  for (size_t at = offset / PageBytes() * PageBytes(); at < end; at += kReadAhead)
+    madvise(data_ + at, std::min(kReadAhead, end - at), MADV_WILLNEED);
 }
 
 }  // namespace clamor::retrieval

@@ -35,6 +35,11 @@ class SegmentStorage {
   // Does nothing on the heap.
   void Forget(size_t offset, size_t bytes) const;
 
+  // Has `bytes` from `offset` on read from the disk while the caller goes on. What is not asked for so is
+  // read page by page, as lookups want it: whoever reads all of a file asks for it piece by piece, ahead of
+  // itself. Does nothing on the heap.
+  void ReadAhead(size_t offset, size_t bytes) const;
+
   std::byte* data() const { return data_; }
   size_t size() const { return size_; }
   const std::string& path() const { return path_; }  // empty on the heap

@@ -83,7 +83,7 @@ absl::StatusOr<std::unique_ptr<SuffixStore>> SuffixStore::Open(const StoreOption
   CLAMOR_ASSIGN_OR_RETURN(SegmentFiles files, OpenSegmentFiles(options.path + kSegmentsFolder));
   auto rep = std::make_unique<Rep>(options, std::move(lock), std::move(db), files);
   CLAMOR_RETURN_IF_ERROR(rep->Restore(std::move(files)));
-  rep->StartSweeping();
+  rep->StartUpkeep();
   return std::unique_ptr<SuffixStore>(new SuffixStore(std::move(rep)));
 }
 
@@ -151,7 +151,7 @@ absl::StatusOr<std::vector<bool>> SuffixStore::Rep::AppendTo(Tenant& tenant, con
 
   const std::string& prefix = index->prefix();
   std::vector<bool> changed(documents.size());
-  std::vector<DocumentDb::Change> changes;
+  std::vector<DocumentDb::Change> changed_documents;
   std::vector<Segment::Source> sources;
   std::vector<uint64_t> removed;
   TenantCount more;
@@ -162,20 +162,20 @@ absl::StatusOr<std::vector<bool>> SuffixStore::Rep::AppendTo(Tenant& tenant, con
     if (same) {
       const uint64_t later = Later(before->expires, expires);
       if (later != before->expires)
-        changes.push_back(
+        changed_documents.push_back(
             {.id = id, .before = before, .tokens = tokens, .number = before->number, .expires = later});
       continue;
     }
     changed[i] = true;
-    changes.push_back(
+    changed_documents.push_back(
         {.id = id, .before = before, .tokens = tokens, .number = next_number++, .expires = expires});
-    sources.push_back({changes.back().number, tokens});
+    sources.push_back({changed_documents.back().number, tokens});
     more += CountOf(prefix, id, static_cast<uint32_t>(tokens.size()));
     if (!before) continue;
     removed.push_back(before->number);
     more -= CountOf(prefix, id, before->tokens);
   }
-  if (changes.empty()) return changed;
+  if (changed_documents.empty()) return changed;
   CLAMOR_RETURN_IF_ERROR(CheckQuota(tenant, more));
   // The index first, as building it may fail and publishing it cannot.
   std::shared_ptr<const Segment> segment;
@@ -183,8 +183,9 @@ absl::StatusOr<std::vector<bool>> SuffixStore::Rep::AppendTo(Tenant& tenant, con
     CLAMOR_RETURN_IF_ERROR(CheckDisk(more.bytes));
     CLAMOR_ASSIGN_OR_RETURN(segment, Segment::Build(prefix, sources, ""));
   }
-  CLAMOR_RETURN_IF_ERROR(db->Write(prefix, changes));
+  CLAMOR_RETURN_IF_ERROR(db->Write(prefix, changed_documents));
   index->Publish({.segment = std::move(segment), .dead = nullptr}, removed);
+  for (const DocumentDb::Change& change : changed_documents) changes.Add({ns, std::string(change.id)});
   tenant.Count(more);
   compactor.Schedule(index);
   return changed;
@@ -233,6 +234,7 @@ absl::StatusOr<bool> SuffixStore::Rep::DeleteFrom(Tenant& tenant, const Namespac
   const DocumentDb::Change change{.id = document_id, .before = before, .tokens = {}};
   CLAMOR_RETURN_IF_ERROR(db->Write(index->prefix(), {&change, 1}));
   index->Publish({}, {&before->number, 1});
+  changes.Add({ns, std::string(document_id)});
   TenantCount less;
   less -= CountOf(index->prefix(), document_id, before->tokens);
   tenant.Count(less);
@@ -253,6 +255,7 @@ absl::StatusOr<uint64_t> SuffixStore::Rep::Erase(std::string_view name, Tenant& 
   absl::Status closed;
   for (const std::shared_ptr<NamespaceIndex>& index : tenant.Indexes()) closed.Update(index->Close());
   tenant.erased = true;
+  changes.Add({{std::string(name), ""}, ""});
   {
     const std::lock_guard locked(mu);
     tenants.erase(tenants.find(name));
@@ -273,5 +276,28 @@ absl::StatusOr<Trie> SuffixStore::Draft(const Namespace& ns, std::span<const uin
   MappedFiles::OfProcess().Look();
   return retrieval::Draft(*index->snapshot(), context, options);
 }
+
+absl::StatusOr<std::vector<DocumentDb::Listed>> SuffixStore::List(std::string_view after,
+                                                                  size_t limit) const {
+  return rep_->db->List(after, limit);
+}
+
+absl::StatusOr<std::optional<StoredDocument>> SuffixStore::Find(const Namespace& ns,
+                                                                std::string_view document_id) const {
+  CLAMOR_RETURN_IF_ERROR(ValidateNamespace(ns));
+  CLAMOR_RETURN_IF_ERROR(ValidateDocumentId(document_id));
+  if (rep_->Find(ns.tenant) == nullptr) return std::nullopt;
+  // Between the two reads another change may take the body away: no change of the tenant may be under way.
+  using Found = absl::StatusOr<std::optional<StoredDocument>>;
+  return rep_->Exclusively(ns.tenant, [&](Tenant&) -> Found {
+    const std::string prefix = NamespacePrefix(ns);
+    CLAMOR_ASSIGN_OR_RETURN(const std::optional<CatalogEntry> entry, rep_->db->Find(prefix, document_id));
+    if (!entry) return std::nullopt;
+    CLAMOR_ASSIGN_OR_RETURN(std::vector<uint32_t> tokens, rep_->db->Read(prefix, *entry));
+    return StoredDocument{std::move(tokens), entry->expires};
+  });
+}
+
+const ChangeLog& SuffixStore::changes() const { return rep_->changes; }
 
 }  // namespace clamor::retrieval

@@ -21,6 +21,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -28,6 +29,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "retrieval/change_log.h"
+#include "retrieval/document_db.h"
 #include "retrieval/draft.h"
 #include "retrieval/key_codec.h"
 #include "retrieval/trie.h"
@@ -49,6 +52,12 @@ struct Stats {
   uint64_t charged_bytes = 0;  // against quotas: DocumentBytes
 };
 
+// A document as it is stored.
+struct StoredDocument {
+  std::vector<uint32_t> tokens;
+  uint64_t expires = 0;
+};
+
 // What became of the documents of a loaded segment.
 struct LoadOutcome {
   uint64_t stored = 0, unchanged = 0, tokens = 0;  // tokens of those that were stored
@@ -58,11 +67,14 @@ struct StoreOptions {
   std::string path;                            // folder, created if missing
   uint64_t max_bytes_per_tenant = 4ull << 30;  // by DocumentBytes; adding over it: RESOURCE_EXHAUSTED
   uint32_t max_document_tokens = 1u << 20;     // longer: INVALID_ARGUMENT
-  uint32_t hot_tokens = 2u << 20;  // indexed on the heap, over all tenants, before they go into files
+  uint32_t hot_tokens = 1u << 20;  // indexed on the heap, over all tenants, before they go into files
   uint64_t min_free_bytes =
       256u << 20;                      // of the disk; adding beyond: RESOURCE_EXHAUSTED. Deleting still works
-  uint64_t mapped_bytes = 512u << 20;  // of files in this process's memory: MappedFiles
-  std::function<uint64_t()> clock;     // seconds since 1970; by default the system's
+  uint64_t mapped_bytes = 448u << 20;  // of files in this process's memory: MappedFiles
+  // Of segment files, the newest first: read into the system's page cache after the start, so that lookups do
+  // not wait for the disk for long.
+  uint64_t read_ahead_bytes = 4ull << 30;
+  std::function<uint64_t()> clock;  // seconds since 1970; by default the system's
 };
 
 class SuffixStore {
@@ -107,6 +119,12 @@ class SuffixStore {
   // A consistent copy of the store in `folder` (must not exist), made of hard links where the file system
   // allows: a store that opens like any other and drafts the same.
   absl::Status Checkpoint(const std::string& folder) const;
+
+  // For whoever keeps a copy: the catalog piece by piece (DocumentDb::List), a document, and what changed
+  // since. A change is in the log once it is durable, and before it is acknowledged.
+  absl::StatusOr<std::vector<DocumentDb::Listed>> List(std::string_view after, size_t limit) const;
+  absl::StatusOr<std::optional<StoredDocument>> Find(const Namespace& ns, std::string_view document_id) const;
+  const ChangeLog& changes() const;
 
   // Over all tenants, or one (whose bytes are approximate).
   Stats GetStats(std::string_view tenant = {}) const;

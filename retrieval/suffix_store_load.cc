@@ -22,7 +22,7 @@ absl::StatusOr<LoadOutcome> SuffixStore::Rep::LoadInto(Tenant& tenant, const Bul
   const std::string& prefix = index->prefix();
   const std::span<const Segment::Document> documents = bulk.segment->documents();
   const uint64_t first_number = next_number.fetch_add(documents.size());
-  std::vector<DocumentDb::Change> changes;
+  std::vector<DocumentDb::Change> changed_documents;
   std::vector<uint64_t> removed;
   Part part;
   auto dead = std::make_shared<Segment::DeadSet>(documents.size());
@@ -38,18 +38,18 @@ absl::StatusOr<LoadOutcome> SuffixStore::Rep::LoadInto(Tenant& tenant, const Bul
       (*dead)[i] = true;
       part.dead_tokens += documents[i].size;
       if (before->expires != 0)
-        changes.push_back({.id = id, .before = before, .tokens = tokens, .number = before->number});
+        changed_documents.push_back({.id = id, .before = before, .tokens = tokens, .number = before->number});
       continue;
     }
     ++outcome.stored;
     outcome.tokens += documents[i].size;
-    changes.push_back({.id = id, .before = before, .tokens = tokens, .number = first_number + i});
+    changed_documents.push_back({.id = id, .before = before, .tokens = tokens, .number = first_number + i});
     more += CountOf(prefix, id, documents[i].size);
     if (!before) continue;
     removed.push_back(before->number);
     more -= CountOf(prefix, id, before->tokens);
   }
-  if (changes.empty()) return outcome;
+  if (changed_documents.empty()) return outcome;
   CLAMOR_RETURN_IF_ERROR(CheckQuota(tenant, more));
   CLAMOR_RETURN_IF_ERROR(CheckDisk(bulk.segment->bytes() * 3 / 2));
   if (outcome.stored > 0) {
@@ -57,12 +57,14 @@ absl::StatusOr<LoadOutcome> SuffixStore::Rep::LoadInto(Tenant& tenant, const Bul
                             Segment::Renumber(*bulk.segment, first_number, compactor.NextFile()));
     if (part.dead_tokens > 0) part.dead = std::move(dead);
   }
-  if (absl::Status taken_in = db->Ingest(prefix, changes, options.path + kLoadingFolder); !taken_in.ok()) {
+  if (absl::Status taken_in = db->Ingest(prefix, changed_documents, options.path + kLoadingFolder);
+      !taken_in.ok()) {
     std::error_code ignored;  // the next start would remove it, too
     if (part.segment != nullptr) std::filesystem::remove(part.segment->path(), ignored);
     return taken_in;
   }
   index->Publish(std::move(part), removed);
+  for (const DocumentDb::Change& change : changed_documents) changes.Add({bulk.ns, std::string(change.id)});
   tenant.Count(more);
   compactor.Schedule(index);
   return outcome;

@@ -30,6 +30,7 @@
 
 namespace clamor::retrieval {
 
+inline constexpr size_t kKeptChanges = 1 << 15;
 inline constexpr char kDbFolder[] = "/db", kSegmentsFolder[] = "/segments";
 inline constexpr char kLoadingFolder[] = "/loading";  // table files on their way into db
 
@@ -79,7 +80,8 @@ struct SuffixStore::Rep {
   ~Rep();
 
   absl::Status Restore(SegmentFiles files);
-  void StartSweeping();
+  void StartUpkeep();
+  void ReadAhead();
   uint64_t Now() const;
   std::shared_ptr<Tenant> Find(std::string_view name) const;
   std::shared_ptr<Tenant> FindOrAdd(std::string_view name);
@@ -114,13 +116,14 @@ struct SuffixStore::Rep {
   const std::unique_ptr<DocumentDb> db;
   Compactor compactor;
   std::atomic<uint64_t> next_number;
+  ChangeLog changes{kKeptChanges};
   mutable std::shared_mutex mu;  // guards what follows
   std::map<std::string, std::shared_ptr<Tenant>, std::less<>> tenants;
 
-  std::mutex sweep_mu;  // guards the next
-  bool stopping = false;
-  std::condition_variable sweep_stop;
-  std::thread sweeper;
+  std::mutex upkeep_mu;  // for the next two
+  std::atomic<bool> stopping = false;
+  std::condition_variable upkeep_stop;
+  std::thread upkeep;  // reads ahead, then removes what expires
 };
 
 }  // namespace clamor::retrieval

@@ -3,7 +3,9 @@
 #include <chrono>
 #include <ctime>
 #include <filesystem>
+#include <functional>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/status_macros.h"
@@ -14,6 +16,7 @@ namespace {
 
 constexpr std::chrono::seconds kSweepPeriod{1};
 constexpr size_t kSweepDocuments = 1024;  // removed in one step
+constexpr uint64_t kReadAheadStep = 1 << 20;
 
 uint64_t FolderBytes(const std::string& folder) {
   uint64_t total = 0;
@@ -48,22 +51,43 @@ absl::Status CopySegments(const std::string& from, const std::string& to) {
 
 SuffixStore::Rep::~Rep() {
   {
-    const std::lock_guard locked(sweep_mu);
+    const std::lock_guard locked(upkeep_mu);
     stopping = true;
   }
-  sweep_stop.notify_all();
-  if (sweeper.joinable()) sweeper.join();
+  upkeep_stop.notify_all();
+  if (upkeep.joinable()) upkeep.join();
 }
 
-void SuffixStore::Rep::StartSweeping() {
-  sweeper = std::thread([this] {
-    std::unique_lock locked(sweep_mu);
-    while (!sweep_stop.wait_for(locked, kSweepPeriod, [&] { return stopping; })) {
+void SuffixStore::Rep::StartUpkeep() {
+  upkeep = std::thread([this] {
+    ReadAhead();
+    std::unique_lock locked(upkeep_mu);
+    while (!upkeep_stop.wait_for(locked, kSweepPeriod, [&] { return stopping.load(); })) {
       locked.unlock();
       RemoveExpired().IgnoreError();  // the next time tries again
       locked.lock();
     }
   });
+}
+
+void SuffixStore::Rep::ReadAhead() {
+  std::vector<std::shared_ptr<const Segment>> newest_first;
+  for (const auto& [name, tenant] : Tenants()) {
+    for (const std::shared_ptr<NamespaceIndex>& index : tenant->Indexes()) {
+      for (const Part& part : *index->snapshot()) newest_first.push_back(part.segment);
+    }
+  }
+  std::ranges::sort(newest_first, std::greater(),
+                    [](const auto& segment) { return segment->documents().back().number; });
+  uint64_t left = options.read_ahead_bytes;
+  for (const std::shared_ptr<const Segment>& segment : newest_first) {
+    if (segment->path().empty()) continue;
+    for (uint64_t at = 0; at < segment->bytes() && left > 0; at += kReadAheadStep) {
+      if (stopping) return;
+      segment->ReadAhead(at, std::min(kReadAheadStep, left));
+      left -= std::min(kReadAheadStep, left);
+    }
+  }
 }
 
 uint64_t SuffixStore::Rep::Now() const {
@@ -92,19 +116,20 @@ absl::StatusOr<uint64_t> SuffixStore::Rep::RemoveExpiredFrom(Tenant& tenant, con
                                                              uint64_t now) {
   const std::shared_ptr<NamespaceIndex> index = tenant.Find(ns.fingerprint);
   if (index == nullptr) return 0;  // the tenant was deleted meanwhile
-  std::vector<DocumentDb::Change> changes;
+  std::vector<DocumentDb::Change> expired;
   std::vector<uint64_t> removed;
   TenantCount less;
   for (const DocumentDb::Due& document : due) {
     CLAMOR_ASSIGN_OR_RETURN(const std::optional<CatalogEntry> before, db->Find(index->prefix(), document.id));
     if (!before || before->expires == 0 || before->expires > now) continue;  // changed meanwhile
-    changes.push_back({.id = document.id, .before = before, .tokens = {}});
+    expired.push_back({.id = document.id, .before = before, .tokens = {}});
     removed.push_back(before->number);
     less -= CountOf(index->prefix(), document.id, before->tokens);
   }
-  if (changes.empty()) return 0;
-  CLAMOR_RETURN_IF_ERROR(db->Write(index->prefix(), changes));
+  if (expired.empty()) return 0;
+  CLAMOR_RETURN_IF_ERROR(db->Write(index->prefix(), expired));
   index->Publish({}, removed);
+  for (const DocumentDb::Change& change : expired) changes.Add({ns, std::string(change.id)});
   tenant.Count(less);
   compactor.Schedule(index);
   return removed.size();

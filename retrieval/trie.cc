@@ -3,13 +3,14 @@
 #include <algorithm>
 #include <cstddef>
 #include <queue>
+#include <ranges>
 #include <tuple>
 
 namespace clamor::retrieval {
 namespace {
 
-// A node that may still be chosen. In sorted order the continuations that share a prefix are neighbours, so a
-// node is a range of them; within a depth, ranges that begin earlier are lower paths.
+// A node that may still be chosen. Continuations that share a prefix are neighbours, so a node is a range of
+// them; within a depth, ranges that begin earlier are lower paths.
 struct Candidate {
   size_t begin, end;
   size_t depth;  // of its token, from 0
@@ -28,11 +29,16 @@ std::vector<Trie::Node> BuildTrie(std::vector<std::span<const uint32_t>>& contin
   for (auto& continuation : continuations) {
     continuation = continuation.first(std::min<size_t>(continuation.size(), max_depth));
   }
-  std::ranges::sort(continuations, [](auto a, auto b) { return std::ranges::lexicographical_compare(a, b); });
 
   std::priority_queue<Candidate> candidates;
+  // Sorts what goes on behind a node by the next token, once the node is chosen: most never are.
   auto push_children = [&](size_t begin, size_t end, size_t depth, int32_t parent) {
-    while (begin < end && continuations[begin].size() <= depth) ++begin;  // those that end here sort first
+    const auto range = std::ranges::subrange(continuations.begin() + static_cast<std::ptrdiff_t>(begin),
+                                             continuations.begin() + static_cast<std::ptrdiff_t>(end));
+    const auto longer = std::ranges::partition(range, [&](auto c) { return c.size() <= depth; });
+    auto next_token = [&](auto c) { return c[depth]; };
+    if (!std::ranges::is_sorted(longer, {}, next_token)) std::ranges::sort(longer, {}, next_token);
+    begin = end - longer.size();
     while (begin < end) {
       const uint32_t token = continuations[begin][depth];
       const auto after = std::partition_point(continuations.begin() + begin, continuations.begin() + end,

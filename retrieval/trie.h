@@ -31,9 +31,9 @@ struct Trie {
 
 // The first `max_nodes` nodes, in the order of Trie::nodes, of the trie of all prefixes of `continuations` up
 // to `max_depth` tokens; a node's count is the number of continuations that pass through it. A parent comes
-// before its children in that order, so that the nodes are always connected. Sorts `continuations`, which are
-// borrowed for the call. Cost: O(c log c + max_nodes (log max_nodes + log c)) comparisons for c
-// continuations.
+// before its children in that order, so that the nodes are always connected. Reorders `continuations`, which
+// are borrowed for the call. Cost: for each node a sort, by one token, of the continuations that pass through
+// it.
 std::vector<Trie::Node> BuildTrie(std::vector<std::span<const uint32_t>>& continuations, int32_t max_nodes,
                                   int32_t max_depth);
 

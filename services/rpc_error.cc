@@ -32,6 +32,7 @@ const ErrorReason kReasons[] = {
     {"TENANT_QUOTA", absl::StatusCode::kResourceExhausted, 429, "rate_limit_error", "tenant_quota",
      absl::Seconds(1)},
     {"STORE_FULL", absl::StatusCode::kResourceExhausted, 429, "insufficient_quota", "store_full"},
+    {"FOLLOWER", absl::StatusCode::kFailedPrecondition, 400, "invalid_request_error", "follower"},
     {"STORE_UNAVAILABLE", absl::StatusCode::kUnavailable, 503, "server_error", "store_unavailable",
      absl::Seconds(1)},
     {"NO_WORKER", absl::StatusCode::kUnavailable, 503, "server_error", "no_worker"},

@@ -1,14 +1,14 @@
 // The suffix store at size: appends with lookups beside them, a kill, start-up, lookups cold and warm.
 //
 //   store_bench [--tokens 1000000] [--real 0.5] [--model deploy/demo-model] [--folder F] [--output F.json]
-//   [--check]
+//   [--check] [--part ingest|measure]
 //
-// A child ingests `tokens` tokens, of which the share `real` is text found on this machine (/usr/share,
-// /usr/include, /usr/lib/python3), tokenised, and the rest synthetic: phrases of 3 to 12 tokens drawn by
-// Zipf's law. Every 50th document is held out; meanwhile a thread asks for what follows contexts in those, a
-// few hundred times a second. Then the child goes on appending until it is killed by SIGKILL; this process
-// opens what is left, compares it with what was acknowledged, and asks again with the files out of the page
-// cache (cold) and in it (warm).
+// A child ingests `tokens` tokens, of which at most the share `real` is text found on this machine
+// (/usr/share, /usr/include, /usr/lib/python3), tokenised, and the rest variations of it. Every 50th document
+// is held out; meanwhile a thread asks for what follows contexts in those, a few hundred times a second. Then
+// the child goes on appending until it is killed by SIGKILL: the part `ingest`. The part `measure` opens what
+// is left with nothing of it in the page cache, compares it with what was acknowledged, and asks again with
+// the files out of the page cache (cold) and in it (warm).
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -18,7 +18,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <ctime>
@@ -33,7 +32,7 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
-#include "bench/store/real_text.h"
+#include "bench/store/corpus.h"
 #include "nlohmann/json.hpp"
 #include "retrieval/suffix_store.h"
 
@@ -42,12 +41,14 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 using Json = nlohmann::ordered_json;
-constexpr size_t kBatch = 200, kHeldOut = 50;
+constexpr size_t kBatch = 200;
 
 struct Flags {
   size_t tokens = 1'000'000;
   double real = 0.5;
   std::string model = "deploy/demo-model", folder, output;
+  std::string part = "all";
+  unsigned settle = 2;
   bool check = false;
 };
 
@@ -76,69 +77,6 @@ double MemoryMib(const std::string& name) {
   }
   return 0;
 }
-
-class SyntheticText {
- public:
-  explicit SyntheticText(uint64_t seed) : random_(seed) {
-    std::mt19937_64 phrases(1);
-    for (auto& phrase : phrases_) {
-      phrase.resize(3 + phrases() % 10);
-      for (uint32_t& token : phrase) token = Zipf(phrases, 32000);
-    }
-  }
-  std::vector<uint32_t> Next(size_t length) {
-    std::vector<uint32_t> tokens;
-    while (tokens.size() < length) {
-      const auto& phrase = phrases_[Zipf(random_, phrases_.size())];
-      tokens.insert(tokens.end(), phrase.begin(), phrase.end());
-    }
-    tokens.resize(length);
-    return tokens;
-  }
-
- private:
-  static uint32_t Zipf(std::mt19937_64& random, size_t size) {  // rank r with probability about 1 / r
-    const double uniform = std::uniform_real_distribution<>(0, std::log(static_cast<double>(size)))(random);
-    return static_cast<uint32_t>(std::exp(uniform)) - 1;
-  }
-  std::mt19937_64 random_;
-  std::vector<std::vector<uint32_t>> phrases_{200000};
-};
-
-// Real text until its share is used up, then synthetic; every kHeldOut-th document goes to the questions.
-class Corpus {
- public:
-  Corpus(const Flags& flags, const Tokenizer* tokenizer)
-      : real_tokens_(static_cast<size_t>(static_cast<double>(flags.tokens) * flags.real)),
-        real_(tokenizer, {"/usr/share", "/usr/include", "/usr/lib/python3"}) {}
-
-  std::vector<uint32_t> Next() {
-    for (;;) {
-      std::vector<uint32_t> tokens = Take();
-      if (++taken_ % kHeldOut != 0 || tokens.size() < 80) return tokens;
-      held_out.push_back(std::move(tokens));
-      if (held_out.size() > 5000) held_out.pop_front();
-    }
-  }
-  size_t real() const { return real_so_far_; }
-
-  std::deque<std::vector<uint32_t>> held_out;
-
- private:
-  std::vector<uint32_t> Take() {
-    if (real_so_far_ < real_tokens_) {
-      std::vector<uint32_t> tokens = real_.Next();
-      real_so_far_ += tokens.size();
-      if (!tokens.empty()) return tokens;
-      real_tokens_ = 0;  // there is no more
-    }
-    return synthetic_.Next(500);
-  }
-
-  size_t real_tokens_, real_so_far_ = 0, taken_ = 0;
-  RealText real_;
-  SyntheticText synthetic_{2};
-};
 
 // Times of lookups; the processor time beside the wall clock, which on a machine with other work says little.
 struct Times {
@@ -199,7 +137,8 @@ void Ingest(const Flags& flags, Shared& shared) {
   if (!tokenizer.ok()) Fail(tokenizer.status());
   auto store = SuffixStore::Open({.path = flags.folder, .max_bytes_per_tenant = uint64_t{1} << 50});
   if (!store.ok()) Fail(store.status());
-  Corpus corpus(flags, tokenizer->get());
+  Corpus corpus(tokenizer->get(), static_cast<uint64_t>(static_cast<double>(flags.tokens) * flags.real),
+                flags.folder + ".text");
   std::mutex held_out;  // guards that of the corpus
   double busy = 0, slowest = 0;
   size_t next_id = 0;
@@ -213,6 +152,7 @@ void Ingest(const Flags& flags, Shared& shared) {
         const std::lock_guard lock(held_out);
         texts.push_back(corpus.Next());
       }
+      if (texts.back().empty()) Fail(absl::NotFoundError("there is no text on this machine"));
       ids.push_back(std::to_string(next_id++));
       tokens += texts.back().size();
     }
@@ -289,43 +229,52 @@ void ForgetFiles(const std::string& folder) {
   }
 }
 
-int Run(const Flags& flags) {
+// Ingests in a child and kills it. Leaves the store, the report so far and the questions.
+bool IngestAndKill(const Flags& flags) {
   auto* shared = static_cast<Shared*>(
       mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
   const pid_t child = fork();
   if (child == 0) Ingest(flags, *shared);
   while (!shared->ingested && waitpid(child, nullptr, WNOHANG) == 0)
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  if (!shared->ingested) return 1;
+  if (!shared->ingested) return false;
   std::this_thread::sleep_for(std::chrono::milliseconds(700));  // in the middle of appends
   kill(child, SIGKILL);
   waitpid(child, nullptr, 0);
+  std::filesystem::remove(flags.folder + ".text");
+  Json report = Json::parse(std::ifstream(flags.folder + ".report.json"));
+  report["acknowledged_documents"] = shared->documents.load();
+  report["acknowledged_tokens"] = shared->tokens.load();
+  std::ofstream(flags.folder + ".report.json") << report;
+  return true;
+}
 
-  const uint64_t documents = shared->documents, tokens = shared->tokens;
+// Opens the store and asks. False if something is lost.
+bool Measure(const Flags& flags, Json& report) {
   ForgetFiles(flags.folder);
-  const StoreOptions options{.path = flags.folder, .max_bytes_per_tenant = uint64_t{1} << 50};
   auto start = Clock::now();
   const double process_start = ProcessSeconds();
-  auto store = SuffixStore::Open(options);
+  auto store = SuffixStore::Open({.path = flags.folder, .max_bytes_per_tenant = uint64_t{1} << 50});
   if (!store.ok()) Fail(store.status());
   const double open_seconds = SecondsSince(start), open_processor = ProcessSeconds() - process_start;
   const Stats stats = (*store)->GetStats();
+  const auto documents = report["acknowledged_documents"].get<uint64_t>();
   std::printf(
       "open after kill -9, out of the page cache: %.2f s, processor %.2f s; %llu documents, %llu "
       "acknowledged\n",
       open_seconds, open_processor, static_cast<unsigned long long>(stats.documents),
       static_cast<unsigned long long>(documents));
-  if (stats.documents < documents || stats.tokens < tokens) {
+  if (stats.documents < documents || stats.tokens < report["acknowledged_tokens"].get<uint64_t>()) {
     std::fprintf(stderr, "documents are lost\n");
-    return 1;
+    return false;
   }
-  const std::string report_path = flags.folder + ".report.json",
-                    questions_path = flags.folder + ".questions.json";
-  Json report = Json::parse(std::ifstream(report_path));
-  const auto questions = Json::parse(std::ifstream(questions_path)).get<std::vector<std::vector<uint32_t>>>();
-  std::filesystem::remove(report_path);
-  std::filesystem::remove(questions_path);
-  std::this_thread::sleep_for(std::chrono::seconds(2));  // what had to be sorted again is merged
+  const auto questions =
+      Json::parse(std::ifstream(flags.folder + ".questions.json")).get<std::vector<std::vector<uint32_t>>>();
+  // Until what the kill interrupted is merged, as far as that goes in 20 tries.
+  for (uint64_t segments = 0, tries = 0; segments != (*store)->GetStats().segments && tries < 20; ++tries) {
+    segments = (*store)->GetStats().segments;
+    std::this_thread::sleep_for(std::chrono::seconds(flags.settle));
+  }
   ForgetFiles(flags.folder);
   std::mt19937_64 random(4);
   for (const auto& [when, count] : {std::pair("cold", 1000), {"getting warm", 20000}, {"warm", 20000}}) {
@@ -351,6 +300,14 @@ int Run(const Flags& flags) {
     std::printf("integrity holds, checked in %.1f s; most resident %.0f MiB\n", SecondsSince(start),
                 MemoryMib("VmHWM"));
   }
+  return true;
+}
+
+int Run(const Flags& flags) {
+  if (flags.part != "measure" && !IngestAndKill(flags)) return 1;
+  if (flags.part == "ingest") return 0;
+  Json report = Json::parse(std::ifstream(flags.folder + ".report.json"));
+  if (!Measure(flags, report)) return 1;
   if (flags.output.empty()) return 0;
   return std::ofstream(flags.output) << report.dump(1) << "\n" ? 0 : 1;
 }
@@ -366,6 +323,10 @@ int main(int argc, char** argv) {
   app.add_option("--model", flags.model, "Whose tokenizer")->capture_default_str();
   app.add_option("--folder", flags.folder, "Of the store; by default a temporary one");
   app.add_option("--output", flags.output, "JSON");
+  app.add_option("--part", flags.part, "All, or one: what `ingest` leaves can be measured more than once")
+      ->check(CLI::IsMember({"all", "ingest", "measure"}));
+  app.add_option("--settle", flags.settle, "Seconds without a merge before lookups are timed")
+      ->capture_default_str();
   app.add_flag("--check", flags.check, "CheckIntegrity in the end");
   CLI11_PARSE(app, argc, argv);
   std::string temporary;

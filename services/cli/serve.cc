@@ -137,7 +137,7 @@ absl::Status Serve(Flags& flags) {
     flags.store = temporary->path();
   }
   CLAMOR_ASSIGN_OR_RETURN(const std::unique_ptr<StorePart> store, StorePart::Start(flags.store));
-  flags.worker.retrieval = store->server().grpc_address();
+  flags.worker.retrieval = {{.leader = store->server().grpc_address(), .follower = ""}};
   std::fprintf(stderr, "loading %s\n", flags.worker.model.directory.c_str());
   CLAMOR_ASSIGN_OR_RETURN(const std::unique_ptr<WorkerPart> worker, WorkerPart::Start(flags.worker));
   CLAMOR_ASSIGN_OR_RETURN(

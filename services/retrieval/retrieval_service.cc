@@ -1,7 +1,9 @@
 #include "services/retrieval/retrieval_service.h"
 
+#include <chrono>
 #include <filesystem>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -16,6 +18,9 @@
 
 namespace clamor {
 namespace {
+
+constexpr size_t kMaxListedDocuments = 4096, kMaxListedChanges = 1024;
+constexpr size_t kMaxAnsweredTokens = 1 << 20;
 
 const prometheus::Histogram::BucketBoundaries kLookupSeconds = {0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002,
                                                                 0.005,   0.01,   0.02,   0.05,   0.1,   1};
@@ -37,6 +42,11 @@ prometheus::Counter& AddAppends(prometheus::Registry* registry, const char* outc
       .Help("Documents sent to Append, by what became of them")
       .Register(*registry)
       .Add({{"outcome", outcome}});
+}
+
+void FillNamespace(const retrieval::Namespace& ns, v1::Namespace* proto) {
+  proto->set_tenant(ns.tenant);
+  proto->set_tokenizer_fingerprint(ns.fingerprint);
 }
 
 void FillTrie(const retrieval::Trie& trie, v1::ContinuationTrie* proto) {
@@ -99,9 +109,15 @@ grpc::Status RetrievalService::Lookup(grpc::ServerContext*, const v1::LookupRequ
   return grpc::Status::OK;
 }
 
+absl::Status RetrievalService::CheckMayChange() const {
+  if (draining_) return Draining();
+  if (options_.follower) return Refusal("FOLLOWER", "this server follows another one: send changes there");
+  return absl::OkStatus();
+}
+
 grpc::Status RetrievalService::Append(grpc::ServerContext*, const v1::AppendRequest* request,
                                       v1::AppendResponse* response) {
-  if (draining_) return ToGrpc(Draining());
+  if (absl::Status may = CheckMayChange(); !may.ok()) return ToGrpc(may);
   const auto now = static_cast<uint64_t>(absl::ToUnixSeconds(absl::Now()));
   auto expiry_of = [&](const v1::Document& document) {
     const uint64_t ttl = document.has_ttl_seconds() ? document.ttl_seconds() : options_.document_ttl;
@@ -138,6 +154,7 @@ grpc::Status RetrievalService::Append(grpc::ServerContext*, const v1::AppendRequ
 
 grpc::Status RetrievalService::DeleteDocument(grpc::ServerContext*, const v1::DeleteDocumentRequest* request,
                                               v1::DeleteDocumentResponse* response) {
+  if (options_.follower) return ToGrpc(CheckMayChange());
   auto ns = ToNamespace("namespace", request->namespace_());
   if (!ns.ok()) return ToGrpc(ns.status());
   if (absl::Status id = CheckDocumentId("id", request->id()); !id.ok()) return ToGrpc(id);
@@ -149,6 +166,7 @@ grpc::Status RetrievalService::DeleteDocument(grpc::ServerContext*, const v1::De
 
 grpc::Status RetrievalService::DeleteTenant(grpc::ServerContext*, const v1::DeleteTenantRequest* request,
                                             v1::DeleteTenantResponse* response) {
+  if (options_.follower) return ToGrpc(CheckMayChange());
   if (absl::Status tenant = CheckTenant("tenant", request->tenant()); !tenant.ok()) return ToGrpc(tenant);
   auto documents = store_->DeleteTenant(request->tenant());
   if (!documents.ok()) return ToGrpc(documents.status());
@@ -178,6 +196,7 @@ grpc::Status RetrievalService::Checkpoint(grpc::ServerContext*, const v1::Checkp
 
 grpc::Status RetrievalService::LoadSegments(grpc::ServerContext*, const v1::LoadSegmentsRequest* request,
                                             v1::LoadSegmentsResponse* response) {
+  if (absl::Status may = CheckMayChange(); !may.ok()) return ToGrpc(may);
   if (absl::Status name = CheckFolderName(request->name()); !name.ok()) return ToGrpc(name);
   const std::filesystem::path folder = std::filesystem::path(options_.load_path) / request->name();
   auto paths = retrieval::ListBulkSegments(folder);
@@ -193,6 +212,76 @@ grpc::Status RetrievalService::LoadSegments(grpc::ServerContext*, const v1::Load
   }
   spdlog::info("event=segments_loaded path={} segments={} documents={} tokens={}", Quoted(folder.string()),
                response->segments(), response->stored(), response->tokens());
+  return grpc::Status::OK;
+}
+
+grpc::Status RetrievalService::ListDocuments(grpc::ServerContext*, const v1::ListDocumentsRequest* request,
+                                             v1::ListDocumentsResponse* response) {
+  if (draining_) return ToGrpc(Draining());
+  std::string after;
+  if (request->has_namespace_()) {
+    auto ns = ToNamespace("namespace", request->namespace_());
+    if (!ns.ok()) return ToGrpc(ns.status());
+    after = retrieval::CatalogKey(retrieval::NamespacePrefix(*ns), request->id());
+  }
+  auto listed = store_->List(after, kMaxListedDocuments);
+  if (!listed.ok()) return ToGrpc(listed.status());
+  for (const auto& [ns, id, entry] : *listed) {
+    v1::ListedDocument& document = *response->add_documents();
+    FillNamespace(ns, document.mutable_namespace_());
+    document.set_id(id);
+    document.set_tokens(entry.tokens);
+    document.set_checksum(entry.checksum);
+    document.set_expires(entry.expires);
+  }
+  response->set_more(listed->size() == kMaxListedDocuments);
+  return grpc::Status::OK;
+}
+
+grpc::Status RetrievalService::GetDocuments(grpc::ServerContext*, const v1::GetDocumentsRequest* request,
+                                            v1::GetDocumentsResponse* response) {
+  if (draining_) return ToGrpc(Draining());
+  auto ns = ToNamespace("namespace", request->namespace_());
+  if (!ns.ok()) return ToGrpc(ns.status());
+  if (absl::Status count = CheckCount("ids", request->ids_size(), kMaxAppendDocuments); !count.ok())
+    return ToGrpc(count);
+  size_t tokens = 0;
+  for (const std::string& id : request->ids()) {
+    auto found = store_->Find(*ns, id);
+    if (!found.ok()) return ToGrpc(found.status());
+    tokens += found->has_value() ? (*found)->tokens.size() : 0;
+    if (response->documents_size() > 0 && tokens > kMaxAnsweredTokens) break;
+    v1::StoredDocument& document = *response->add_documents();
+    if (!found->has_value()) continue;
+    document.set_found(true);
+    document.mutable_tokens()->Assign((*found)->tokens.begin(), (*found)->tokens.end());
+    document.set_expires((*found)->expires);
+  }
+  return grpc::Status::OK;
+}
+
+grpc::Status RetrievalService::ListChanges(grpc::ServerContext*, const v1::ListChangesRequest* request,
+                                           v1::ListChangesResponse* response) {
+  if (draining_) return ToGrpc(Draining());
+  if (request->wait_milliseconds() > 10000) {
+    return ToGrpc(InvalidField("wait_milliseconds",
+                               absl::StrCat("is ", request->wait_milliseconds(), ", must be 0 to 10000")));
+  }
+  const retrieval::ChangeLog& log = store_->changes();
+  if (request->position() == 0) {
+    response->set_next(log.next());
+    return grpc::Status::OK;
+  }
+  auto slice = log.Read(request->position(), kMaxListedChanges,
+                        std::chrono::milliseconds(request->wait_milliseconds()));
+  if (!slice.ok()) return ToGrpc(slice.status());
+  for (const auto& [ns, id] : slice->changes) {
+    v1::DocumentChange& change = *response->add_changes();
+    FillNamespace(ns, change.mutable_namespace_());
+    change.set_id(id);
+  }
+  response->set_next(slice->next);
+  response->set_more(slice->more);
   return grpc::Status::OK;
 }
 

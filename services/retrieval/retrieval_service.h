@@ -23,6 +23,7 @@ class RetrievalService final : public v1::RetrievalService::Service {
     std::string store_path;       // for the free space of its disk
     std::string checkpoint_path;  // folder that Checkpoint puts its copies in; made when first needed
     std::string load_path;        // folder that LoadSegments finds its folders in
+    bool follower = false;        // what changes documents is refused: another server's are copied
     uint64_t document_ttl = 0;    // seconds that a document stays unless it says otherwise; 0: for ever
   };
   // `store` and `registry` must outlive the service.
@@ -40,16 +41,24 @@ class RetrievalService final : public v1::RetrievalService::Service {
                           v1::CheckpointResponse* response) override;
   grpc::Status LoadSegments(grpc::ServerContext*, const v1::LoadSegmentsRequest* request,
                             v1::LoadSegmentsResponse* response) override;
+  grpc::Status ListDocuments(grpc::ServerContext*, const v1::ListDocumentsRequest* request,
+                             v1::ListDocumentsResponse* response) override;
+  grpc::Status GetDocuments(grpc::ServerContext*, const v1::GetDocumentsRequest* request,
+                            v1::GetDocumentsResponse* response) override;
+  grpc::Status ListChanges(grpc::ServerContext*, const v1::ListChangesRequest* request,
+                           v1::ListChangesResponse* response) override;
   grpc::Status GetStats(grpc::ServerContext*, const v1::GetStatsRequest* request,
                         v1::GetStatsResponse* response) override;
 
-  // From now on lookups, appends and loads are refused with DRAINING.
+  // From now on lookups, appends, loads and waits for changes are refused with DRAINING.
   void Drain() { draining_ = true; }
 
   // Brings the gauges up to date, before a scrape.
   void UpdateGauges();
 
  private:
+  absl::Status CheckMayChange() const;
+
   retrieval::SuffixStore* const store_;
   const Options options_;
   prometheus::Histogram& lookup_seconds_;

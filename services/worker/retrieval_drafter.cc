@@ -70,18 +70,18 @@ struct RetrievalDrafter::Call {
     uint64_t epoch;
     int64_t position;
   };
-  grpc::ClientContext context;
   v1::LookupRequest request;
-  v1::LookupResponse response;
   std::vector<Question> questions;  // in the order of the request
   absl::Time started;
 };
 
 RetrievalDrafter::RetrievalDrafter(const std::shared_ptr<grpc::ChannelInterface>& channel,
-                                   const RetrievalDrafterOptions& options, Observer observer)
+                                   const RetrievalDrafterOptions& options, Observer observer,
+                                   const std::shared_ptr<grpc::ChannelInterface>& follower,
+                                   HedgedLookup::Observer on_hedge)
     : options_(options),
       observer_(std::move(observer)),
-      stub_(v1::RetrievalService::NewStub(channel)),
+      lookups_(channel, follower, options.timeout, std::move(on_hedge)),
       breaker_(options.breaker),
       sender_([this] { SendLoop(); }) {}
 
@@ -89,9 +89,9 @@ RetrievalDrafter::~RetrievalDrafter() {
   {
     absl::MutexLock lock(&mu_);
     stopping_ = true;
-    for (Call* call : outstanding_) call->context.TryCancel();
   }
   sender_.join();
+  lookups_.Cancel();
   absl::MutexLock lock(&mu_);
   mu_.Await(absl::Condition(
       +[](std::vector<Call*>* calls) { return calls->empty(); }, &outstanding_));
@@ -194,23 +194,24 @@ void RetrievalDrafter::AddQuery(const Slot& slot, const std::string& tenant, v1:
 void RetrievalDrafter::Start(std::unique_ptr<Call> call) {
   Call* const raw = call.release();  // OnReply takes it back
   raw->started = absl::Now();
-  raw->context.set_deadline(absl::ToChronoTime(raw->started + options_.timeout));
-  stub_->async()->Lookup(&raw->context, &raw->request, &raw->response,
-                         [this, raw](grpc::Status status) { OnReply(raw, status); });
+  lookups_.Start(std::move(raw->request),
+                 [this, raw](const grpc::Status& status, v1::LookupResponse& response) {
+                   OnReply(raw, status, response);
+                 });
 }
 
-void RetrievalDrafter::OnReply(Call* raw, const grpc::Status& status) {
-  std::unique_ptr<Call> call(raw);
+void RetrievalDrafter::OnReply(Call* raw, const grpc::Status& status, const v1::LookupResponse& response) {
+  const std::unique_ptr<Call> call(raw);
   const absl::Time now = absl::Now();
   LookupOutcome outcome = LookupOutcome::kOk;
   std::vector<ContinuationTrie> tries;
   if (!status.ok()) {
     outcome = status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED ? LookupOutcome::kTimeout
                                                                          : LookupOutcome::kError;
-  } else if (static_cast<size_t>(call->response.tries_size()) != call->questions.size()) {
+  } else if (static_cast<size_t>(response.tries_size()) != call->questions.size()) {
     outcome = LookupOutcome::kInvalid;
   } else {
-    for (const v1::ContinuationTrie& message : call->response.tries()) {
+    for (const v1::ContinuationTrie& message : response.tries()) {
       std::optional<ContinuationTrie> trie = Parse(message, options_.vocab_size);
       if (!trie.has_value()) {
         outcome = LookupOutcome::kInvalid;
@@ -240,9 +241,6 @@ void RetrievalDrafter::OnReply(Call* raw, const grpc::Status& status) {
     breaker_.OnFailure(now);
   }
   outstanding_.erase(std::find(outstanding_.begin(), outstanding_.end(), raw));
-  // Its context holds the channel. Were it the last to do so, gRPC would join the very thread that runs this;
-  // so it goes before the destructor may.
-  call.reset();
 }
 
 void RetrievalDrafter::Observe(LookupOutcome outcome, double seconds) const {

@@ -29,6 +29,7 @@
 #include "model/spec/continuation_source.h"
 #include "services/circuit_breaker.h"
 #include "services/security/tls.h"
+#include "services/worker/hedged_lookup.h"
 
 namespace clamor {
 
@@ -61,8 +62,12 @@ class RetrievalDrafter final : public ContinuationSource {
   // thread.
   using Observer = std::function<void(LookupOutcome outcome, double seconds)>;
 
+  // `follower`: to a server with the same documents, which is asked where `channel`'s is slow or fails
+  // (hedged_lookup.h); null: there is none.
   RetrievalDrafter(const std::shared_ptr<grpc::ChannelInterface>& channel,
-                   const RetrievalDrafterOptions& options, Observer observer);
+                   const RetrievalDrafterOptions& options, Observer observer,
+                   const std::shared_ptr<grpc::ChannelInterface>& follower = nullptr,
+                   HedgedLookup::Observer on_hedge = nullptr);
   // Cancels what is under way and waits for it.
   ~RetrievalDrafter() override;
 
@@ -92,12 +97,12 @@ class RetrievalDrafter final : public ContinuationSource {
   bool IsToldToSend() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return stopping_ || awaited_; }
   bool MaySend() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Start(std::unique_ptr<Call> call);
-  void OnReply(Call* call, const grpc::Status& status);
+  void OnReply(Call* call, const grpc::Status& status, const v1::LookupResponse& response);
   void Observe(LookupOutcome outcome, double seconds) const;
 
   const RetrievalDrafterOptions options_;
   const Observer observer_;
-  const std::unique_ptr<v1::RetrievalService::Stub> stub_;
+  HedgedLookup lookups_;
 
   absl::Mutex mu_;
   absl::flat_hash_map<uint64_t, Slot> slots_ ABSL_GUARDED_BY(mu_);

@@ -6,6 +6,7 @@
 #include "absl/time/clock.h"
 #include "kernels/status_macros.h"
 #include "services/log.h"
+#include "services/worker/retrieval_drafter.h"
 
 namespace clamor {
 namespace {
@@ -63,22 +64,7 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Load(const WorkerOptions& option
                                 options.name.empty() ? model.name : options.name, revision);
   std::unique_ptr<Worker> worker(new Worker(std::move(model), std::move(info), metrics));
   const LoadedModel& loaded = worker->model_;
-  if (!options.retrieval.empty()) {
-    const std::string& fingerprint = worker->info_.tokenizer_fingerprint();
-    const auto channel = MakeRetrievalChannel(options.retrieval, options.tls);
-    worker->store_ = v1::RetrievalService::NewStub(channel);
-    worker->drafter_ = std::make_unique<RetrievalDrafter>(
-        channel,
-        RetrievalDrafterOptions{.tokenizer_fingerprint = fingerprint,
-                                .vocab_size = loaded.model().config().vocab_size,
-                                .timeout = options.lookup_timeout},
-        [metrics](LookupOutcome outcome, double seconds) { metrics->OnLookup(outcome, seconds); });
-    if (options.store) {
-      worker->corpus_ =
-          std::make_unique<CorpusWriter>(channel, CorpusWriterOptions{.tokenizer_fingerprint = fingerprint},
-                                         [metrics](CorpusOutcome outcome) { metrics->OnDocument(outcome); });
-    }
-  }
+  if (!options.retrieval.empty()) worker->ConnectStore(options);
   EngineOptions engine = options.engine;
   engine.threads = loaded.threads;
   engine.kv_format = loaded.kv_format;
@@ -102,6 +88,34 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Load(const WorkerOptions& option
   return worker;
 }
 
+void Worker::ConnectStore(const WorkerOptions& options) {
+  const std::string& fingerprint = info_.tokenizer_fingerprint();
+  WorkerMetrics* const metrics = metrics_;
+  std::vector<std::unique_ptr<ContinuationSource>> drafters;
+  for (const RetrievalShard& shard : options.retrieval) {
+    const auto channel = MakeRetrievalChannel(shard.leader, options.tls);
+    stores_.push_back(v1::RetrievalService::NewStub(channel));
+    drafters.push_back(std::make_unique<RetrievalDrafter>(
+        channel,
+        RetrievalDrafterOptions{.tokenizer_fingerprint = fingerprint,
+                                .vocab_size = model_.model().config().vocab_size,
+                                .timeout = options.lookup_timeout},
+        [metrics](LookupOutcome outcome, double seconds) { metrics->OnLookup(outcome, seconds); },
+        shard.follower.empty() ? nullptr : MakeRetrievalChannel(shard.follower, options.tls),
+        [metrics](Hedge hedge) { metrics->OnHedge(hedge); }));
+    if (!options.store) continue;
+    corpora_.push_back(
+        std::make_unique<CorpusWriter>(channel, CorpusWriterOptions{.tokenizer_fingerprint = fingerprint},
+                                       [metrics](CorpusOutcome outcome) { metrics->OnDocument(outcome); }));
+  }
+  drafter_ = std::make_unique<ShardedSource>(std::move(drafters), fingerprint);
+}
+
+CorpusWriter* Worker::corpus(std::string_view tenant) {
+  if (corpora_.empty()) return nullptr;
+  return corpora_[ShardOf(tenant, info_.tokenizer_fingerprint(), corpora_.size())].get();
+}
+
 Worker::Worker(LoadedModel model, v1::ModelInfo info, WorkerMetrics* metrics)
     : model_(std::move(model)), info_(std::move(info)), metrics_(metrics) {}
 
@@ -111,7 +125,8 @@ Worker::~Worker() {
     engine_->WakeUp();
     engine_thread_.join();
   }
-  if (corpus_ != nullptr) corpus_->Flush(absl::Now() + absl::Seconds(2));
+  const absl::Time flushed_by = absl::Now() + absl::Seconds(2);
+  for (const auto& corpus : corpora_) corpus->Flush(flushed_by);
 }
 
 }  // namespace clamor

@@ -6,28 +6,32 @@
 
 #include <atomic>
 #include <memory>
+#include <span>
 #include <string>
+#include <string_view>
 #include <thread>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "clamor/v1/model.pb.h"
+#include "clamor/v1/retrieval.grpc.pb.h"
 #include "services/security/tls.h"
 #include "services/worker/corpus_writer.h"
 #include "services/worker/engine.h"
 #include "services/worker/knowledge_files.h"
 #include "services/worker/loaded_model.h"
-#include "services/worker/retrieval_drafter.h"
+#include "services/worker/retrieval_shards.h"
 #include "services/worker/worker_metrics.h"
 
 namespace clamor {
 
 struct WorkerOptions {
   ModelOptions model;
-  std::string name;       // that clients know the model by; empty: ModelName of the directory
-  std::string retrieval;  // HOST:PORT of the shared store, empty: none
-  TlsOptions tls;         // of the way there
+  std::string name;                       // that clients know the model by; empty: ModelName of the directory
+  std::vector<RetrievalShard> retrieval;  // servers of the shared store, none: there is no store
+  TlsOptions tls;                         // of the way there
   absl::Duration lookup_timeout = absl::Milliseconds(20);
   bool store = true;  // append finished answers to the store
   std::string state;  // folder for what should survive a restart, empty: nothing does
@@ -48,20 +52,23 @@ class Worker {
   const LoadedModel& model() const { return model_; }
   const v1::ModelInfo& info() const { return info_; }
   Engine& engine() { return *engine_; }
-  CorpusWriter* corpus() { return corpus_.get(); }              // null without a store
-  v1::RetrievalService::Stub* store() { return store_.get(); }  // null without a store
+  // Of the server that keeps the tenant's documents; null where nothing is stored.
+  CorpusWriter* corpus(std::string_view tenant);
+  // Of each server of the shared store.
+  std::span<const std::unique_ptr<v1::RetrievalService::Stub>> stores() { return stores_; }
   WorkerMetrics& metrics() { return *metrics_; }
 
  private:
   Worker(LoadedModel model, v1::ModelInfo info, WorkerMetrics* metrics);
+  void ConnectStore(const WorkerOptions& options);
 
   const LoadedModel model_;
   const v1::ModelInfo info_;
   WorkerMetrics* const metrics_;
-  std::unique_ptr<RetrievalDrafter> drafter_;
-  std::unique_ptr<v1::RetrievalService::Stub> store_;
-  std::unique_ptr<CorpusWriter> corpus_;
-  std::unique_ptr<KnowledgeFiles> knowledge_;  // null without a state folder
+  std::unique_ptr<ContinuationSource> drafter_;  // null without a store
+  std::vector<std::unique_ptr<v1::RetrievalService::Stub>> stores_;
+  std::vector<std::unique_ptr<CorpusWriter>> corpora_;  // as stores_, or none
+  std::unique_ptr<KnowledgeFiles> knowledge_;           // null without a state folder
   std::unique_ptr<Engine> engine_;
   std::atomic<bool> stop_ = false;
   std::thread engine_thread_;

@@ -11,7 +11,7 @@ std::optional<int> ParseWorkerFlags(int argc, char** argv, WorkerFlags& flags) {
   CLI::App app("Decodes for a gateway: one model, many requests at once.", flags.server.name);
   AddServerFlags(app, flags.server);
   WorkerOptions& worker = flags.worker;
-  std::string nodes = "auto";
+  std::string nodes = "auto", retrieval;
   double lookup_milliseconds = absl::ToDoubleMilliseconds(worker.lookup_timeout);
   bool no_store = false;
 
@@ -36,9 +36,10 @@ std::optional<int> ParseWorkerFlags(int argc, char** argv, WorkerFlags& flags) {
       ->check(CLI::Range(1, 64))
       ->capture_default_str()
       ->group("Model");
-  app.add_option("--shards", worker.model.shards,
-                 "Parts that a model on GPUs is cut into, a multiple of --gpus: workers with equal ones give equal "
-                 "answers; 0: one to a GPU")
+  app.add_option(
+         "--shards", worker.model.shards,
+         "Parts that a model on GPUs is cut into, a multiple of --gpus: workers with equal ones give equal "
+         "answers; 0: one to a GPU")
       ->check(CLI::Range(0, 64))
       ->group("Model");
   app.add_option("--kv", worker.model.kv, "How keys and values are held: fp32, bf16 or int8; on a GPU bf16")
@@ -81,7 +82,14 @@ std::optional<int> ParseWorkerFlags(int argc, char** argv, WorkerFlags& flags) {
       })
       ->capture_default_str()
       ->group("Speculation");
-  app.add_option("--retrieval", worker.retrieval, "HOST:PORT of the shared store")->group("Speculation");
+  app.add_option(
+         "--retrieval", retrieval,
+         "HOST:PORT of the shared store, or several with commas, in an order that stays: each keeps some "
+         "tenants; after | comes a server that follows it")
+      ->check([](const std::string& value) {
+        return std::string(ParseRetrievalShards(value).status().message());
+      })
+      ->group("Speculation");
   app.add_option("--lookup-timeout", lookup_milliseconds, "Milliseconds after which a lookup is given up")
       ->check(CLI::Range(1.0, 10000.0))
       ->capture_default_str()
@@ -98,6 +106,7 @@ std::optional<int> ParseWorkerFlags(int argc, char** argv, WorkerFlags& flags) {
   if (nodes == "auto" || !absl::SimpleAtoi(nodes, &worker.engine.default_nodes)) {
     worker.engine.default_nodes = SpeculationOptions::kAuto;
   }
+  if (!retrieval.empty()) worker.retrieval = *ParseRetrievalShards(retrieval);  // it was checked
   worker.lookup_timeout = absl::Milliseconds(lookup_milliseconds);
   worker.store = !no_store;
   worker.tls = flags.server.tls;

@@ -104,6 +104,11 @@ WorkerMetrics::WorkerMetrics(prometheus::Registry& registry, const std::string& 
         "clamor_worker_retrieval_requests_total", "Lookups and questions not sent, by outcome",
         {{"outcome", std::string(LookupOutcomeName(static_cast<LookupOutcome>(i)))}});
   }
+  for (size_t i = 0; i < hedges_.size(); ++i) {
+    hedges_[i] = &series.Counter("clamor_worker_retrieval_hedges_total",
+                                 "Lookups asked of a follower too: why, and whether its answer counted",
+                                 {{"outcome", std::string(HedgeName(static_cast<Hedge>(i)))}});
+  }
   for (size_t i = 0; i < documents_.size(); ++i) {
     documents_[i] =
         &series.Counter("clamor_worker_corpus_documents_total", "Finished answers for the shared store",
@@ -148,6 +153,8 @@ void WorkerMetrics::OnLookup(LookupOutcome outcome, double seconds) {
   if (outcome != LookupOutcome::kBreakerOpen && outcome != LookupOutcome::kDropped)
     retrieval_seconds_.Observe(seconds);
 }
+
+void WorkerMetrics::OnHedge(Hedge hedge) { hedges_[static_cast<size_t>(hedge)]->Increment(); }
 
 void WorkerMetrics::OnDocument(CorpusOutcome outcome) {
   documents_[static_cast<size_t>(outcome)]->Increment();

@@ -26,6 +26,7 @@ class WorkerMetrics final : public StepObserver {
   void OnAccepted(int32_t tokens) override;
   void OnFinished(const Finished& finished);
   void OnLookup(LookupOutcome outcome, double seconds);
+  void OnHedge(Hedge hedge);
   void OnDocument(CorpusOutcome outcome);
   // Before a scrape.
   void SetLoad(const EngineLoad& load);
@@ -53,6 +54,7 @@ class WorkerMetrics final : public StepObserver {
   std::array<prometheus::Counter*, kSources> drafted_;   // null for kNone
   std::array<prometheus::Counter*, kSources> accepted_;  // null for kNone
   std::array<prometheus::Counter*, kLookupOutcomes> lookups_;
+  std::array<prometheus::Counter*, kHedges> hedges_;
   std::array<prometheus::Counter*, kCorpusOutcomes> documents_;
 };
 

@@ -3,6 +3,7 @@
 #include <openssl/evp.h>
 
 #include <algorithm>
+#include <deque>
 #include <limits>
 #include <map>
 #include <string>
@@ -132,30 +133,37 @@ class TenantDeletion final : public grpc::ServerUnaryReactor {
                  v1::WorkerServiceDeleteTenantResponse* response)
       : worker_(worker), reply_(response) {
     request_.set_tenant(tenant);
-    context_.set_deadline(context->deadline());
+    for (size_t i = 0; i < worker->stores().size(); ++i)
+      contexts_.emplace_back().set_deadline(context->deadline());
     worker_->engine().ForgetTenant(tenant, [this] { AfterEngine(); });
   }
 
  private:
   void AfterEngine() {
-    if (worker_->corpus() == nullptr) return AfterCorpus();
-    worker_->corpus()->Forget(request_.tenant(), [this] { AfterCorpus(); });
+    CorpusWriter* const corpus = worker_->corpus(request_.tenant());
+    if (corpus == nullptr) return AfterStores(0);
+    corpus->Forget(request_.tenant(), [this] { AfterStores(0); });
   }
 
-  void AfterCorpus() {
-    if (worker_->store() == nullptr) return Finish(grpc::Status::OK);
-    worker_->store()->async()->DeleteTenant(&context_, &request_, &response_, [this](grpc::Status status) {
-      reply_->set_documents(response_.documents());
-      Finish(status);
-    });
+  // Each may have some of it, under another tokenizer or from when there were fewer.
+  void AfterStores(size_t done) {
+    if (done == contexts_.size()) return Finish(grpc::Status::OK);
+    worker_->stores()[done]->async()->DeleteTenant(
+        &contexts_[done], &request_, &response_, [this, done](grpc::Status status) {
+          if (!status.ok()) return Finish(status);
+          reply_->set_documents(reply_->documents() + response_.documents());
+          AfterStores(done + 1);
+        });
   }
 
-  void OnCancel() override { context_.TryCancel(); }
+  void OnCancel() override {
+    for (grpc::ClientContext& context : contexts_) context.TryCancel();
+  }
   void OnDone() override { delete this; }
 
   Worker* const worker_;
   v1::WorkerServiceDeleteTenantResponse* const reply_;
-  grpc::ClientContext context_;
+  std::deque<grpc::ClientContext> contexts_;  // one for each store
   v1::DeleteTenantRequest request_;
   v1::DeleteTenantResponse response_;
 };
@@ -295,8 +303,8 @@ grpc::ServerWriteReactor<v1::WorkerServiceStreamGenerateResponse>* WorkerService
   started.set_max_tokens(static_cast<uint32_t>(request->max_tokens > 0 ? request->max_tokens : room));
 
   // What the store gets: the prompt and the whole answer, wherever it began.
-  const bool stored =
-      worker->corpus() != nullptr && (!message->options().has_store() || message->options().store());
+  const bool stored = worker->corpus(message->tenant()) != nullptr &&
+                      (!message->options().has_store() || message->options().store());
   std::vector<int32_t> document;
   if (stored) {
     document = request->prompt_ids;
@@ -308,7 +316,7 @@ grpc::ServerWriteReactor<v1::WorkerServiceStreamGenerateResponse>* WorkerService
     const bool whole = finished.reason == FinishReason::kStop || finished.reason == FinishReason::kLength;
     if (!stored || !whole) return;
     document.insert(document.end(), ids.begin(), ids.end());
-    worker->corpus()->Add(tenant, std::move(document));
+    worker->corpus(tenant)->Add(tenant, std::move(document));
   };
 
   auto* stream = new TokenStream(context, std::move(started), streams_, std::move(ending));

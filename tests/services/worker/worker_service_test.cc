@@ -402,14 +402,14 @@ TEST_F(WorkerServiceTest, DrainingRefusesNewRequestsAndFinishesOld) {
 
 TEST_F(WorkerServiceTest, FinishedAnswersReachTheStoreUnlessTheRequestSaysNo) {
   FakeRetrieval retrieval;
-  Start([&](WorkerOptions& options) { options.retrieval = retrieval.address(); });
+  Start([&](WorkerOptions& options) { options.retrieval = {{retrieval.address(), ""}}; });
   Message kept = Ask({1, 2}, 8);
   Message private_message = Ask({3, 4}, 8);
   private_message.mutable_options()->set_store(false);
   const Stream stream = Run(kept);
   ASSERT_TRUE(stream.status.ok());
   ASSERT_TRUE(Run(private_message).status.ok());
-  ASSERT_TRUE(worker_->corpus()->Flush(absl::Now() + absl::Seconds(10)));
+  ASSERT_TRUE(worker_->corpus("default")->Flush(absl::Now() + absl::Seconds(10)));
   const auto documents = retrieval.documents();
   ASSERT_EQ(documents.size(), 1u);
   std::vector<uint32_t> expected = {1, 2};
@@ -420,7 +420,7 @@ TEST_F(WorkerServiceTest, FinishedAnswersReachTheStoreUnlessTheRequestSaysNo) {
 
 TEST_F(WorkerServiceTest, DraftsAreAskedFor) {
   FakeRetrieval retrieval;
-  Start([&](WorkerOptions& options) { options.retrieval = retrieval.address(); });
+  Start([&](WorkerOptions& options) { options.retrieval = {{retrieval.address(), ""}}; });
   // The budget is fixed, for on a busy machine the automatic one may be 0; and a tiny model may be done
   // before its question is sent or the channel is up.
   for (int i = 0; i < 200 && retrieval.lookups().empty(); ++i) {
