@@ -32,6 +32,10 @@
 #include "retrieval/key_codec.h"
 #include "retrieval/trie.h"
 
+namespace rocksdb {
+class Env;
+}
+
 namespace clamor::retrieval {
 
 // Tokens of all documents of one AppendBatch; also the most that max_document_tokens can be.
@@ -63,6 +67,7 @@ struct StoreOptions {
       256u << 20;                      // of the disk; adding beyond: RESOURCE_EXHAUSTED. Deleting still works
   uint64_t mapped_bytes = 512u << 20;  // of files in this process's memory: MappedFiles
   std::function<uint64_t()> clock;     // seconds since 1970; by default the system's
+  rocksdb::Env* env = nullptr;         // of what RocksDB writes, outlives the store; null: the system's
 };
 
 class SuffixStore {
