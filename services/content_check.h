@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 
 #include "clamor/v1/worker.pb.h"
@@ -19,10 +20,16 @@ class ContentCheck {
   uint64_t Add(const v1::WorkerServiceStreamGenerateResponse& event);
 
  private:
-  void Mix(uint64_t word);
-  void Mix(const std::string& bytes);
-  void Mix(float number);
+  void Mix(const v1::Started& started);
   void Mix(const v1::Delta& delta);
+  void Mix(const v1::Finished& finished);
+  void Mix(std::initializer_list<uint64_t> words);
+  void Mix(const std::string& bytes);
+  template <class Number>
+  void Mix(const google::protobuf::RepeatedField<Number>& numbers) {
+    Mix({static_cast<uint64_t>(numbers.size())});
+    for (const Number number : numbers) Mix({static_cast<uint64_t>(number)});
+  }
 
   uint64_t sum_ = 0;
 };
