@@ -2,8 +2,9 @@
 // gateway. It goes on from event to event: one that is missing or comes twice shows as well. Against damage
 // and mix-ups; who means harm is kept out by TLS.
 //
-// Worker and gateway each have one a stream. Fields that neither text nor ids depend on (timings, traces) are
-// left out, so that servers of different versions agree. Tested by tests/services/content_check_test.cc.
+// Worker and gateway each have one a stream. Which fields it covers is a part of the protocol, and these are
+// all of today: one that comes later must stay out, or servers of different versions would not agree. Tested
+// by tests/services/content_check_test.cc.
 #pragma once
 
 #include <cstdint>
