@@ -101,9 +101,10 @@ absl::Status CheckNotBeheaded(const std::string& folder) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<DocumentDb>> DocumentDb::Open(const std::string& folder) {
+absl::StatusOr<std::unique_ptr<DocumentDb>> DocumentDb::Open(const std::string& folder, rocksdb::Env* env) {
   CLAMOR_RETURN_IF_ERROR(CheckNotBeheaded(folder));
-  const rocksdb::DBOptions options = MakeDbOptions();
+  rocksdb::DBOptions options = MakeDbOptions();
+  if (env != nullptr) options.env = env;
   // A folder of a later version may have more families; all must be opened to read its version.
   std::vector<std::string> names;
   if (std::error_code error; std::filesystem::exists(std::filesystem::path(folder) / "CURRENT", error)) {

@@ -30,6 +30,7 @@
 namespace rocksdb {
 class ColumnFamilyHandle;
 class DB;
+class Env;
 class WriteBatch;
 }  // namespace rocksdb
 
@@ -52,8 +53,9 @@ class DocumentDb {
   using Visitor = absl::FunctionRef<absl::Status(const Namespace&, std::string_view id, const CatalogEntry&)>;
 
   // Creates `folder` (its parent must exist). FAILED_PRECONDITION names another format version; DATA_LOSS a
-  // folder whose table of contents is gone.
-  static absl::StatusOr<std::unique_ptr<DocumentDb>> Open(const std::string& folder);
+  // folder whose table of contents is gone. `env`, of what is written, outlives it; null: the system's.
+  static absl::StatusOr<std::unique_ptr<DocumentDb>> Open(const std::string& folder,
+                                                          rocksdb::Env* env = nullptr);
   ~DocumentDb();
 
   absl::StatusOr<std::optional<CatalogEntry>> Find(std::string_view prefix, std::string_view id) const;

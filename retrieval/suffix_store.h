@@ -35,6 +35,10 @@
 #include "retrieval/key_codec.h"
 #include "retrieval/trie.h"
 
+namespace rocksdb {
+class Env;
+}
+
 namespace clamor::retrieval {
 
 // Tokens of all documents of one AppendBatch; also the most that max_document_tokens can be.
@@ -75,6 +79,7 @@ struct StoreOptions {
   // not wait for the disk for long.
   uint64_t read_ahead_bytes = 4ull << 30;
   std::function<uint64_t()> clock;  // seconds since 1970; by default the system's
+  rocksdb::Env* env = nullptr;      // of what RocksDB writes, outlives the store; null: the system's
 };
 
 class SuffixStore {

@@ -7,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "services/faults/faults.h"
 
 namespace clamor {
 
@@ -33,6 +34,7 @@ void AddServerFlags(CLI::App& app, ServerOptions& options) {
       ->check(CLI::Range(1, 1 << 20))
       ->group(group);
   AddTlsFlags(app, TlsSide::kServer, options.tls);
+  faults::AddFlag(app);
   const char* config = std::getenv("CLAMOR_CONFIG");
   app.set_config("--config", config == nullptr ? "" : config, "File of flags, one `flag=value` a line",
                  config != nullptr)

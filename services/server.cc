@@ -19,6 +19,7 @@
 #include "grpcpp/server_builder.h"
 #include "grpcpp/support/server_interceptor.h"
 #include "kernels/status_macros.h"
+#include "services/faults/faults.h"
 #include "services/log.h"
 
 namespace clamor {
@@ -143,7 +144,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
     builder.RegisterService(part.service);
     server->service_names_.push_back(part.name);
   }
-  builder.experimental().SetInterceptorCreators(server->calls_->Factories());
+  faults::Interceptors interceptors = server->calls_->Factories();
+  faults::AddTo(builder, interceptors);
+  builder.experimental().SetInterceptorCreators(std::move(interceptors));
   server->grpc_ = builder.BuildAndStart();
   if (server->grpc_ == nullptr || grpc_port == 0) {
     return absl::UnavailableError(absl::StrCat("--listen: cannot listen on \"", options.listen, "\""));

@@ -6,6 +6,7 @@
 #   tests/run.sh tsan       the tests with threads in them under ThreadSanitizer
 #   tests/run.sh scalar     release, kernels forced to the scalar target (avx2, avx512 likewise)
 #   tests/run.sh dev        preset dev
+#   tests/run.sh faults     release, with servers that fail on demand: what comes of it
 #   tests/run.sh simt       release, what runs on the emulator of CUDA, the losslessness matrix whole
 # Further arguments go to ctest, e.g. tests/run.sh release -R gateway
 set -euo pipefail
@@ -16,11 +17,12 @@ preset=$kind
 arguments=()
 case $kind in
   release | dev | asan) ;;
+  faults) arguments=(-R integration_faults) ;;
   tsan) arguments=(-L threads) ;;
   scalar | avx2 | avx512) preset=release; export CLAMOR_CPU_TARGET=$kind ;;
   simt) preset=release; arguments=(-L simt); export CLAMOR_MATRIX=whole ;;
-  -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
-  *) echo "tests/run.sh: unknown kind '$kind'; one of release, dev, asan, tsan, scalar, avx2, avx512, simt" >&2; exit 2 ;;
+  -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  *) echo "tests/run.sh: unknown kind '$kind'; one of release, dev, asan, tsan, scalar, avx2, avx512, simt, faults" >&2; exit 2 ;;
 esac
 
 source deploy/packages.sh

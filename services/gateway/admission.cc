@@ -1,6 +1,7 @@
 #include "services/gateway/admission.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -21,6 +22,11 @@ Rank RankOf(v1::Priority priority) {
     default:
       return Rank::kNormal;
   }
+}
+
+// Quotas and waits go on when somebody sets the machine's clock.
+absl::Time SteadyNow() {
+  return absl::UnixEpoch() + absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
 }
 
 }  // namespace
@@ -79,9 +85,9 @@ Admission::~Admission() {
 absl::StatusOr<bool> Admission::Enter(uint64_t ticket, const std::string& model,
                                       const v1::WorkerServiceStreamGenerateRequest& request,
                                       absl::Time deadline, Entered entered) {
-  AdmissionRequest asked =
-      AdmissionRequestOf(request, authenticator_->QuotaOf(request.tenant()), deadline, options_);
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyNow();
+  AdmissionRequest asked = AdmissionRequestOf(request, authenticator_->QuotaOf(request.tenant()),
+                                              now + (deadline - absl::Now()), options_);
   absl::MutexLock lock(&mu_);
   Gate& gate = gates_.try_emplace(model, options_).first->second;
   Measure(model, gate, now);
@@ -103,7 +109,7 @@ void Admission::Leave(uint64_t ticket, int64_t used) {
   absl::MutexLock lock(&mu_);
   const auto it = places_.find(ticket);
   if (it == places_.end()) return;
-  it->second.gate->policy.Leave(ticket, used, absl::Now());
+  it->second.gate->policy.Leave(ticket, used, SteadyNow());
   places_.erase(it);
   changed_ = true;
 }
@@ -124,7 +130,7 @@ void Admission::Measure(const std::string& model, Gate& gate, absl::Time now) {
 // What has come of those who waited.
 std::vector<Admission::End> Admission::Advance() {
   std::vector<End> ends;
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyNow();
   for (auto it = places_.begin(); it != places_.end();) {
     if (!it->second.given_up) {
       ++it;
@@ -156,7 +162,8 @@ void Admission::Run() {
   absl::MutexLock lock(&mu_);
   const auto wanted = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return changed_ || stopping_; };
   while (true) {
-    mu_.AwaitWithDeadline(absl::Condition(&wanted), NextChange(absl::Now()));
+    const absl::Time now = SteadyNow();
+    mu_.AwaitWithTimeout(absl::Condition(&wanted), NextChange(now) - now);
     if (stopping_) return;
     changed_ = false;
     std::vector<End> ends = Advance();

@@ -80,6 +80,7 @@ void AnswerCall::OnEnded(const absl::Status& status) {
 void AnswerCall::Replace(Loss loss) {
   lost_ = Lost{.worker = call_->worker().address(), .loss = loss};
   excluded_.clear();
+  if (loss == Loss::kDamaged) excluded_.push_back(lost_->worker);  // it is still there
   search_deadline_ = std::min(context_.deadline, absl::Now() + context_.fleet->options().failover_wait);
   spdlog::warn("event=worker_lost id={} worker={} reason={} started={} tokens={}", request_id_, lost_->worker,
                LossName(loss), call_->started(), journal_.tokens());

@@ -47,7 +47,7 @@ void AddZeros(GatewayMetrics& metrics) {
   for (const ErrorReason& reason : ErrorReasons()) {
     metrics.rejections.Add({{"reason", std::string(reason.name)}});
   }
-  for (Loss loss : {Loss::kDied, Loss::kHung, Loss::kDrained}) {
+  for (Loss loss : {Loss::kDied, Loss::kHung, Loss::kDrained, Loss::kDamaged}) {
     for (const char* outcome : {"moved", "no_worker", "poison_request", "given_up"}) {
       metrics.failovers.Add({{"reason", LossName(loss)}, {"outcome", outcome}});
     }

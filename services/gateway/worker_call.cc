@@ -56,7 +56,13 @@ bool WorkerCall::over() {
 }
 
 void WorkerCall::OnReadDone(bool ok) {
-  if (!ok || over()) return;
+  if (over()) return;
+  if (!ok) {
+    // The end; or a message that cannot be read, and then there are others behind it.
+    if (!std::exchange(read_failed_, true)) StartRead(&response_);
+    return;
+  }
+  if (read_failed_ || !Intact()) return Leave(Loss::kDamaged);
   lease_.worker().ReportAlive();
   if (absl::Status status = Accept(); !status.ok()) {
     Cancel(std::move(status));
@@ -64,6 +70,12 @@ void WorkerCall::OnReadDone(bool ok) {
   }
   response_.Clear();
   StartRead(&response_);
+}
+
+bool WorkerCall::Intact() {
+  const uint64_t sum = check_.Add(response_);
+  checked_ |= response_.has_check();
+  return !checked_ || (response_.has_check() && response_.check() == sum);
 }
 
 absl::Status WorkerCall::Accept() {
@@ -121,7 +133,7 @@ absl::Status WorkerCall::EndStatus(const grpc::Status& status) {
     if (!cancelled_.ok()) return cancelled_;
     left = left_;
   }
-  if (status.ok() && !finished_) {
+  if (status.ok() && !finished_ && !left && !checked_) {
     return absl::InternalError(
         absl::StrCat("worker ", lease_.worker().address(), " ended a stream without Finished"));
   }
@@ -132,6 +144,8 @@ absl::Status WorkerCall::EndStatus(const grpc::Status& status) {
   if (finished_ && (status.ok() || broke || reason == "DRAINING"))
     return absl::OkStatus();  // nothing is missing
   if (left) return Lost(*left, LossName(*left));
+  if (status.ok() && checked_)
+    return Lost(Loss::kDamaged, "ended a stream without a Finished that can be read");
   if (broke) {
     lease_.worker().ReportLost();
     const bool draining = lease_.worker().Snapshot().load.draining();
@@ -155,9 +169,10 @@ void WorkerCall::OnDone(const grpc::Status& grpc_status) {
   // back-off of its own.
   const bool fault = absl::IsInternal(status) || absl::IsUnknown(status) || absl::IsDataLoss(status) ||
                      absl::IsUnimplemented(status);
-  lease_.worker().ReportEnd(status.ok()       ? std::optional(true)
-                            : fault && !loss_ ? std::optional(false)
-                                              : std::nullopt);
+  const bool damaged = loss_ == Loss::kDamaged;
+  lease_.worker().ReportEnd(status.ok()                    ? std::optional(true)
+                            : damaged || (fault && !loss_) ? std::optional(false)
+                                                           : std::nullopt);
   listener_->OnEnded(status);
 }
 

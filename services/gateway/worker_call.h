@@ -5,6 +5,7 @@
 //   the worker's own        passed on with its reason; "[DRAINING]" is a loss
 //   the worker went away    UNAVAILABLE "[NO_WORKER]", a loss, and the worker is reported lost
 //   told to leave it        likewise, and what it still sends is dropped
+//   damaged on the way      likewise: the events' checksum is wrong, or one of them cannot be read
 //   Cancel(why)             `why`
 //   nonsense                INTERNAL
 // After a loss another worker may go on with the answer: by then this call is over, so that nothing of a
@@ -22,6 +23,7 @@
 #include "absl/time/time.h"
 #include "clamor/v1/worker.grpc.pb.h"
 #include "grpcpp/client_context.h"
+#include "services/content_check.h"
 #include "services/gateway/worker_channel.h"
 #include "services/generation_listener.h"
 
@@ -58,6 +60,7 @@ class WorkerCall final : private grpc::ClientReadReactor<v1::WorkerServiceStream
   void OnDone(const grpc::Status& status) override;
   void Leave(Loss why);
   bool over();            // what still comes is of no interest
+  bool Intact();          // response_, as far as it can be known
   absl::Status Accept();  // response_; an error if it breaks the rules
   absl::Status AcceptDelta();
   absl::Status EndStatus(const grpc::Status& status);
@@ -71,7 +74,10 @@ class WorkerCall final : private grpc::ClientReadReactor<v1::WorkerServiceStream
   grpc::ClientContext context_;
 
   v1::WorkerServiceStreamGenerateResponse response_;  // of the read under way
-  bool started_ = false, finished_ = false;           // read reactions only
+  bool started_ = false, finished_ = false;           // read reactions only, as the next three
+  bool read_failed_ = false;                          // the last one
+  bool checked_ = false;                              // the worker sends checksums
+  ContentCheck check_;
   uint64_t next_token_index_, next_text_byte_;
   std::optional<Loss> loss_;  // since the end
 

@@ -57,6 +57,8 @@ const char* LossName(Loss loss) {
       return "hung";
     case Loss::kDrained:
       return "drained";
+    case Loss::kDamaged:
+      return "damaged";
   }
   return "";
 }

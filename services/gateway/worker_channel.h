@@ -61,7 +61,7 @@ enum class Hold {
 };
 
 // Why a worker does not go on with an answer.
-enum class Loss { kDied, kHung, kDrained };
+enum class Loss { kDied, kHung, kDrained, kDamaged /* what it sent */ };
 const char* LossName(Loss loss);  // "died", ...
 
 class WorkerChannel {

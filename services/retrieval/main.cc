@@ -8,6 +8,8 @@
 #include "kernels/status_macros.h"
 #include "prometheus/registry.h"
 #include "retrieval/suffix_store.h"
+#include "services/faults/disk.h"
+#include "services/faults/faults.h"
 #include "services/flags.h"
 #include "services/log.h"
 #include "services/retrieval/follower.h"
@@ -81,6 +83,8 @@ int main(int argc, char** argv) {
   app.add_flag("--check", check, "Compare all documents and indexes, say what is wrong, and end");
   if (auto exit_status = clamor::ParseFlags(app, argc, argv)) return *exit_status;
   service_options.follower = !leader.empty();
+  store_options.env = clamor::faults::Disk();
+  store_options.clock = [] { return static_cast<uint64_t>(absl::ToUnixSeconds(clamor::faults::Now())); };
   service_options.store_path = store_options.path;
   if (service_options.checkpoint_path.empty())
     service_options.checkpoint_path = store_options.path + ".checkpoints";

@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "retrieval/bulk_files.h"
+#include "services/faults/faults.h"
 #include "services/log.h"
 #include "services/retrieval/request_limits.h"
 #include "services/rpc_error.h"
@@ -118,7 +119,7 @@ absl::Status RetrievalService::CheckMayChange() const {
 grpc::Status RetrievalService::Append(grpc::ServerContext*, const v1::AppendRequest* request,
                                       v1::AppendResponse* response) {
   if (absl::Status may = CheckMayChange(); !may.ok()) return ToGrpc(may);
-  const auto now = static_cast<uint64_t>(absl::ToUnixSeconds(absl::Now()));
+  const auto now = static_cast<uint64_t>(absl::ToUnixSeconds(faults::Now()));
   auto expiry_of = [&](const v1::Document& document) {
     const uint64_t ttl = document.has_ttl_seconds() ? document.ttl_seconds() : options_.document_ttl;
     return ttl == 0 ? 0 : now + ttl;

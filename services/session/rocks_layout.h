@@ -9,11 +9,11 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "rocksdb/options.h"
 #include "rocksdb/slice.h"
 #include "rocksdb/status.h"
+#include "services/faults/faults.h"
 #include "services/rpc_error.h"
 
 namespace clamor::rocks {
@@ -32,7 +32,7 @@ inline absl::Status ToStatus(const rocksdb::Status& status, absl::string_view do
 inline rocksdb::Slice ToSlice(absl::string_view bytes) { return {bytes.data(), bytes.size()}; }
 inline absl::string_view ToView(const rocksdb::Slice& slice) { return {slice.data(), slice.size()}; }
 
-inline int64_t Now() { return absl::ToUnixMillis(absl::Now()); }
+inline int64_t Now() { return absl::ToUnixMillis(faults::Now()); }
 
 inline std::string Number(uint64_t value) {
   std::string bytes(8, 0);

@@ -13,6 +13,7 @@
 #include "rocksdb/options.h"
 #include "rocksdb/table.h"
 #include "rocksdb/write_batch.h"
+#include "services/faults/disk.h"
 #include "services/rpc_error.h"
 #include "services/session/rocks_layout.h"
 
@@ -23,6 +24,7 @@ using namespace rocks;
 
 rocksdb::DBOptions MakeDbOptions() {
   rocksdb::DBOptions options;
+  options.env = faults::Disk();
   options.create_if_missing = true;
   options.create_missing_column_families = true;
   options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;

@@ -156,6 +156,7 @@ void TokenStream::Pump() {
       return;
     }
     writing_ = !closed_;
+    if (!end.has_value()) message_.set_check(check_.Add(message_));
   }
   if (end.has_value()) {
     Finish(*end);

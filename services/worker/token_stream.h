@@ -23,6 +23,7 @@
 #include "clamor/v1/worker.grpc.pb.h"
 #include "grpcpp/alarm.h"
 #include "grpcpp/grpcpp.h"
+#include "services/content_check.h"
 #include "services/worker/request.h"
 
 namespace clamor {
@@ -77,6 +78,7 @@ class TokenStream final : public grpc::ServerWriteReactor<v1::WorkerServiceStrea
 
   absl::Mutex mu_;
   v1::WorkerServiceStreamGenerateResponse message_ ABSL_GUARDED_BY(mu_);  // being written while writing_
+  ContentCheck check_ ABSL_GUARDED_BY(mu_);                               // of what has been written
   v1::Started started_ ABSL_GUARDED_BY(mu_);
   v1::Delta unread_ ABSL_GUARDED_BY(mu_);
   std::optional<Finished> finished_ ABSL_GUARDED_BY(mu_);

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "absl/time/time.h"
+#include "services/faults/faults.h"
 
 namespace clamor {
 namespace {
@@ -138,6 +139,7 @@ void WorkerMetrics::OnStep(const StepReport& report) {
   }
   if (report.forwards > 0) node_budget_.Set(static_cast<double>(nodes) / report.forwards);
   speedup_.Set(report.speculation_ratio);
+  faults::Step();
 }
 
 void WorkerMetrics::OnAccepted(int32_t tokens) { accept_length_.Observe(tokens); }

@@ -15,6 +15,7 @@ sys.path.insert(0, STUBS_DIR)
 grpc.__path__.append(os.path.join(STUBS_DIR, "grpc"))  # grpc.health.v1 lives in a package that is there already
 
 from clamor.v1 import admin_pb2 as admin, admin_pb2_grpc as admin_grpc
+from clamor.v1 import faults_pb2 as faults, faults_pb2_grpc as faults_grpc
 from clamor.v1 import generation_pb2 as generation, generation_pb2_grpc as generation_grpc
 from clamor.v1 import model_pb2 as model, model_pb2_grpc as model_grpc
 from clamor.v1 import session_pb2 as session, session_pb2_grpc as session_grpc

@@ -127,20 +127,21 @@ class Server:
 
 
 class Cluster:
-    """All three, ready to answer; of workers, one for each environment. The worker flag STATE stands for a folder."""
+    """All three, ready to answer; of workers, one for each environment. The flag STATE stands for a folder of workers, or of
+    the gateway."""
 
     def __init__(self, worker_flags=(), gateway_flags=(), worker_environments=({},)):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="clamor-test-"))
         self.servers = []
         atexit.register(self._kill)
         self.retrieval = self.add("clamor-retrieval", "--store", self.folder / "store")
-        flags = [self.folder / "state" if flag == "STATE" else flag for flag in worker_flags]
+        folder = lambda name, flags: [self.folder / name if flag == "STATE" else flag for flag in flags]
         self.workers = [self.add("clamor-worker", "--model", DEMO_MODEL, "--retrieval", self.retrieval.address,
-                                 *flags, label=f"-{i}" if i else "", environment=environment)
+                                 *folder("state", worker_flags), label=f"-{i}" if i else "", environment=environment)
                         for i, environment in enumerate(worker_environments)]
         self.worker = self.workers[0]
         self.gateway = self.add("clamor-gateway", "--workers", ",".join(worker.address for worker in self.workers),
-                                *gateway_flags)
+                                *folder("sessions", gateway_flags))
         for server in self.servers:
             server.wait_ready()
 

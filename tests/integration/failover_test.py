@@ -2,10 +2,11 @@
 pause, the bytes that they would have got.
 
 The workers have the kernels of different CPUs: CLAMOR_TARGETS, if unset the two best of "avx512,avx2,scalar" that this
-machine has. Rounds of streams are disturbed until CLAMOR_DISTURBED answers (20 if unset) have changed their worker;
-CLAMOR_SEED (1) makes other rounds.
+machine has. Rounds of streams are disturbed until CLAMOR_DISTURBED answers (20 if unset) have changed their worker, a tenth of
+them twice, by as many kills and stops as belong to so many; CLAMOR_SEED (1) makes other rounds.
 """
 import collections
+import datetime
 import multiprocessing
 import os
 import pathlib
@@ -19,6 +20,8 @@ from client import Client, QUESTIONS, Stream
 from cluster import SECONDS, ClusterTest, main, wait_until
 
 DISTURBED = int(os.environ.get("CLAMOR_DISTURBED", "20"))
+TWICE = DISTURBED // 10  # of them
+LOSSES = -(-DISTURBED * 60 // 1000)  # of workers that serve them, by either way
 SEED = int(os.environ.get("CLAMOR_SEED", "1"))
 BEST = [target for target, flag in (("avx512", "avx512f"), ("avx2", "avx2"), ("scalar", ""), ("scalar", ""))
         if flag in pathlib.Path("/proc/cpuinfo").read_text()][:2]
@@ -35,6 +38,9 @@ KINDS = {
     "schema": dict(max_tokens=300, temperature=0.7, seed=5, json_schema=SCHEMA),
     "logprobs": dict(LONG, top_logprobs=3, presence_penalty=0.5),
 }
+
+
+Failover = collections.namedtuple("Failover", "request worker reason tokens")
 
 
 class TimedStream(Stream):
@@ -87,16 +93,25 @@ class FailoverTest(ClusterTest):
         return self.expected[question, kind]
 
     def failovers(self):
-        """(id, reason, tokens) of every answer that has moved so far, by the gateway's log, which must agree with its metric
-        of all losses: each has moved."""
+        """Every answer that has moved so far, by the gateway's log, which must agree with its metric of all losses: each has
+        moved."""
         def agreed():
-            found = re.findall(r"event=failover id=(\w+) from=\S+ to=\S+ reason=(\w+) tokens=(\d+)",
+            found = re.findall(r"event=failover id=(\w+) from=(\S+) to=\S+ reason=(\w+) tokens=(\d+)",
                                self.cluster.gateway.log.read_text())
             counted = self.cluster.gateway.metric("clamor_gateway_failovers_total") if found else 0
             return (found,) if counted == len(found) else None
 
         found, = wait_until(agreed, "log and metric agree")
-        return [(request, reason, int(tokens)) for request, reason, tokens in found]
+        return [Failover(request, worker, reason, int(tokens)) for request, worker, reason, tokens in found]
+
+    def noticed(self, worker, since):
+        """Seconds from the time `since` until the gateway knew that the worker hangs; None if no answer was there to lose."""
+        for when in re.findall(rf"time=(\S+) .*event=worker_lost .*worker={worker.address} reason=hung",
+                               self.cluster.gateway.log.read_text()):
+            seconds = datetime.datetime.fromisoformat(when).timestamp() - since
+            if seconds > 0:
+                return seconds
+        return None
 
     def load(self, worker):
         stub = client.worker_grpc.WorkerServiceStub(client.connect(worker))
@@ -114,8 +129,8 @@ class FailoverTest(ClusterTest):
 
     def disturb(self, streams, hows):
         """Kills or stops the busiest worker, then, when its streams have gone on elsewhere, the busiest of the others and so
-        on. Returns them."""
-        disturbed = []
+        on. Returns them, and when it was."""
+        disturbed, times = [], []
         ended = lambda: not any(stream.running() for stream in streams)
         for how in hows:
             if disturbed:
@@ -124,12 +139,13 @@ class FailoverTest(ClusterTest):
                 wait_until(lambda: all(not s.running() or s.tokens > n + 20 for s, n in zip(streams, reached)), "all go on")
             moved = len(self.failovers())
             worker = self.busiest(besides=disturbed)
+            times.append(time.time())
             if how == "killed":
                 worker.kill()
             else:
                 worker.pause()
             disturbed.append(worker)
-        return disturbed
+        return disturbed, times
 
     def heal(self, disturbed, hows):
         for worker, how in zip(disturbed, hows):
@@ -143,10 +159,17 @@ class FailoverTest(ClusterTest):
 
     def test_streams_survive_their_workers(self):
         chance = random.Random(SEED)
-        pauses = {"killed": [], "stopped": []}
+        seconds = collections.defaultdict(list)  # that clients paused, by how often and why; that a hang took to be noticed
+        losses = collections.Counter()  # of workers that served somebody
+        losses_of, kinds = collections.Counter(), collections.Counter()  # by the answer; by kind, of the answers that moved
         rounds = 0
-        start = len(self.failovers())  # of other tests
-        while len(self.failovers()) - start < DISTURBED or rounds < 4:
+
+        def enough():
+            return (len(losses_of) >= DISTURBED and sum(count > 1 for count in losses_of.values()) >= TWICE and
+                    min(losses["died"], losses["hung"]) >= LOSSES and rounds >= 4)
+
+        while not enough():
+            self.assertLess(rounds, 4 + DISTURBED, "most rounds disturb nobody")
             hows = [("killed",), ("stopped",), ("killed", "stopped"), ("stopped", "killed")][rounds % 4]
             choices = [(chance.randrange(3), kind) for kind in chance.choices(list(KINDS), k=6)]
             expected = [self.expect(*choice) for choice in choices]
@@ -154,25 +177,35 @@ class FailoverTest(ClusterTest):
             streams = self.start_streams(choices, nodes=chance.choice([0, 0, 4]))
             begin = chance.randrange(60)
             wait_until(lambda: all(not stream.running() or stream.tokens > begin for stream in streams), "some progress")
-            disturbed = self.disturb(streams, hows)
+            disturbed, times = self.disturb(streams, hows)
             for choice, stream, whole in zip(choices, streams, expected):
                 with self.subTest(round=rounds, choice=choice, hows=hows):
                     self.assertEqual(what_counts(stream.answer()), whole)
             moved = self.failovers()[before:]
-            self.assertTrue(all(tokens > 0 for _, _, tokens in moved), moved)
-            if len(hows) == 1:
-                self.assertLessEqual({reason for _, reason, _ in moved}, {{"killed": "died", "stopped": "hung"}[hows[0]]})
-                ids = {request for request, _, _ in moved}
-                pauses[hows[0]] += [stream.pause for stream in streams if stream.answer().started.request_id in ids]
+            reasons = {worker.address: {"killed": "died", "stopped": "hung"}[how] for worker, how in zip(disturbed, hows)}
+            losses.update(reasons[address] for address in {failover.worker for failover in moved})
+            of_round = {stream.started.request_id: (kind, stream) for (_, kind), stream in zip(choices, streams)}
+            for request, worker, reason, tokens in moved:
+                kind, stream = of_round[request]
+                self.assertEqual(reason, reasons.get(worker), "a worker was given up that did nothing")
+                self.assertTrue(0 < tokens < len(stream.answer().ids), (request, tokens))
+                losses_of[request] += 1
+                kinds[kind] += losses_of[request] == 1
+            for request in {failover.request for failover in moved} if len(hows) == 1 else ():
+                seconds[f"pauses, {hows[0]}"].append(of_round[request][1].pause)
+            for worker, how, since in zip(disturbed, hows, times):
+                if how == "stopped" and (passed := self.noticed(worker, since)):
+                    seconds["a hang is noticed"].append(passed)
             self.heal(disturbed, hows)
             rounds += 1
-        moved = self.failovers()[start:]
-        twice = sum(count > 1 for count in collections.Counter(request for request, _, _ in moved).values())
-        print(f"{len(moved)} answers moved in {rounds} rounds, {twice} of them twice: "
-              f"{dict(collections.Counter(reason for _, reason, _ in moved))}")
-        for how, seconds in pauses.items():
-            ranks = statistics.quantiles(seconds, n=100, method="inclusive") if len(seconds) > 1 else seconds * 99
-            print(f"{how}: {len(seconds)} pauses, p50 {ranks[49]:.3f} s, p99 {ranks[98]:.3f} s" if seconds else f"{how}: none")
+        print(f"{len(losses_of)} answers moved in {rounds} rounds, {sum(count > 1 for count in losses_of.values())} of them more than "
+              f"once, {losses_of.total()} moves; workers lost {dict(losses)}; kinds {dict(kinds)}; CPUs {', '.join(TARGETS)}")
+        for what, some in seconds.items():
+            ranks = statistics.quantiles(some, n=100, method="inclusive") if len(some) > 1 else some * 99
+            print(f"{what}: {len(some)}, p50 {ranks[49]:.3f} s, p99 {ranks[98]:.3f} s, at most {max(some):.3f} s")
+        self.assertLessEqual(statistics.median(seconds["a hang is noticed"]), 2)
+        if DISTURBED >= 20 * len(KINDS):
+            self.assertEqual(kinds.keys(), KINDS.keys())
 
     def test_several_answers(self):
         fields = dict(LONG, temperature=1.0, seed=3, n=3)
@@ -206,7 +239,7 @@ class FailoverTest(ClusterTest):
               f"{sum(stream.running() for stream in streams)} streams ran on")
         for stream in streams:
             self.assertEqual(what_counts(stream.answer()), expected)
-        self.assertEqual({reason for _, reason, _ in self.failovers()[before:]}, {"drained"})
+        self.assertEqual({failover.reason for failover in self.failovers()[before:]}, {"drained"})
 
     def test_overload_moves_nobody(self):
         before = self.failovers()
