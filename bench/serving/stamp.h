@@ -1,5 +1,5 @@
-// Times in texts: replay_worker begins each message's text with when it was sent, and who reads it on the same
-// machine knows how long it was on its way.
+// Times in texts: replay_worker begins each message's text with when it was sent, and who reads it on the
+// same machine knows how long it was on its way.
 #pragma once
 
 #include <charconv>
