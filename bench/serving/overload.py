@@ -1,153 +1,164 @@
 #!/usr/bin/python3
 """A gateway and a worker of the demo model under more load than they can bear: what still comes in time.
 
-Open loop: requests arrive by chance at a set rate, whatever becomes of those before. First alone (p99 of an answer, of which
-three times is everybody's deadline from then on), then a sweep of rates to the best goodput (answers in time per second), then
---times that rate, then a quiet phase. 20 % of the requests have high priority.
+`clamor bench` asks, open loop: requests arrive by chance at a set rate, whatever becomes of those before. First alone (three
+times the p99 of an answer is everybody's deadline from then on), then a sweep of rates to the best goodput (answers in time per
+second), then --times that rate, then a quiet phase. 20 % of the requests have high priority.
 
-    bench/serving/overload.py --seconds 20            # after a build of preset release; CLAMOR_BIN_DIR for another one
+    bench/serving/overload.py --worker-cpus 0 --other-cpus 1      # after a build of preset release; CLAMOR_BIN_DIR for another one
 
-Prints goodput against its peak, answers in time of those that were admitted, how fast refusals come and whether they tell
-when to come again, first tokens of high priority, and memory of the gateway. Give worker and generator cores of their own
-(--worker-cpus, --client-cpus) or the generator slows what it measures.
+Worker and generator need cores of their own, or the generator slows what it measures. Takes about eight minutes; --seconds and
+--overload-seconds make it shorter. Prints what was asked and what was measured; --keep DIR keeps the JSON of each run.
 """
 import argparse
-import os
+import json
 import pathlib
-import random
 import subprocess
 import sys
 import threading
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests/integration"))
 
-import grpc
+from cluster import BIN_DIR, ROOT, Cluster
 
-import client
-from cluster import Cluster
-
-HIGH, NORMAL = client.generation.PRIORITY_HIGH, client.generation.PRIORITY_NORMAL
+QUESTIONS = [json.loads(line)["question"] for line in (ROOT / "tests/testdata/gsm8k/test-40.jsonl").open()]
+SWEEP = (0.5, 0.7, 0.85, 1.0, 1.2)  # of what a closed loop gets through
 
 
-class Request:
-    """One answer, read by gRPC's threads."""
+class Bench:
+    """Runs `clamor bench` against the cluster, with what all runs share."""
 
-    def __init__(self, stub, tokens, priority, seconds):
-        self.priority, self.began = priority, time.monotonic()
-        self.first = self.ended = self.code = None
-        self.retry = False
-        request = client.generation.StreamGenerateRequest(
-            text=random.choice(client.QUESTIONS), options=client.options(max_tokens=tokens, ignore_eos=True, priority=priority))
-        self.call = stub.StreamGenerate(request, timeout=seconds)
-        threading.Thread(target=self._read, daemon=True).start()
+    def __init__(self, cluster, flags):
+        self.flags = flags
+        prompts = cluster.folder / "prompts.txt"
+        prompts.write_text("".join(" ".join(question.split()) + "\n" for question in QUESTIONS))
+        self.command = [BIN_DIR / "clamor", "bench", "--server", cluster.gateway.address, "--data", prompts,
+                        "--max-tokens", flags.tokens, "--ignore-eos", "--output", "json"]
 
-    def _read(self):
-        try:
-            for event in self.call:
-                if self.first is None and event.WhichOneof("event") == "delta":
-                    self.first = time.monotonic() - self.began
-            self.code = "OK"
-        except grpc.RpcError as error:
-            refusal = client.read_refusal(error)
-            self.code, self.retry = refusal.reason or error.code().name, refusal.retry
-        self.ended = time.monotonic() - self.began
-
-
-class Phase:
-    """What came of the requests of some seconds."""
-
-    def __init__(self, stub, rate, seconds, tokens, deadline):
-        self.requests, self.seconds = [], seconds
-        end, due = time.monotonic() + seconds, time.monotonic()
-        while due < end:
-            time.sleep(max(0, due - time.monotonic()))
-            priority = HIGH if random.random() < 0.2 else NORMAL
-            self.requests.append(Request(stub, tokens, priority, deadline))
-            due += random.expovariate(rate)
-        limit = time.monotonic() + deadline + 5
-        while any(r.ended is None for r in self.requests) and time.monotonic() < limit:
-            time.sleep(0.02)
-
-    def good(self):
-        return [r for r in self.requests if r.code == "OK"]
-
-    def goodput(self):
-        return len(self.good()) / self.seconds
-
-    def refused(self):
-        return [r for r in self.requests if r.code in ("QUEUE_FULL", "TENANT_QUOTA")]
-
-    def late(self):
-        return [r for r in self.requests if r.code != "OK" and r not in self.refused()]
+    def run(self, name, *more):
+        """The phases of one run."""
+        command = [str(word) for word in (*self.command, *more)]
+        if self.flags.other_cpus:
+            command = ["taskset", "-c", self.flags.other_cpus, *command]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise SystemExit(f"clamor bench failed: {done.stderr}")
+        if self.flags.keep:
+            pathlib.Path(self.flags.keep, f"{name}.json").write_text(done.stdout)
+        return json.loads(done.stdout)["phases"]
 
 
-def percentile(values, share):
-    values = sorted(values)
-    return values[min(len(values) - 1, int(share * len(values)))] if values else float("nan")
+class MemoryWatch:
+    """The most that a process has resident while this is open, in MiB."""
+
+    def __init__(self, pid):
+        self.pid, self.most, self._over = pid, 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def _watch(self):
+        while not self._over.wait(0.5):
+            self.most = max(self.most, rss_mib(self.pid))
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        self._thread.join()
 
 
 def rss_mib(pid):
     return next(int(line.split()[1]) for line in open(f"/proc/{pid}/status") if line.startswith("VmRSS")) / 1024
 
 
+def late(phase):
+    """Requests that were let in and did not get their answer in time."""
+    return phase["failed"] + phase["cut"]
+
+
+def recovery_seconds(phase):
+    """From the end of the overload until every request is answered in time."""
+    bad = [piece["second"] + phase["slice_seconds"] for piece in phase["slices"] if piece["good"] < piece["sent"]]
+    return max(bad, default=0)
+
+
+def measure(cluster, flags):
+    bench, mix = Bench(cluster, flags), ("--high", 0.2)
+    gateway = cluster.gateway.process.pid
+    alone = bench.run("alone", "--concurrency", 1, "--duration", 600, "--requests", flags.alone, "--high", 1)[0]
+    deadline, first_alone = 3 * alone["total"]["p99"], alone["first_token"]["p99"]
+    print(f"alone: an answer p99 {alone['total']['p99']:.3f} s, deadline {deadline:.3f} s; first token p99 {first_alone:.3f} s")
+    busy = bench.run("busy", "--concurrency", 16, "--duration", flags.seconds, *mix)[0]
+    capacity = busy["ok"] / busy["seconds"]
+    rates = ",".join(f"{capacity * part:.2f}" for part in SWEEP)
+    sweep = bench.run("sweep", "--rate", rates, "--duration", flags.seconds, "--deadline", deadline, *mix)
+    for phase in sweep:
+        print(f"rate {phase['rate']:.1f}/s: goodput {phase['goodput']:.2f}/s, {late(phase)} late, {phase['refused']} refused")
+    peak = max(sweep, key=lambda phase: phase["goodput"])
+    before = rss_mib(gateway)
+    with MemoryWatch(gateway) as memory:
+        over = bench.run("overload", "--rate", flags.times * peak["goodput"], "--duration", flags.overload_seconds,
+                         "--deadline", deadline, *mix)[0]
+    after = bench.run("after", "--rate", peak["goodput"] / 2, "--duration", flags.seconds, "--deadline", deadline, *mix)[0]
+    report = {"options": vars(flags), "alone": alone, "deadline": deadline, "sweep": sweep, "overload": over, "after": after,
+              "rss_mib": {"before": before, "most": memory.most, "after": rss_mib(gateway)}}
+    show(report, peak)
+    return report
+
+
+def show(report, peak):
+    over, after, memory = report["overload"], report["after"], report["rss_mib"]
+    high = over["by_priority"]["high"]
+    admitted = over["ok"] + late(over)
+    share = 100 * over["goodput"] / peak["goodput"]
+    in_time = 100 * over["ok"] / max(1, admitted)
+    refusals = {reason: counts for reason, counts in over["errors"].items() if reason in ("QUEUE_FULL", "TENANT_QUOTA")}
+    refused = sum(counts["requests"] for counts in refusals.values())
+    told = sum(counts["told_when_to_retry"] for counts in refusals.values())
+    first = high["first_token"]["p99"] / report["alone"]["first_token"]["p99"]
+    rows = [
+        ("goodput, of the peak", ">= 90 %", f"{share:.0f} % ({over['goodput']:.2f} of {peak['goodput']:.2f}/s)", share >= 90),
+        ("admitted requests in time", ">= 99 %", f"{in_time:.2f} % of {admitted}", in_time >= 99),
+        ("refusals, p99", "< 50 ms", f"{1000 * over['refusal']['p99']:.1f} ms of {refused}", over["refusal"]["p99"] < 0.05),
+        ("refusals with RetryInfo", "all", f"{told} of {refused}", told == refused == over["refused"]),
+        ("first token of high priority, p99", "<= 1.5 x alone", f"{first:.2f} x ({high['first_token']['p99']:.3f} s)", first <= 1.5),
+        ("gateway's memory", "bounded", f"{memory['before']:.0f} MiB before, most {memory['most']:.0f}, after {memory['after']:.0f}",
+         memory["most"] < memory["before"] + 32),
+        ("back to normal", "within 10 s", f"{recovery_seconds(after):.0f} s; {after['good']} of {after['sent']} in time",
+         recovery_seconds(after) <= 10),
+    ]
+    print(f"{over['rate']:.1f} requests/s for {over['seconds']:.0f} s: {over['sent']} sent, {over['ok']} answered, "
+          f"{over['refused']} refused, {over['failed']} failed; reasons: "
+          f"{ {reason: counts['requests'] for reason, counts in over['errors'].items()} }; "
+          f"generator late by p99 {1000 * (over['late']['p99'] or 0):.1f} ms\n\n| | wanted | measured | |\n|---|---|---|---|")
+    for what, wanted, measured, met in rows:
+        print(f"| {what} | {wanted} | {measured} | {'met' if met else 'MISSED'} |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=10, help="of a phase; the overload lasts --overload-seconds")
-    parser.add_argument("--overload-seconds", type=float, default=0, help="default: three phases")
-    parser.add_argument("--times", type=float, default=3, help="of the best rate")
+    parser.add_argument("--seconds", type=float, default=20, help="of each rate of the sweep, and of the quiet phase")
+    parser.add_argument("--overload-seconds", type=float, default=300)
+    parser.add_argument("--alone", type=int, default=100, help="requests one after the other, before any load")
+    parser.add_argument("--times", type=float, default=3, help="of the best goodput")
     parser.add_argument("--tokens", type=int, default=48, help="of an answer")
     parser.add_argument("--worker-cpus", default="", help="taskset's list for the worker")
-    parser.add_argument("--client-cpus", default="", help="taskset's list for this process and the gateway")
+    parser.add_argument("--other-cpus", default="", help="taskset's list for the generator and the gateway")
+    parser.add_argument("--keep", help="folder for the JSON of each run")
+    parser.add_argument("--output", help="file for all figures as JSON")
     flags = parser.parse_args()
-    random.seed(1)
-    if flags.client_cpus:
-        os.sched_setaffinity(0, {int(cpu) for cpu in flags.client_cpus.split(",")})
     cluster = Cluster(("--threads", "1", "--max-sequences", "8"), ("--max-waiting", "64"))
-    if flags.worker_cpus:
-        subprocess.run(["taskset", "-acp", flags.worker_cpus, str(cluster.worker.process.pid)], check=True, capture_output=True)
     try:
-        stub = client.Client(cluster.gateway).generation
-        measure(cluster, stub, flags)
+        for server, cpus in ((cluster.worker, flags.worker_cpus), (cluster.retrieval, flags.other_cpus),
+                             (cluster.gateway, flags.other_cpus)):
+            if cpus:
+                subprocess.run(["taskset", "-acp", cpus, str(server.process.pid)], check=True, capture_output=True)
+        report = measure(cluster, flags)
     finally:
         cluster.stop()
-
-
-def measure(cluster, stub, flags):
-    alone = []
-    for _ in range(20):
-        request = Request(stub, flags.tokens, HIGH, 60)
-        while request.ended is None:
-            time.sleep(0.001)
-        alone.append(request)
-    deadline = 3 * percentile([r.ended for r in alone], 0.99)
-    first_alone = percentile([r.first for r in alone], 0.99)
-    print(f"alone: an answer p99 {deadline / 3:.3f} s (deadline {deadline:.3f} s), first tokens p99 {first_alone:.3f} s")
-    best_rate = best = 0
-    rate = 1 / percentile([r.ended for r in alone], 0.5)
-    for _ in range(8):
-        goodput = Phase(stub, rate, flags.seconds, flags.tokens, deadline).goodput()
-        print(f"rate {rate:.1f}/s: goodput {goodput:.2f}/s")
-        if goodput < 0.9 * best:
-            break
-        if goodput > best:
-            best_rate, best = rate, goodput
-        rate *= 1.4
-    memory = rss_mib(cluster.gateway.process.pid)
-    over = Phase(stub, flags.times * best_rate, flags.overload_seconds or 3 * flags.seconds, flags.tokens, deadline)
-    admitted = over.good() + over.late()
-    refused = over.refused()
-    high = [r.first for r in over.requests if r.priority == HIGH and r.first]
-    print(f"{flags.times:g} times the best rate: goodput {over.goodput():.2f}/s, {100 * over.goodput() / best:.0f} % of peak {best:.2f}/s; "
-          f"{len(over.requests)} requests, {len(refused)} refused")
-    print(f"admitted in time: {100 * len(over.good()) / max(1, len(admitted)):.2f} % of {len(admitted)}; others: "
-          f"{sorted({r.code for r in over.late()})}")
-    print(f"refusals: p99 {1000 * percentile([r.ended for r in refused], 0.99):.1f} ms, with RetryInfo "
-          f"{sum(r.retry for r in refused)} of {len(refused)}")
-    print(f"high priority: first tokens p99 {percentile(high, 0.99):.3f} s, {percentile(high, 0.99) / first_alone:.2f} times alone")
-    print(f"gateway RSS: {memory:.0f} MiB before, {rss_mib(cluster.gateway.process.pid):.0f} MiB after")
-    after = Phase(stub, best_rate / 2, 10, flags.tokens, deadline)
-    print(f"then half the best rate: {100 * len(after.good()) / max(1, len(after.requests)):.0f} % in time")
+    if flags.output:
+        pathlib.Path(flags.output).write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

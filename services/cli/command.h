@@ -24,6 +24,7 @@ void AddReport(CLI::App& app, Run& run);
 void AddIngest(CLI::App& app, Run& run);
 void AddServe(CLI::App& app, Run& run);
 void AddEval(CLI::App& app, Run& run);
+void AddBench(CLI::App& app, Run& run);
 void AddStatus(CLI::App& app, Run& run);
 void AddCheckpoint(CLI::App& app, Run& run);
 

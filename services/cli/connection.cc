@@ -77,13 +77,14 @@ void AddConnectionFlags(CLI::App& verb, ConnectionFlags& flags) {
 }
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(const std::string& server,
-                                                       const ConnectionFlags& flags) {
+                                                       const ConnectionFlags& flags,
+                                                       const grpc::ChannelArguments& arguments) {
   CLAMOR_RETURN_IF_ERROR(CheckTls(flags.tls));
   CLAMOR_ASSIGN_OR_RETURN(const std::string key, ReadKey(flags));
   std::vector<std::unique_ptr<intercept::ClientInterceptorFactoryInterface>> senders;
   if (!key.empty()) senders.push_back(std::make_unique<KeySenders>(key));
-  return intercept::CreateCustomChannelWithInterceptors(server, ChannelCredentialsOf(flags.tls),
-                                                        grpc::ChannelArguments(), std::move(senders));
+  return intercept::CreateCustomChannelWithInterceptors(server, ChannelCredentialsOf(flags.tls), arguments,
+                                                        std::move(senders));
 }
 
 absl::Status ServerStatus(const grpc::Status& grpc_status) {

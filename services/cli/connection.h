@@ -26,7 +26,8 @@ void AddConnectionFlags(CLI::App& verb, ConnectionFlags& flags);
 // A channel to HOST:PORT, which sends the key with every call; connects when it is first used. An error names
 // the flag and the file.
 absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(const std::string& server,
-                                                       const ConnectionFlags& flags);
+                                                       const ConnectionFlags& flags,
+                                                       const grpc::ChannelArguments& arguments = {});
 
 // The server's status as ours, its message "--server: <message> (UNAVAILABLE, NO_WORKER)".
 absl::Status ServerStatus(const grpc::Status& status);

@@ -12,13 +12,13 @@
 #include "absl/strings/str_join.h"
 #include "kernels/cpu_target.h"
 #include "kernels/status_macros.h"
-#include "model/atomic_file.h"
 #include "services/cli/command.h"
 #include "services/cli/eval_mode.h"
 #include "services/cli/eval_perplexity.h"
 #include "services/cli/eval_report.h"
 #include "services/cli/eval_run.h"
 #include "services/cli/eval_suite.h"
+#include "services/cli/report_output.h"
 #include "services/worker/loaded_model.h"
 
 namespace clamor::cli {
@@ -36,7 +36,7 @@ struct Flags {
   bool fresh = false;
   std::string against = "stored";
   int32_t document_tokens = 512;
-  std::string output = "table", file;
+  ReportFlags report;
 };
 
 EvalReport Describe(const Flags& flags, const LoadedModel& model, const EvalTask& task, bool chat) {
@@ -71,21 +71,8 @@ std::string Render(const EvalReport& report, const std::string& output) {
   return EvalJson(report).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
-absl::Status Write(const std::string& text, const std::string& file) {
-  if (!file.empty()) {
-    CLAMOR_RETURN_IF_ERROR(WriteFileAtomically(file, text));
-    std::fprintf(stderr, "wrote %s\n", file.c_str());
-    return absl::OkStatus();
-  }
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  if (std::fflush(stdout) != 0 || std::ferror(stdout)) {
-    return absl::DataLossError("standard output: cannot write");
-  }
-  return absl::OkStatus();
-}
-
 absl::Status EvalPerplexity(const Flags& flags) {
-  if (flags.output == "html") {
+  if (flags.report.output == "html") {
     return UsageError("--output: html is not for --suite perplexity, which prints a table or json");
   }
   CLAMOR_ASSIGN_OR_RETURN(const PerplexityReport report,
@@ -95,7 +82,8 @@ absl::Status EvalPerplexity(const Flags& flags) {
                                              .chat = flags.chat,
                                              .limit = flags.limit,
                                              .document_tokens = flags.document_tokens}));
-  return Write(flags.output == "json" ? PerplexityJson(report) : RenderPerplexity(report), flags.file);
+  return WriteReport(flags.report.output == "json" ? PerplexityJson(report) : RenderPerplexity(report),
+                     flags.report);
 }
 
 absl::Status Eval(const Flags& flags) {
@@ -120,7 +108,7 @@ absl::Status Eval(const Flags& flags) {
   CLAMOR_ASSIGN_OR_RETURN(report.answered, Evaluate(task, Interrupted()));
   report.figures = FiguresOf(report.answered, report.modes.size(), report.plain);
   report.differences = DifferencesOf(report.answered, report.plain);
-  CLAMOR_RETURN_IF_ERROR(Write(Render(report, flags.output), flags.file));
+  CLAMOR_RETURN_IF_ERROR(WriteReport(Render(report, flags.report.output), flags.report));
   return VerdictOf(report);
 }
 
@@ -201,11 +189,7 @@ void AddEval(CLI::App& app, Run& run) {
       ->check(CLI::Range(2, std::numeric_limits<int32_t>::max() / 2))
       ->capture_default_str()
       ->group("Perplexity");
-  verb->add_option("--output", flags->output, "table, json or html")
-      ->check(CLI::IsMember({"table", "json", "html"}))
-      ->capture_default_str()
-      ->group("Output");
-  verb->add_option("--file", flags->file, "Where it goes; else standard output")->group("Output");
+  AddReportFlags(*verb, flags->report);
   verb->callback([flags, &run] { run = [flags] { return Eval(*flags); }; });
 }
 

@@ -215,32 +215,13 @@ std::string CalibrationCurves(const EvalReport& report) {
       Curve{.name = "ideal", .color = kGrey, .points = {{0, 0}, {100, 100}}});
 }
 
-std::string RenderTable(const EvalTable& table) {
-  if (table.rows.empty()) return "";
-  std::string html =
-      absl::StrCat("<h3>", EscapeHtml(table.title), "</h3><p class=\"note\">", EscapeHtml(table.note),
-                   "</p>\n<div class=\"scroll\"><table class=\"numbers\"><thead><tr>");
-  for (const std::string& cell : table.header)
-    absl::StrAppend(&html, "<th scope=\"col\">", EscapeHtml(cell), "</th>");
-  absl::StrAppend(&html, "</tr></thead><tbody>\n");
-  for (const auto& row : table.rows) {
-    absl::StrAppend(&html, "<tr>");
-    for (size_t i = 0; i < row.size(); ++i) {
-      absl::StrAppend(&html, i < table.names ? "<th scope=\"row\">" : "<td>", EscapeHtml(row[i]),
-                      i < table.names ? "</th>" : "</td>");
-    }
-    absl::StrAppend(&html, "</tr>\n");
-  }
-  return absl::StrCat(html, "</tbody></table></div><br>\n");
-}
-
-EvalTable PromptTable(const EvalReport& report) {
-  EvalTable table{.title = "By prompt",
-                  .note = report.answered.size() > kMostPrompts
-                              ? absl::StrCat("tokens/forward; the first ", kMostPrompts, " prompts")
-                              : "tokens/forward",
-                  .header = {"prompt", "category", "prompt tokens", "tokens"},
-                  .names = 2};
+ReportTable PromptTable(const EvalReport& report) {
+  ReportTable table{.title = "By prompt",
+                    .note = report.answered.size() > kMostPrompts
+                                ? absl::StrCat("tokens/forward; the first ", kMostPrompts, " prompts")
+                                : "tokens/forward",
+                    .header = {"prompt", "category", "prompt tokens", "tokens"},
+                    .names = 2};
   table.header.insert(table.header.end(), report.modes.begin(), report.modes.end());
   for (size_t i = 0; i < std::min(report.answered.size(), kMostPrompts); ++i) {
     const Answered& answered = report.answered[i];
@@ -273,8 +254,8 @@ std::string RenderEvalPage(const EvalReport& report) {
                    SourceBars(report), PhaseBars(report), LengthCurves(report), DepthCurves(report),
                    CalibrationCurves(report));
   std::string tables;
-  for (const EvalTable& table : TablesOf(report)) tables += RenderTable(table);
-  tables += RenderTable(PromptTable(report));
+  for (const ReportTable& table : TablesOf(report)) tables += RenderTableHtml(table);
+  tables += RenderTableHtml(PromptTable(report));
   return RenderPage(
       absl::StrCat("Evaluation of ", report.model),
       absl::StrCat(

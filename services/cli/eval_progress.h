@@ -1,5 +1,4 @@
-// The progress line of an evaluation on stderr: redrawn in place on a terminal, now and then a line
-// elsewhere.
+// The progress line of an evaluation.
 //
 // Tested by tests/services/cli/eval_test.py.
 #pragma once
@@ -10,6 +9,7 @@
 
 #include "absl/time/time.h"
 #include "services/cli/eval_figures.h"
+#include "services/cli/progress_line.h"
 
 namespace clamor::cli {
 
@@ -17,17 +17,15 @@ class EvalProgress {
  public:
   // The clock starts.
   EvalProgress(size_t prompts, size_t modes);
-  ~EvalProgress();  // the line goes
 
   // Prompt number `prompt` (from 0) has been answered in one more mode.
   void Show(size_t prompt, const EvalQuestion& question, const std::string& mode, const ModeAnswer& answer);
 
  private:
   const size_t prompts_, answers_;
-  const bool terminal_;
   const absl::Time begin_;
   size_t done_ = 0;  // answers
-  absl::Time shown_ = absl::InfinitePast();
+  ProgressLine line_;
 };
 
 }  // namespace clamor::cli

@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "nlohmann/json.hpp"
 #include "services/cli/eval_figures.h"
+#include "services/cli/report_output.h"
 
 namespace clamor::cli {
 
@@ -44,14 +45,8 @@ std::string EvalNotes(const EvalReport& report);
 // "10 of 12 prompts, left out as too long: 80 of rag".
 std::string EvalScope(const EvalReport& report);
 
-// The figures as tables. Cells are text of bounded length.
-struct EvalTable {
-  std::string title, note;
-  std::vector<std::string> header;
-  size_t names = 1;  // leading columns that name the row
-  std::vector<std::vector<std::string>> rows;
-};
-std::vector<EvalTable> TablesOf(const EvalReport& report);
+// The figures as tables.
+std::vector<ReportTable> TablesOf(const EvalReport& report);
 
 // For a terminal: notes and tables.
 std::string RenderEvalText(const EvalReport& report);

@@ -14,14 +14,6 @@ namespace {
 
 constexpr size_t kMostLengths = 8;  // columns of histograms; what is beyond goes into the last
 
-std::string Number(double value, int decimals) {
-  return std::isfinite(value) ? absl::StrFormat("%.*f", decimals, value) : "-";
-}
-
-std::string Share(double part, double whole) {
-  return whole > 0 ? absl::StrFormat("%.1f %%", 100 * part / whole) : "-";
-}
-
 template <typename Counts>
 double Sum(const Counts& counts) {
   return static_cast<double>(std::accumulate(counts.begin(), counts.end(), typename Counts::value_type{}));
@@ -29,7 +21,7 @@ double Sum(const Counts& counts) {
 
 int64_t At(const std::vector<int64_t>& counts, size_t i) { return i < counts.size() ? counts[i] : 0; }
 
-void AddSpeedRows(const EvalReport& report, const CategoryFigures& category, EvalTable& table) {
+void AddSpeedRows(const EvalReport& report, const CategoryFigures& category, ReportTable& table) {
   for (size_t i = 0; i < report.modes.size(); ++i) {
     const ModeFigures& figures = category.modes[i];
     table.rows.push_back(
@@ -42,8 +34,8 @@ void AddSpeedRows(const EvalReport& report, const CategoryFigures& category, Eva
   }
 }
 
-EvalTable SpeedTable(const EvalReport& report) {
-  EvalTable table{
+ReportTable SpeedTable(const EvalReport& report) {
+  ReportTable table{
       .title = "By category",
       .note = "x plain: tokens/s beside plain decoding of the same prompts; median of prompts, and total",
       .header = {"category", "mode", "prompts", "tokens", "tokens/forward", "tokens/s", "x plain median",
@@ -56,7 +48,7 @@ EvalTable SpeedTable(const EvalReport& report) {
 
 // A row for each mode that drafts, made by `cells` of its counts.
 template <typename Cells>
-void AddModeRows(const EvalReport& report, EvalTable& table, Cells cells) {
+void AddModeRows(const EvalReport& report, ReportTable& table, Cells cells) {
   for (size_t i = 0; i < report.modes.size(); ++i) {
     if (i == report.plain) continue;
     std::vector<std::string> row = {report.modes[i]};
@@ -65,8 +57,8 @@ void AddModeRows(const EvalReport& report, EvalTable& table, Cells cells) {
   }
 }
 
-EvalTable SourceTable(const EvalReport& report) {
-  EvalTable table{
+ReportTable SourceTable(const EvalReport& report) {
+  ReportTable table{
       .title = "Accepted tokens by source",
       .note = "share of the accepted draft tokens, and how many of the source's nodes were accepted",
       .header = {"mode", "accepted"}};
@@ -87,10 +79,10 @@ EvalTable SourceTable(const EvalReport& report) {
   return table;
 }
 
-EvalTable LengthTable(const EvalReport& report) {
-  EvalTable table{.title = "Tokens of a forward",
-                  .note = "share of forwards that emitted so many tokens",
-                  .header = {"mode"}};
+ReportTable LengthTable(const EvalReport& report) {
+  ReportTable table{.title = "Tokens of a forward",
+                    .note = "share of forwards that emitted so many tokens",
+                    .header = {"mode"}};
   for (size_t n = 1; n <= kMostLengths; ++n) {
     table.header.push_back(absl::StrCat(n, n == kMostLengths ? "+" : ""));
   }
@@ -111,10 +103,10 @@ EvalTable LengthTable(const EvalReport& report) {
   return table;
 }
 
-EvalTable DepthTable(const EvalReport& report) {
-  EvalTable table{.title = "Accepted by depth",
-                  .note = "share of the trees of at least that depth whose node there was right",
-                  .header = {"mode"}};
+ReportTable DepthTable(const EvalReport& report) {
+  ReportTable table{.title = "Accepted by depth",
+                    .note = "share of the trees of at least that depth whose node there was right",
+                    .header = {"mode"}};
   for (size_t d = 1; d <= kMostLengths; ++d) table.header.push_back(absl::StrCat(d));
   AddModeRows(report, table, [](const StepCounts& counts) {
     std::vector<std::string> cells;
@@ -127,10 +119,10 @@ EvalTable DepthTable(const EvalReport& report) {
   return table;
 }
 
-EvalTable PhaseTable(const EvalReport& report) {
-  EvalTable table{.title = "Where a step's time goes",
-                  .note = "steps that read no prompt tokens",
-                  .header = {"mode", "steps", "ms/step", "rows/step"}};
+ReportTable PhaseTable(const EvalReport& report) {
+  ReportTable table{.title = "Where a step's time goes",
+                    .note = "steps that read no prompt tokens",
+                    .header = {"mode", "steps", "ms/step", "rows/step"}};
   for (const char* phase : kPhaseNames) table.header.push_back(phase);
   for (size_t i = 0; i < report.modes.size(); ++i) {
     const StepCounts& counts = report.figures.overall.modes[i].counts;
@@ -143,8 +135,8 @@ EvalTable PhaseTable(const EvalReport& report) {
   return table;
 }
 
-EvalTable CalibrationTable(const std::string& mode, const StepCounts& counts) {
-  EvalTable table{
+ReportTable CalibrationTable(const std::string& mode, const StepCounts& counts) {
+  ReportTable table{
       .title = absl::StrCat("Calibration, ", mode),
       .note = absl::StrCat("survival of nodes as estimated, and how often they were right; Brier score ",
                            Number(counts.Brier(), 4)),
@@ -160,32 +152,6 @@ EvalTable CalibrationTable(const std::string& mode, const StepCounts& counts) {
                           Number(static_cast<double>(bucket.accepted) / nodes, 3)});
   }
   return table;
-}
-
-// Characters of UTF-8.
-size_t Width(const std::string& text) {
-  return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
-}
-
-// Names to the left, numbers to the right.
-std::string AlignedText(const EvalTable& table) {
-  std::vector<size_t> widths;
-  std::vector<std::vector<std::string>> lines = {table.header};
-  lines.insert(lines.end(), table.rows.begin(), table.rows.end());
-  for (const auto& line : lines) {
-    widths.resize(std::max(widths.size(), line.size()));
-    for (size_t i = 0; i < line.size(); ++i) widths[i] = std::max(widths[i], Width(line[i]));
-  }
-  std::string text;
-  for (const auto& line : lines) {
-    std::string row;
-    for (size_t i = 0; i < line.size(); ++i) {
-      const std::string pad(widths[i] - Width(line[i]), ' ');
-      absl::StrAppend(&row, i > 0 ? "  " : "", i < table.names ? line[i] + pad : pad + line[i]);
-    }
-    absl::StrAppend(&text, row.substr(0, row.find_last_not_of(' ') + 1), "\n");
-  }
-  return text;
 }
 
 std::string IdText(int32_t id) { return id < 0 ? "the end" : absl::StrCat(id); }
@@ -237,15 +203,15 @@ std::string EvalScope(const EvalReport& report) {
   return text;
 }
 
-std::vector<EvalTable> TablesOf(const EvalReport& report) {
-  std::vector<EvalTable> tables = {SpeedTable(report)};
-  for (EvalTable& table :
-       std::vector<EvalTable>{SourceTable(report), LengthTable(report), DepthTable(report)}) {
+std::vector<ReportTable> TablesOf(const EvalReport& report) {
+  std::vector<ReportTable> tables = {SpeedTable(report)};
+  for (ReportTable& table :
+       std::vector<ReportTable>{SourceTable(report), LengthTable(report), DepthTable(report)}) {
     if (!table.rows.empty()) tables.push_back(std::move(table));
   }
   tables.push_back(PhaseTable(report));
   for (size_t i = 0; i < report.modes.size(); ++i) {
-    EvalTable table = CalibrationTable(report.modes[i], report.figures.overall.modes[i].counts);
+    ReportTable table = CalibrationTable(report.modes[i], report.figures.overall.modes[i].counts);
     if (!table.rows.empty()) tables.push_back(std::move(table));
   }
   return tables;
@@ -264,8 +230,8 @@ std::string RenderEvalText(const EvalReport& report) {
     absl::StrAppend(&text, "\n");
   }
   absl::StrAppend(&text, EvalNotes(report), "\n");
-  for (const EvalTable& table : TablesOf(report)) {
-    absl::StrAppend(&text, "\n", table.title, ": ", table.note, "\n", AlignedText(table));
+  for (const ReportTable& table : TablesOf(report)) {
+    absl::StrAppend(&text, "\n", RenderTableText(table));
   }
   return text;
 }

@@ -35,6 +35,7 @@ int Main(int argc, char** argv) {
   AddIngest(app, run);
   AddServe(app, run);
   AddEval(app, run);
+  AddBench(app, run);
   AddStatus(app, run);
   AddCheckpoint(app, run);
   try {

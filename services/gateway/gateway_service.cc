@@ -237,11 +237,12 @@ grpc::ServerUnaryReactor* GatewayService::RelayUnary(const char* method, grpc::C
 
 template <class Response, class Request>
 grpc::ServerWriteReactor<Response>* GatewayService::RelayStream(const char* method,
-                                                                const grpc::CallbackServerContext& context,
+                                                                grpc::CallbackServerContext* context,
                                                                 const Request& request) {
-  auto* relay = new StreamRelay<Response>(RequestRecord(metrics_, method), limits_.max_pending_bytes);
-  const auto prepare = [this, method, &context, &request] { return Prepare(method, context, request); };
-  HasSession(request) ? BeginAtStore(method, context, relay, prepare) : relay->Begin(prepare());
+  auto* relay =
+      new StreamRelay<Response>(RequestRecord(metrics_, method), limits_.max_pending_bytes, context);
+  const auto prepare = [this, method, context, &request] { return Prepare(method, *context, request); };
+  HasSession(request) ? BeginAtStore(method, *context, relay, prepare) : relay->Begin(prepare());
   return relay;
 }
 
@@ -253,7 +254,7 @@ grpc::ServerUnaryReactor* GatewayService::Generate(grpc::CallbackServerContext* 
 
 grpc::ServerWriteReactor<v1::StreamGenerateResponse>* GatewayService::StreamGenerate(
     grpc::CallbackServerContext* context, const v1::StreamGenerateRequest* request) {
-  return RelayStream<v1::StreamGenerateResponse>("StreamGenerate", *context, *request);
+  return RelayStream<v1::StreamGenerateResponse>("StreamGenerate", context, *request);
 }
 
 grpc::ServerUnaryReactor* GatewayService::Chat(grpc::CallbackServerContext* context,
@@ -263,13 +264,13 @@ grpc::ServerUnaryReactor* GatewayService::Chat(grpc::CallbackServerContext* cont
 
 grpc::ServerWriteReactor<v1::StreamChatResponse>* GatewayService::StreamChat(
     grpc::CallbackServerContext* context, const v1::StreamChatRequest* request) {
-  return RelayStream<v1::StreamChatResponse>("StreamChat", *context, *request);
+  return RelayStream<v1::StreamChatResponse>("StreamChat", context, *request);
 }
 
 grpc::ServerWriteReactor<v1::ResumeStreamResponse>* GatewayService::ResumeStream(
     grpc::CallbackServerContext* context, const v1::ResumeStreamRequest* request) {
   auto* relay = new StreamRelay<v1::ResumeStreamResponse>(RequestRecord(metrics_, "ResumeStream"),
-                                                          limits_.max_pending_bytes);
+                                                          limits_.max_pending_bytes, context);
   BeginAtStore("ResumeStream", *context, relay,
                [this, context, request] { return PrepareAgain(*context, *request); });
   return relay;

@@ -94,8 +94,7 @@ class GatewayService final : public v1::GenerationService::CallbackService {
   grpc::ServerUnaryReactor* RelayUnary(const char* method, grpc::CallbackServerContext* context,
                                        const Request& request, Response* response);
   template <class Response, class Request>
-  grpc::ServerWriteReactor<Response>* RelayStream(const char* method,
-                                                  const grpc::CallbackServerContext& context,
+  grpc::ServerWriteReactor<Response>* RelayStream(const char* method, grpc::CallbackServerContext* context,
                                                   const Request& request);
   absl::Status ToTokens(const grpc::CallbackServerContext& context, const v1::TokenizeRequest& request,
                         v1::TokenizeResponse* response);

@@ -6,6 +6,8 @@
 // tests/services/gateway/streaming_test.cc and failure_test.cc.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -18,7 +20,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "clamor/v1/generation.pb.h"
+#include "grpcpp/alarm.h"
 #include "grpcpp/support/server_callback.h"
 #include "services/gateway/answer_calls.h"
 #include "services/gateway/pending_events.h"
@@ -82,12 +87,15 @@ void ShiftChoice(Response& response, uint32_t by) {
 absl::Status ClientCancelled();
 
 // Streams to the client. One write is in flight at a time; what comes meanwhile is merged into the next. A
-// client that lets more than `max_pending_bytes` pile up is cut off with SLOW_CONSUMER.
+// client that lets more than `max_pending_bytes` pile up is cut off with SLOW_CONSUMER. A status waits behind
+// data that the client does not take: if it takes none of it for a while the stream is reset, and the client
+// sees a bare CANCELLED.
 template <class Response>
 class StreamRelay final : public grpc::ServerWriteReactor<Response>, private GenerationListener {
  public:
-  StreamRelay(RequestRecord record, size_t max_pending_bytes)
-      : max_pending_bytes_(max_pending_bytes), record_(record) {}
+  // `context` is the call's.
+  StreamRelay(RequestRecord record, size_t max_pending_bytes, grpc::CallbackServerContext* context)
+      : max_pending_bytes_(max_pending_bytes), context_(context), record_(record) {}
 
   // Once: the calls, or why there are none.
   void Begin(absl::StatusOr<PreparedGeneration> generation) {
@@ -97,6 +105,7 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
       if (generation.ok()) {
         model_ = std::move(generation->model);
         first_choice_ = generation->first_choice;
+        deadline_ = generation->context.deadline;
         pending_ = PendingAnswers(AnswersOf(generation->request));
         GenerationListener* const listener = this;
         call_.emplace(*std::move(generation), listener);
@@ -142,7 +151,7 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
       status_ = status;
       if (absl::IsCancelled(status)) pending_.Clear();  // nobody waits for it
       record_.End(status_, (*call_)->request().request_id(), (*call_)->request().tenant());
-      if (writing_ || WriteNext()) return;
+      if (writing_ || WriteNext()) return SetFarewell();
     }
     this->Finish(ToGrpc(status));
   }
@@ -168,7 +177,31 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
     if (call_ && !ended_) (*call_)->Cancel(ClientCancelled());
   }
 
-  void OnDone() override { delete this; }
+  void OnDone() override {
+    {
+      absl::MutexLock lock(&mu_);
+      done_ = true;
+    }
+    farewell_.Cancel();
+    Release();
+  }
+
+  // Of a call that is over but for what the client has yet to take.
+  void SetFarewell() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    ++owners_;
+    const absl::Time soon = absl::Now() + kFarewell;
+    farewell_.Set(absl::ToChronoTime(status_.ok() ? std::max(deadline_, soon) : soon), [this](bool expired) {
+      {
+        absl::MutexLock lock(&mu_);
+        if (expired && !done_) context_->TryCancel();
+      }
+      Release();
+    });
+  }
+
+  void Release() {
+    if (owners_.fetch_sub(1) == 1) delete this;
+  }
 
   // Starts the next write unless one is under way. True if it did.
   bool WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
@@ -181,9 +214,15 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
     return true;
   }
 
+  static constexpr absl::Duration kFarewell = absl::Seconds(2);
+
   const size_t max_pending_bytes_;
-  std::string model_;  // constant since Begin
+  grpc::CallbackServerContext* const context_;  // valid until OnDone
+  std::string model_;                           // constant since Begin
   uint32_t first_choice_ = 0;
+  absl::Time deadline_ = absl::InfiniteFuture();
+  std::atomic<int> owners_ = 1;  // gRPC; a farewell is another
+  grpc::Alarm farewell_;
 
   absl::Mutex mu_;
   RequestRecord record_ ABSL_GUARDED_BY(mu_);
@@ -192,6 +231,7 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
   bool ended_ ABSL_GUARDED_BY(mu_) = false;  // OnEnded was called; Finish follows the last write
   bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
+  bool done_ ABSL_GUARDED_BY(mu_) = false;  // context_ is gone
   absl::Status status_ ABSL_GUARDED_BY(mu_);
 
   std::optional<FilteredCalls> call_;  // since Begin

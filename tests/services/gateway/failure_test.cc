@@ -17,6 +17,7 @@ namespace {
 using testing::ChildProcess;
 using testing::Eventually;
 using testing::FakeWorker;
+using testing::kContext;
 
 // Streams a token a millisecond until the call is cancelled; then notifies.
 FakeWorker::Script EndlessUntilCancelled(absl::Notification* cancelled) {
@@ -175,6 +176,82 @@ TEST_F(FailureTest, SlowConsumerIsCutOff) {
   EXPECT_EQ(ReasonOf(answer.status), "SLOW_CONSUMER") << answer.status;
   EXPECT_TRUE(answer.continuous);
   EXPECT_LT(answer.ids.size(), sent);
+}
+
+// A stream of a client that may never take anything.
+class Client final : public grpc::ClientReadReactor<v1::StreamGenerateResponse> {
+ public:
+  Client(v1::GenerationService::Stub& stub, v1::StreamGenerateRequest request, bool reads)
+      : request_(std::move(request)), reads_(reads) {
+    stub.async()->StreamGenerate(&context_, &request_, this);
+    if (reads_) StartRead(&response_);
+    StartCall();
+  }
+
+  // Once it is over.
+  absl::Status Wait() {
+    if (!done_.WaitForNotificationWithTimeout(absl::Seconds(60))) {
+      context_.TryCancel();
+      done_.WaitForNotification();
+      return absl::DeadlineExceededError("the stream did not end");
+    }
+    return status_;
+  }
+  uint64_t tokens() const { return tokens_; }
+
+ private:
+  void OnReadDone(bool ok) override {
+    if (!ok) return;
+    if (response_.has_delta()) tokens_ += static_cast<uint64_t>(response_.delta().token_ids_size());
+    StartRead(&response_);
+  }
+  void OnDone(const grpc::Status& status) override {
+    status_ = FromGrpc(status);
+    done_.Notify();
+  }
+
+  const v1::StreamGenerateRequest request_;
+  const bool reads_;
+  grpc::ClientContext context_;
+  v1::StreamGenerateResponse response_;
+  std::atomic<uint64_t> tokens_ = 0;
+  absl::Status status_;
+  absl::Notification done_;
+};
+
+TEST_F(FailureTest, OfManyStreamsOfAConnectionThoseThatNobodyReadsAreReset) {
+  constexpr uint32_t kTokens = 40, kEndless = 400;
+  GatewayLimits limits;
+  limits.max_pending_bytes = 64 << 10;
+  StartWithWorker(limits);
+  std::atomic<int> cancelled = 0;
+  worker_->SetScript([&](auto& context, const auto& request, auto& writer) {
+    if (request.options().max_tokens() != kEndless) return FakeWorker::Echo(context, request, writer);
+    FakeWorker::WriteStarted(writer, request);
+    const std::string text(16 << 10, 'z');
+    for (uint64_t i = 0; i < kContext / 2 && FakeWorker::WriteDelta(writer, i, 1, text); ++i) {
+      absl::SleepFor(absl::Milliseconds(2));
+    }
+    while (!context.IsCancelled()) absl::SleepFor(absl::Milliseconds(1));
+    ++cancelled;
+    return grpc::Status::CANCELLED;
+  });
+  std::vector<std::unique_ptr<Client>> asleep, awake;
+  for (int i = 0; i < 4; ++i) {
+    asleep.push_back(std::make_unique<Client>(*stub_, IdsRequest({1}, kEndless), /*reads=*/false));
+  }
+  for (int i = 0; i < 24; ++i) {
+    awake.push_back(std::make_unique<Client>(*stub_, IdsRequest({1, 2, 3}, kTokens), /*reads=*/true));
+  }
+  for (auto& client : awake) {
+    EXPECT_TRUE(client->Wait().ok());
+    EXPECT_EQ(client->tokens(), kTokens);
+  }
+  for (auto& client : asleep) EXPECT_EQ(client->Wait().code(), absl::StatusCode::kCancelled);
+  EXPECT_TRUE(Eventually([&] { return cancelled == 4; }));
+  const std::string metrics = testing::HttpGet(gateway_->server().http_address(), "/metrics").body;
+  EXPECT_THAT(metrics, ::testing::HasSubstr("clamor_gateway_streams_open 0\n"));
+  EXPECT_THAT(metrics, ::testing::ContainsRegex("outcome=\"cancelled\",reason=\"SLOW_CONSUMER\"} 4\n"));
 }
 
 TEST_F(FailureTest, NobodyThere) {
