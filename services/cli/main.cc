@@ -37,6 +37,8 @@ int Main(int argc, char** argv) {
   AddEval(app, run);
   AddStatus(app, run);
   AddCheckpoint(app, run);
+  AddCompletion(app, run);
+  AddMan(app, run);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& shown) {  // --help, --version
