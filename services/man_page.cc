@@ -1,8 +1,6 @@
 #include "services/man_page.h"
 
 #include <algorithm>
-#include <string_view>
-#include <utility>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -10,6 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 
 #ifndef CLAMOR_VERSION
 #error "services/CMakeLists.txt defines it"
@@ -20,7 +20,7 @@ namespace {
 
 // `text` as roff shows it: no character of it is a command, and a hyphen is one that can be searched for and
 // copied.
-std::string Escaped(std::string_view text) {
+std::string Escaped(absl::string_view text) {
   std::string escaped;
   bool line_begins = true;
   for (const char c : text) {
@@ -37,7 +37,7 @@ std::string Escaped(std::string_view text) {
   return escaped;
 }
 
-std::string Bold(std::string_view text) { return absl::StrCat("\\fB", Escaped(text), "\\fR"); }
+std::string Bold(absl::string_view text) { return absl::StrCat("\\fB", Escaped(text), "\\fR"); }
 
 bool IsVerb(const CLI::App& app) { return app.get_parent() != nullptr; }
 
@@ -55,14 +55,26 @@ std::string NamesOf(const CLI::Option& option) {
   return absl::StrJoin(names, ", ");
 }
 
-// "INT", and what CLI11 appends to it: "INT in [0 - 20]" or "{text,json}".
-std::pair<std::string, std::string> KindOf(const CLI::Option& option) {
+struct Value {
+  std::string kind;   // "INT"
+  std::string limit;  // what it must be: "in [0 - 20]" or "text or json"; empty: anything of that kind
+};
+
+// From CLI11's words: "INT:INT in [0 - 20]" or "TEXT:{text,json}".
+Value ValueOf(const CLI::Option& option) {
   const std::vector<std::string> parts = absl::StrSplit(option.get_type_name(), absl::MaxSplits(':', 1));
-  return {parts[0], parts.size() > 1 ? parts[1] : ""};
+  if (parts.size() < 2) return {parts[0], ""};
+  absl::string_view limit = parts[1];
+  if (absl::ConsumePrefix(&limit, "{") && absl::ConsumeSuffix(&limit, "}")) {
+    return {parts[0], absl::StrJoin(absl::StrSplit(limit, ','), " or ")};
+  }
+  limit = parts[1];
+  absl::ConsumePrefix(&limit, parts[0] + " ");
+  return {parts[0], std::string(limit)};
 }
 
 void AppendOption(const CLI::Option& option, std::string& page) {
-  const auto [kind, check] = KindOf(option);
+  const auto [kind, limit] = ValueOf(option);
   const bool takes_value = option.get_items_expected_max() > 0;
   const std::string name = option.get_positional() ? Bold(option.get_name()) : NamesOf(option);
   absl::StrAppend(&page, ".TP\n", name);
@@ -70,7 +82,7 @@ void AppendOption(const CLI::Option& option, std::string& page) {
   const std::string description = option.get_description();
   absl::StrAppend(&page, "\n", Escaped(description), absl::EndsWith(description, ".") ? "\n" : ".\n");
   if (option.get_required()) absl::StrAppend(&page, "Required.\n");
-  if (takes_value && !check.empty()) absl::StrAppend(&page, "Must be ", Escaped(check), ".\n");
+  if (takes_value && !limit.empty()) absl::StrAppend(&page, "Must be ", Escaped(limit), ".\n");
   if (takes_value && !option.get_default_str().empty()) {
     absl::StrAppend(&page, "Default: ", Escaped(option.get_default_str()), ".\n");
   }

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "absl/strings/str_cat.h"
-
 namespace clamor::cli {
 namespace {
 
@@ -24,11 +22,10 @@ std::string AnswerPrinter::Render(const Delta& delta) {
   while (!rest.empty() && !runs_.empty()) {
     Run& run = runs_.front();
     const std::string_view piece = rest.substr(0, run.bytes);
-    if (run.drafted && !piece.empty()) {
-      absl::StrAppend(&rendered, kDrafted, piece, kPlain);
-    } else {
-      rendered += piece;
-    }
+    const bool green = run.drafted && !piece.empty();
+    if (green) rendered += kDrafted;
+    rendered += piece;
+    if (green) rendered += kPlain;
     rest.remove_prefix(piece.size());
     run.bytes -= piece.size();
     if (run.bytes == 0) runs_.pop_front();
