@@ -1,6 +1,8 @@
 """What clients get beside the servers: the descriptor set, by which tools call without the .proto files or reflection, the
-service config, and the reference made of the comments."""
+service config, the examples, and the reference made of the comments."""
 import json
+import os
+import shutil
 import subprocess
 import sys
 import unittest
@@ -12,7 +14,7 @@ from google.protobuf.message_factory import MessageFactory
 
 import client
 from client import Client, QUESTIONS
-from cluster import BIN_DIR, ROOT, ClusterTest, main
+from cluster import BIN_DIR, ROOT, SECONDS, ClusterTest, main
 
 PROTOSET = BIN_DIR.parent / "clamor.protoset"
 CONFIG = ROOT / "deploy/examples/grpc-service-config.json"
@@ -113,6 +115,32 @@ class ServiceConfigTest(unittest.TestCase):
         for method in config["methodConfig"]:
             for code in method["retryPolicy"]["retryableStatusCodes"]:
                 self.assertIn(code, grpc.StatusCode.__members__)
+
+
+class ExampleTest(ClusterTest):
+    """The clients of deploy/examples, as their heads say that they are run."""
+
+    def setUp(self):
+        self.expected = Client(self.cluster.gateway).ask([("user", QUESTIONS[1])], max_tokens=256)
+
+    def check(self, *command, **fields):
+        done = subprocess.run([*command, QUESTIONS[1]], capture_output=True, text=True, timeout=SECONDS, **fields)
+        self.assertEqual((done.returncode, done.stdout), (0, self.expected.text + "\n"), done.stderr)
+        self.assertIn(f"{len(self.expected.ids)} tokens in ", done.stderr)
+
+    def test_python(self):
+        self.check(sys.executable, ROOT / "deploy/examples/python/chat.py", self.cluster.gateway.address,
+                   env={**os.environ, "PYTHONPATH": client.STUBS_DIR})
+
+    @unittest.skipUnless(os.environ.get("CLAMOR_GO_TEST") == "1", "CLAMOR_GO_TEST=1 builds it: that takes Go and its module proxy")
+    def test_go(self):
+        folder = self.cluster.folder / "go"
+        shutil.copytree(ROOT / "deploy/examples", folder / "deploy/examples")
+        (folder / "proto").symlink_to(ROOT / "proto")
+        example = folder / "deploy/examples/go"
+        for command in (["./generate.sh"], ["go", "mod", "tidy"], ["go", "build", "-o", "chat", "."]):
+            subprocess.run(command, cwd=example, check=True)
+        self.check("./chat", f"dns:///{self.cluster.gateway.address}", cwd=example)
 
 
 class ReferenceTest(unittest.TestCase):
