@@ -10,7 +10,7 @@ clamor_packages=(
 )
 clamor_test_packages=(
   libgtest-dev libgmock-dev libbenchmark-dev python3-grpcio python3-grpc-tools python3-protobuf python3-yaml python3-venv
-  redis-server prometheus strace openssl
+  redis-server prometheus strace openssl groff-base
 )
 
 ensure_packages() {

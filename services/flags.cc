@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "services/faults/faults.h"
+#include "services/man_page.h"
 
 namespace clamor {
 
@@ -40,6 +41,10 @@ void AddServerFlags(CLI::App& app, ServerOptions& options) {
                  config != nullptr)
       ->group(group);
   app.allow_config_extras(CLI::config_extras_mode::error);
+  app.add_flag_callback(
+         "--man", [&app] { throw CLI::CallForVersion(ManPage(app), 0); },  // shown likewise: as it is
+         "Print the manual page, to be read by `man -l -`")
+      ->configurable(false);
   app.set_version_flag("--version", absl::StrCat(options.name, " ", CLAMOR_VERSION));
 }
 
@@ -62,7 +67,7 @@ void AddTlsFlags(CLI::App& app, TlsSide side, TlsOptions& tls) {
 std::optional<int> ParseFlags(CLI::App& app, int argc, char** argv) {
   for (CLI::Option* option : app.get_options()) {
     std::string name = option->get_name();  // "--port-file"
-    if (name == "--help" || name == "--version" || name == "--config") continue;
+    if (name == "--help" || name == "--version" || name == "--man" || name == "--config") continue;
     option->envname(
         absl::StrCat("CLAMOR_", absl::AsciiStrToUpper(absl::StrReplaceAll(name.substr(2), {{"-", "_"}}))));
   }

@@ -201,9 +201,20 @@ void Server::SetReady(bool ready) {
   ForEachHealth([ready](auto* health) { health->SetServingStatus(ready); });
 }
 
+// What Shutdown with a deadline begins with: but that one cannot be cut short, and waits for health watches.
+void Server::SendClientsAway() {
+  away_ = grpc_completion_queue_create_for_next(nullptr);
+  grpc_server_shutdown_and_notify(grpc_->c_server(), away_, nullptr);
+}
+
 void Server::Close() {
   http_.reset();
   if (grpc_ != nullptr) grpc_->Shutdown(std::chrono::system_clock::now());
+  if (grpc_completion_queue* away = std::exchange(away_, nullptr)) {
+    grpc_completion_queue_next(away, gpr_inf_future(GPR_CLOCK_REALTIME), nullptr);
+    grpc_completion_queue_shutdown(away);
+    grpc_completion_queue_destroy(away);
+  }
   if (health_ != nullptr) health_->Shutdown(std::chrono::system_clock::now());
 }
 
@@ -234,6 +245,7 @@ void Server::Run(const std::function<void()>& on_drain) {
   // NOT_SERVING from here on, whatever SetReady says.
   ForEachHealth([](auto* health) { health->Shutdown(); });
   on_drain();
+  if (options_.sends_clients_away) SendClientsAway();
   const absl::Time deadline = absl::Now() + absl::Seconds(options_.grace_seconds);
   spdlog::info("event=draining calls={} grace_seconds={}", calls_->running(), options_.grace_seconds);
   while (calls_->running() > 0 && absl::Now() < deadline) {

@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "grpc/grpc.h"
 #include "grpcpp/server.h"
 #include "prometheus/registry.h"
 #include "services/metrics_http.h"
@@ -30,7 +31,10 @@ struct ServerOptions {
   std::string port_file;  // gets the bound addresses; empty: none
   std::string api;        // HOST:PORT of another port that is bound already, for that file
   TlsOptions tls;
-  double grace_seconds = 30;          // for running calls after SIGTERM
+  double grace_seconds = 30;  // for running calls after SIGTERM
+  // Whether a drain begins with HTTP/2's GOAWAY and the end of the listening port: for clients who have other
+  // servers to go to. Who keeps its connection would be refused on it until the grace time ends.
+  bool sends_clients_away = false;
   int max_concurrent_streams = 1024;  // per connection
   int max_message_bytes = 16 << 20;   // received
 };
@@ -78,6 +82,7 @@ class Server {
   class CallCounter;
   explicit Server(const ServerOptions& options);
   absl::Status StartHealthPort();
+  void SendClientsAway();
   template <class Change>
   void ForEachHealth(Change change);        // of both ports
   bool PollSignal(double timeout_seconds);  // true if a signal came; false after a wake-up or the timeout
@@ -88,6 +93,8 @@ class Server {
   std::vector<std::string> service_names_;
   std::unique_ptr<CallCounter> calls_;
   std::unique_ptr<grpc::Server> grpc_, health_;
+  grpc_completion_queue* away_ =
+      nullptr;  // where gRPC tells, once clients were sent away, that all calls have ended
   std::unique_ptr<MetricsHttp> http_;
   std::atomic<bool> ready_ = false;
   std::atomic<bool> draining_ = false;

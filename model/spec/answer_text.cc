@@ -25,7 +25,9 @@ AnswerText::AnswerText(const Tokenizer* tokenizer, std::vector<std::string> stop
 bool AnswerText::Add(int32_t id, std::string& text) {
   if (!decoder_) return false;
   ++tokens_;
-  return Grow(decoder_->Add(id), text);
+  const std::string piece = decoder_->Add(id);
+  newest_bytes_ = piece.size();
+  return Grow(piece, text);
 }
 
 bool AnswerText::Grow(const std::string& piece, std::string& text) {

@@ -4,6 +4,7 @@
 // engine's only. Tested by tests/model/spec/answer_text_test.cc.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -22,6 +23,8 @@ class AnswerText {
 
   // Appends to `text` what became certain with `id`. True if a stop string is complete: nothing follows it.
   bool Add(int32_t id, std::string& text);
+  // Bytes of text that the newest token completed, held back or not.
+  size_t newest_bytes() const { return newest_bytes_; }
   // Appends what was held back; no stop string can appear any more.
   void Finish(std::string& text);
 
@@ -34,6 +37,7 @@ class AnswerText {
   std::vector<std::string> stops_;
   int64_t min_tokens_;
   int64_t tokens_ = 0;
+  size_t newest_bytes_ = 0;
   std::string held_;
   std::string matched_stop_;
 };

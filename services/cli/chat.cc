@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/status_macros.h"
+#include "services/cli/answer_printer.h"
 #include "services/cli/command.h"
 #include "services/cli/generation_flags.h"
 #include "services/rpc_error.h"
@@ -23,12 +24,10 @@ constexpr char kHelp[] =
     "/reset  forget the conversation\n"
     "/help   this\n"
     "/quit   leave (or Ctrl-D); Ctrl-C stops an answer\n";
-constexpr char kFree[] = "\033[32m", kPlain[] = "\033[0m";
 
 struct Flags {
   GenerationFlags generation;
   std::string system;
-  bool show_drafts = false;
 };
 
 // A line without its end, empty after Ctrl-C, nothing at the end of input.
@@ -54,45 +53,6 @@ std::optional<std::string> ReadLine(bool prompt) {
   return text;
 }
 
-// Writes an answer as it comes; with `show_drafts`, tokens that were drafted, and so cost no forward, in
-// green.
-class Printer {
- public:
-  Printer(const Tokenizer* tokenizer, bool show_drafts) : show_drafts_(show_drafts) {
-    if (show_drafts && tokenizer != nullptr) decoder_.emplace(tokenizer, /*skip_specials=*/true);
-  }
-
-  void Print(const Delta& delta) {
-    if (decoder_.has_value()) {
-      for (size_t i = 0; i < delta.token_ids.size(); ++i) {
-        Write(decoder_->Add(delta.token_ids[i]), delta.sources[i] != Source::kNone);
-      }
-    } else {  // which token made which text is not known: the colour is the delta's
-      bool any_free = false;
-      for (Source source : delta.sources) any_free = any_free || source != Source::kNone;
-      Write(delta.text, any_free);
-    }
-    std::fflush(stdout);
-  }
-
-  void Finish() {
-    if (decoder_.has_value()) Write(decoder_->Finish(), false);
-    std::fputs("\n", stdout);
-    std::fflush(stdout);
-  }
-
- private:
-  void Write(const std::string& text, bool free_of_charge) {
-    const bool colour = show_drafts_ && free_of_charge && !text.empty();
-    if (colour) std::fputs(kFree, stdout);
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    if (colour) std::fputs(kPlain, stdout);
-  }
-
-  bool show_drafts_;
-  std::optional<StreamDecoder> decoder_;
-};
-
 class Conversation {
  public:
   Conversation(const Flags& flags, Question question, Generator& generator)
@@ -117,7 +77,7 @@ class Conversation {
   // A failed question is taken back, so that the conversation can go on.
   absl::Status Say(const std::string& text) {
     messages_.push_back({"user", text});
-    Printer printer(generator_.tokenizer(), flags_.show_drafts);
+    AnswerPrinter printer(flags_.generation.show_drafts);
     Interrupted() = false;
     question_.prompt = messages_;
     auto answer = generator_.Generate(question_, [&printer](const Delta& delta) { printer.Print(delta); });
@@ -126,7 +86,8 @@ class Conversation {
       messages_.pop_back();
       return answer.status();
     }
-    printer.Finish();
+    std::printf("\n");
+    std::fflush(stdout);
     messages_.push_back({"assistant", answer->text});
     tokens_ += static_cast<int64_t>(answer->token_ids.size());
     forwards_ += answer->stats.forwards;
@@ -190,8 +151,6 @@ void AddChat(CLI::App& app, Run& run) {
   CLI::App* verb = app.add_subcommand("chat", "Talk to a model in the terminal");
   AddGenerationFlags(*verb, flags->generation);
   verb->add_option("--system", flags->system, "The system message")->group("Prompt");
-  verb->add_flag("--show-drafts", flags->show_drafts, "Colour the tokens that came for free")
-      ->group("Speculation");
   verb->callback([flags, &run] { run = [flags] { return Chat(*flags); }; });
 }
 

@@ -27,6 +27,9 @@ void AddEval(CLI::App& app, Run& run);
 void AddBench(CLI::App& app, Run& run);
 void AddStatus(CLI::App& app, Run& run);
 void AddCheckpoint(CLI::App& app, Run& run);
+// `app` is the whole command: they tell of its verbs, and it must live as long as `run`.
+void AddCompletion(CLI::App& app, Run& run);
+void AddMan(CLI::App& app, Run& run);
 
 // A wrong command line: `message` names the flag. Everything else that fails is a failure of the work itself.
 absl::Status UsageError(absl::string_view message);

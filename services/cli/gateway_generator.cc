@@ -58,6 +58,7 @@ Delta FromProto(const v1::Delta& message) {
     const int source = message.sources(i);
     if (source >= 0 && source < static_cast<int>(kSources)) delta.sources[i] = static_cast<Source>(source);
   }
+  delta.text_bytes.assign(message.text_bytes().begin(), message.text_bytes().end());
   for (const v1::TokenLogprobs& logprobs : message.logprobs()) {
     TokenLogprobs& added = delta.logprobs.emplace_back(TokenLogprobs{.logprob = logprobs.logprob()});
     for (const v1::TokenLogprob& likely : logprobs.top()) {

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "kernels/status_macros.h"
+#include "services/cli/answer_printer.h"
 #include "services/cli/command.h"
 #include "services/cli/generation_flags.h"
 #include "services/cli/prompt.h"
@@ -17,11 +18,11 @@ struct Flags {
   int answers = 1;
 };
 
-absl::StatusOr<Answer> GenerateOne(const Question& question, Generator& generator, bool json) {
-  CLAMOR_ASSIGN_OR_RETURN(Answer answer, generator.Generate(question, [json](const Delta& delta) {
-    if (json) return;
-    std::fwrite(delta.text.data(), 1, delta.text.size(), stdout);
-    std::fflush(stdout);
+absl::StatusOr<Answer> GenerateOne(const Question& question, Generator& generator, const Flags& flags) {
+  const bool json = flags.output == "json";
+  AnswerPrinter printer(flags.generation.show_drafts);
+  CLAMOR_ASSIGN_OR_RETURN(Answer answer, generator.Generate(question, [&](const Delta& delta) {
+    if (!json) printer.Print(delta);
   }));
   if (json) {
     std::printf("%s\n",
@@ -39,6 +40,7 @@ absl::StatusOr<Answer> GenerateOne(const Question& question, Generator& generato
 
 absl::Status Generate(const Flags& flags) {
   const bool json = flags.output == "json";
+  if (json && flags.generation.show_drafts) return UsageError("--show-drafts colours text, --output is json");
   CLAMOR_ASSIGN_OR_RETURN(Question question, QuestionWith(flags.generation));
   CLAMOR_ASSIGN_OR_RETURN(question.prompt, ReadPrompt(flags.prompt));
   CLAMOR_ASSIGN_OR_RETURN(const std::unique_ptr<Generator> generator,
@@ -47,7 +49,7 @@ absl::Status Generate(const Flags& flags) {
 
   for (int i = 0; i < flags.answers; ++i) {
     if (i > 0 && !json) std::printf("---\n");
-    CLAMOR_ASSIGN_OR_RETURN(const Answer answer, GenerateOne(question, *generator, json));
+    CLAMOR_ASSIGN_OR_RETURN(const Answer answer, GenerateOne(question, *generator, flags));
     question.seed = answer.seed + 1;
   }
   return absl::OkStatus();

@@ -120,6 +120,8 @@ void AddGenerationFlags(CLI::App& verb, GenerationFlags& flags) {
       ->check(CLI::IsMember({"merged", "published"}))
       ->capture_default_str()
       ->group("Speculation");
+  verb.add_flag("--show-drafts", flags.show_drafts, "Colour the tokens that came for free")
+      ->group("Speculation");
 }
 
 absl::StatusOr<Question> QuestionWith(const GenerationFlags& flags) {

@@ -27,6 +27,7 @@ struct GenerationFlags {
   std::vector<std::string> logit_bias;  // ID:BIAS each
   std::string nodes = "auto";
   std::string tree = "merged";
+  bool show_drafts = false;
 };
 
 void AddGenerationFlags(CLI::App& verb, GenerationFlags& flags);

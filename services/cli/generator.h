@@ -51,9 +51,6 @@ class Generator {
   // "cancelled") once Interrupted() is set.
   virtual absl::StatusOr<Answer> Generate(const Question& question,
                                           absl::FunctionRef<void(const Delta&)> on_delta) = 0;
-
-  // Null where the generator does not know it.
-  virtual const Tokenizer* tokenizer() const { return nullptr; }
 };
 
 // `retrieval`: HOST:PORT of a store to take drafts from, or empty. `nodes`: that questions will ask for;

@@ -70,8 +70,6 @@ class LocalGenerator final : public Generator {
     return answer;
   }
 
-  const Tokenizer* tokenizer() const override { return model_.tokenizer.get(); }
-
  private:
   LoadedModel model_;                          // outlives the engine
   std::unique_ptr<RetrievalDrafter> drafter_;  // may be null; outlives the engine

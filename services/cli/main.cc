@@ -38,6 +38,8 @@ int Main(int argc, char** argv) {
   AddBench(app, run);
   AddStatus(app, run);
   AddCheckpoint(app, run);
+  AddCompletion(app, run);
+  AddMan(app, run);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& shown) {  // --help, --version

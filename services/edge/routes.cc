@@ -34,6 +34,15 @@ void SendModels(GenerationCore* core, const HttpRequest& request, HttpReply& rep
   SendError(reply, Refusal("MODEL_NOT_FOUND", absl::StrCat("no model is called \"", Shown(name), "\"")));
 }
 
+// What balancers and load generators ask first: whether a request could be answered. Tells nothing else, so
+// nobody needs a key for it.
+void SendHealth(GenerationCore& core, HttpReply& reply) {
+  if (core.ListModels().models().empty()) {
+    return SendError(reply, Refusal("NO_WORKER", "no worker of any model is ready"));
+  }
+  reply.Send({.content_type = "application/json"}, R"({"status":"ok"})");
+}
+
 void SendPage(const GenerationCore& core, HttpReply& reply) {
   const Page& page = ThePage();
   reply.Send({.content_type = "text/html; charset=utf-8",
@@ -63,6 +72,9 @@ HttpHandler Routes(GenerationCore* core, const RouteOptions& options) {
         if (path == kModels || absl::StartsWith(path, absl::StrCat(kModels, "/"))) {
           if (!reads) return refuse_method("GET");
           SendModels(core, request, *reply, options.started);
+        } else if (path == "/health") {
+          if (!reads) return refuse_method("GET");
+          SendHealth(*core, *reply);
         } else if (path == "/" && options.page) {
           if (!reads) return refuse_method("GET");
           SendPage(*core, *reply);

@@ -9,8 +9,10 @@
 
 int main(int argc, char** argv) {
   clamor::BlockTerminationSignals();
-  clamor::ServerOptions server_options{
-      .name = "clamor-gateway", .listen = "127.0.0.1:7700", .http = "127.0.0.1:7701"};
+  clamor::ServerOptions server_options{.name = "clamor-gateway",
+                                       .listen = "127.0.0.1:7700",
+                                       .http = "127.0.0.1:7701",
+                                       .sends_clients_away = true};
   std::vector<std::string> workers;
   clamor::GatewayLimits limits;
   limits.api.listen = "127.0.0.1:7702";

@@ -25,6 +25,7 @@ class PendingEvents {
     delta_->mutable_token_ids()->MergeFrom(delta.token_ids());
     delta_->mutable_sources()->MergeFrom(delta.sources());
     delta_->mutable_logprobs()->MergeFrom(delta.logprobs());
+    delta_->mutable_text_bytes()->MergeFrom(delta.text_bytes());
     delta_->mutable_text()->append(delta.text());
     delta_->mutable_trees()->MergeFrom(delta.trees());
   }

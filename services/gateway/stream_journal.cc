@@ -109,9 +109,11 @@ void ResumedAnswer::CutTokens(v1::Delta& delta) const {
   delta.set_first_token_index(std::max(tokens_ + cut, has_.next_token_index()));
   delta.mutable_token_ids()->erase(delta.token_ids().begin(), delta.token_ids().begin() + count);
   const int sources = std::min(count, delta.sources_size()),
-            logprobs = std::min(count, delta.logprobs_size());
+            logprobs = std::min(count, delta.logprobs_size()),
+            text_bytes = std::min(count, delta.text_bytes_size());
   delta.mutable_sources()->erase(delta.sources().begin(), delta.sources().begin() + sources);
   delta.mutable_logprobs()->DeleteSubrange(0, logprobs);
+  delta.mutable_text_bytes()->erase(delta.text_bytes().begin(), delta.text_bytes().begin() + text_bytes);
   int trees = 0;  // of forwards whose tokens the client has begun to get
   while (trees < delta.trees_size() && delta.trees(trees).first_token_index() < has_.next_token_index())
     ++trees;

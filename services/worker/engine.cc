@@ -282,7 +282,10 @@ void Engine::Rep::CommitSequence(const StepShare& share, int64_t first_row, Step
   // Ids, text, cache and counts all end at the token that ends the answer.
   std::optional<FinishReason> end;
   size_t kept = 0;
-  while (!end && kept < delta.token_ids.size()) end = Append(s, delta.token_ids[kept++], delta.text);
+  while (!end && kept < delta.token_ids.size()) {
+    end = Append(s, delta.token_ids[kept++], delta.text);
+    delta.text_bytes.push_back(static_cast<uint32_t>(s.text.newest_bytes()));
+  }
   if (end) end = CloseText(s, *end, delta.text);
   s.text_bytes += static_cast<int64_t>(delta.text.size());
   delta.token_ids.resize(kept);

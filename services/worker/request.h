@@ -100,6 +100,9 @@ struct Delta {
   std::vector<Source>
       sources;  // [token_ids] who drafted each; kNone for a token that came from the model's own step
   std::vector<TokenLogprobs> logprobs;  // [token_ids] if the request asks for them, else empty
+  // [token_ids] Bytes of text that each completed, held back or not; together the answer's text before a stop
+  // string cut it.
+  std::vector<uint32_t> text_bytes;
   // If the request traces: the step's tree, root first, and the nodes whose tokens are in token_ids.
   std::vector<DraftNode> tree;
   std::vector<int32_t> accepted;
@@ -112,6 +115,7 @@ struct Delta {
     text.clear();
     sources.clear();
     logprobs.clear();
+    text_bytes.clear();
     tree.clear();
     accepted.clear();
   }

@@ -29,6 +29,7 @@ void AppendDelta(const Delta& delta, v1::Delta& message) {
   message.mutable_token_ids()->Add(delta.token_ids.begin(), delta.token_ids.end());
   message.mutable_text()->append(delta.text);
   for (const Source source : delta.sources) message.add_sources(static_cast<v1::DraftSource>(source));
+  message.mutable_text_bytes()->Add(delta.text_bytes.begin(), delta.text_bytes.end());
   for (const TokenLogprobs& logprobs : delta.logprobs) {
     v1::TokenLogprobs& added = *message.add_logprobs();
     added.set_logprob(logprobs.logprob);

@@ -1,5 +1,6 @@
 """A rolling restart, under load, of everything that the chart starts: by the manifests' own commands, flags, probes, preStop
 and grace. No stream fails, and every answer is the one that an undisturbed cluster gives."""
+import concurrent.futures
 import pathlib
 import shutil
 import sys
@@ -20,13 +21,15 @@ except ImportError as missing:
 
 import chart
 import client
-from client import Client, QUESTIONS
+from client import Client, QUESTIONS, Stream
 from cluster import SECONDS, wait_until
+from http2 import IdleConnection
 from kubelet import Pod
 
 # Two workers that remember: as those of a StatefulSet do, they come back where they were.
 SETTINGS = ("workerDefaults.replicas=2", "workerDefaults.state.enabled=true", "workerDefaults.threads=1",
             "workerDefaults.grace=30", "gateway.grace=60")
+HASTY = ("gateway.grace=1", "gateway.settle=1")  # later than those above: a gateway that its streams outlive
 LONG = dict(max_tokens=200, ignore_eos=True)
 
 
@@ -73,22 +76,18 @@ class RolloutTest(unittest.TestCase):
     def setUpClass(cls):
         cls.folder = pathlib.Path(tempfile.mkdtemp(prefix="clamor-rollout-"))
         cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
-        cls.pods = []
         store = cls.add("-retrieval", 0, {})
         asked = {"-retrieval.": store.address}
         workers = [cls.add("-worker-demo", i, asked) for i in range(2)]
-        cls.add("-gateway", 0, {"-worker-demo.": ",".join(worker.address for worker in workers)})
+        cls.workers = {"-worker-demo.": ",".join(worker.address for worker in workers)}
+        cls.pods = [store, *workers, cls.add("-gateway", 0, cls.workers)]
 
     @classmethod
-    def workload(cls, suffix):
-        return chart.named("default", "StatefulSet", suffix, settings=SETTINGS)
-
-    @classmethod
-    def add(cls, suffix, index, addresses):
-        pod = Pod(cls.workload(suffix), index, cls.folder, addresses)
+    def add(cls, suffix, index, addresses, settings=SETTINGS):
+        workload = chart.named("default", "StatefulSet", suffix, settings=settings)
+        pod = Pod(workload, index, cls.folder, addresses)
         cls.addClassCleanup(pod.kill)
-        cls.pods.append(pod.start())
-        return pod
+        return pod.start()
 
     def setUp(self):
         gateway = self.pods[-1]
@@ -126,8 +125,37 @@ class RolloutTest(unittest.TestCase):
         print(f"{sum(load.answers for load in self.loads)} answers, none disturbed")
 
     def test_gateway(self):
+        idle = IdleConnection(self.pods[-1].address)
         self.restart(self.pods[-1])
+        self.assertTrue(idle.told_to_go.is_set())
         print(f"{sum(load.answers for load in self.loads)} answers, {sum(load.refused for load in self.loads)} asked again")
+
+    def test_what_outlives_its_gateway_goes_on(self):
+        asked = dict(max_tokens=800, ignore_eos=True)
+        gateway = self.add("-gateway", 1, self.workers, settings=(*SETTINGS, *HASTY))
+        asker = Client(gateway, options=[("grpc.enable_retries", 0)])
+        streams = [Stream(asker.start([("user", question)], nodes=0, **asked)) for question in QUESTIONS[3:11]]
+        wait_until(lambda: all(stream.tokens > 5 for stream in streams), "the streams have begun")
+        idle = IdleConnection(gateway.address)
+        self.assertTrue(idle.open.wait(SECONDS))
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            gone = pool.submit(gateway.delete)
+            self.assertTrue(idle.told_to_go.wait(SECONDS), "GOAWAY")
+            self.assertTrue(any(stream.running() for stream in streams), "it came before the streams were cut")
+            self.assertEqual(gone.result(), 0)
+        gateway.start()
+        successor, undisturbed = Client(gateway), Client(self.pods[-1])
+        cut = 0
+        for question, stream in zip(QUESTIONS[3:11], streams):
+            expected = undisturbed.ask([("user", question)], **asked).ids
+            try:
+                self.assertEqual(stream.answer().ids, expected)
+            except grpc.RpcError:
+                cut += 1
+                self.assertEqual(successor.resume(stream.started.request_id, stream.tokens)[0], expected[stream.tokens:])
+                self.assertEqual(successor.resume(stream.started.request_id)[0], expected)
+        self.assertGreater(cut, 0, "all ended within its grace: the test says nothing")
+        print(f"{cut} of {len(streams)} streams cut, all went on with the same ids")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from client import Client, QUESTIONS
 from cluster import BIN_DIR, DEMO_MODEL, SECONDS, ClusterTest, main
 
 
-def clamor(*arguments, seconds=SECONDS):
+def clamor(*arguments, seconds=SECONDS, stdin=""):
     command = [BIN_DIR / "clamor", *(str(argument) for argument in arguments)]
-    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds)
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=seconds)
 
 
 class CommandTest(ClusterTest):
@@ -48,6 +48,20 @@ class CommandTest(ClusterTest):
         text = self.run_ok("generate", "--server", self.cluster.gateway.address, *asked)
         self.assertEqual(text.stdout, plain["text"] + "\n")
         self.assertIn("tokens per forward", text.stderr)
+
+    def test_drafts_are_shown(self):
+        green, plain = "\x1b[32m", "\x1b[0m"
+        asked = ["--server", self.cluster.gateway.address, "--max-tokens", 80, "--nodes", 16, "--show-drafts"]
+        expected = self.generate("--chat", "--prompt", QUESTIONS[0], "--max-tokens", 80)["text"] + "\n"
+        shown = {"generate": self.run_ok("generate", *asked, "--chat", "--prompt", QUESTIONS[0]).stdout}
+        shown["chat"] = clamor("chat", *asked, stdin=QUESTIONS[0] + "\n").stdout
+        for verb, text in shown.items():
+            with self.subTest(verb=verb):
+                self.assertEqual(text.replace(green, "").replace(plain, ""), expected)
+                self.assertGreater(text.count(green), 3)
+                self.assertNotIn(plain + green, text, "a forward ends with a token of the model's own, which is not green")
+        self.assertNotIn(green, self.run_ok("generate", *asked[:-3], "--nodes", 0, "--show-drafts", "--chat", "--prompt", QUESTIONS[0]).stdout)
+        self.assert_fails(2, ["--show-drafts", "--output"], "generate", *asked, "--prompt", "x", "--output", "json")
 
     def test_generate_sampled_from_ids(self):
         asked = ["--ids", "5,6,7,8", "--max-tokens", 40, "--temperature", 0.9, "--seed", 11]

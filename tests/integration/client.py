@@ -65,7 +65,7 @@ class Answer:
 def collect(events, on_tokens=lambda count: None, on_started=lambda started: None):
     """The Answer of a stream; AssertionError if it is not one Started, Deltas without gaps and one Finished."""
     started = finished = None
-    ids, text, sources, logprobs = [], "", [], []
+    ids, text, sources, logprobs, text_bytes = [], "", [], [], 0
     for event in events:
         kind = event.WhichOneof("event")
         assert finished is None, f"{kind} after Finished"
@@ -78,7 +78,8 @@ def collect(events, on_tokens=lambda count: None, on_started=lambda started: Non
         else:
             assert event.delta.first_token_index == len(ids), (event.delta.first_token_index, len(ids))
             assert event.delta.first_text_byte == len(text.encode()), (event.delta.first_text_byte, len(text.encode()))
-            assert len(event.delta.sources) == len(event.delta.token_ids), event.delta
+            assert len(event.delta.sources) == len(event.delta.token_ids) == len(event.delta.text_bytes), event.delta
+            text_bytes += sum(event.delta.text_bytes)
             ids += event.delta.token_ids
             sources += event.delta.sources
             logprobs += event.delta.logprobs
@@ -87,6 +88,7 @@ def collect(events, on_tokens=lambda count: None, on_started=lambda started: Non
             on_tokens(len(ids))
     assert finished is not None, "the stream ended without Finished"
     check_counts(started, finished, ids, sources)
+    assert finished.matched_stop or text_bytes <= len(text.encode()), (text_bytes, text)  # an unfinished character comes at last
     return Answer(started, finished, ids, text, sources, logprobs)
 
 

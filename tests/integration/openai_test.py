@@ -1,7 +1,6 @@
 """OpenAI's API of the gateway over real processes: by http.client, by curl and, where it is installed, by the openai package."""
 import asyncio
 import concurrent.futures
-import http.client
 import importlib.util
 import json
 import os
@@ -13,73 +12,13 @@ import unittest
 
 from client import Client, QUESTIONS, options
 from cluster import ClusterTest, SECONDS, main, wait_until
+from openai_client import CHAT, Api
 
-CHAT = "/v1/chat/completions"
 QUESTION = [{"role": "user", "content": QUESTIONS[0]}]
 STREAMS = int(os.environ.get("CLAMOR_STREAMS", "60"))
-SCHEMAS = int(os.environ.get("CLAMOR_SCHEMAS", "10"))
 SCHEMA = {"type": "object", "properties": {"zebra": {"type": "integer"}, "ant": {"enum": ["a", "b"]},
                                            "list": {"type": "array", "items": {"type": "boolean"}, "maxItems": 3}},
           "required": ["zebra", "ant", "list"], "additionalProperties": False}
-
-
-def random_schema(rng, depth=0):
-    """A schema and a function that says what is wrong with a value, in words of our own."""
-    kinds = ["integer", "boolean", "null", "string", "enum"] + ["object", "array", "object"] * (depth < 3)
-    kind = "object" if depth == 0 else rng.choice(kinds)
-    if kind == "enum":
-        values = rng.sample(["a", "b", 7, None, True, [1], {"k": "v"}], rng.randint(1, 4))
-        return {"enum": values}, lambda value: any(value == each and type(value) is type(each) for each in values)
-    if kind == "string":
-        low, high = sorted((rng.randint(0, 6), rng.randint(0, 12)))
-        return {"type": kind, "minLength": low, "maxLength": high}, lambda value: isinstance(value, str) and low <= len(value) <= high
-    if kind == "array":
-        inner, fits = random_schema(rng, depth + 1)
-        low, high = sorted((rng.randint(0, 2), rng.randint(0, 3)))
-        return ({"type": kind, "items": inner, "minItems": low, "maxItems": high},
-                lambda value: isinstance(value, list) and low <= len(value) <= high and all(map(fits, value)))
-    if kind == "object":
-        parts = {name: random_schema(rng, depth + 1) for name in rng.sample("abcdefgh", rng.randint(1, 3))}
-        required = [name for name in parts if rng.random() < 0.7]
-        return ({"type": kind, "properties": {name: part[0] for name, part in parts.items()}, "required": required,
-                 "additionalProperties": False},
-                lambda value: isinstance(value, dict) and set(required) <= set(value) <= set(parts)
-                and [name for name in parts if name in value] == list(value) and all(parts[name][1](each) for name, each in value.items()))
-    python = {"integer": int, "boolean": bool, "null": type(None)}[kind]
-    return {"type": kind}, lambda value: type(value) is python
-
-
-class Api:
-    """A client that sends one request a connection."""
-
-    def __init__(self, server):
-        self.address = server.api
-
-    def send(self, method, path, body=None, headers=None):
-        """The response, not read yet."""
-        connection = http.client.HTTPConnection(self.address, timeout=SECONDS)
-        data = body if isinstance(body, (bytes, type(None))) else json.dumps(body)
-        connection.request(method, path, data, {"Content-Type": "application/json", "Connection": "close", **(headers or {})})
-        return connection.getresponse()
-
-    def ask(self, path=CHAT, headers=None, **fields):
-        """The answer's JSON."""
-        response = self.send("POST", path, fields, headers)
-        body = json.loads(response.read())
-        assert response.status == 200, (response.status, body)
-        return body
-
-    def stream(self, path=CHAT, **fields):
-        """The chunks, without [DONE], which must be there."""
-        response = self.send("POST", path, {"stream": True, **fields})
-        events = response.read().decode().split("\n\n")
-        assert response.status == 200 and events.pop() == "" and events.pop() == "data: [DONE]", (response.status, events)
-        return [json.loads(event.removeprefix("data: ")) for event in events]
-
-    def error(self, method, path, body=None, headers=None):
-        """Status, error object and headers."""
-        response = self.send(method, path, body, headers)
-        return response.status, json.loads(response.read())["error"], response.headers
 
 
 def text_of(chunks, choice=0):
@@ -189,20 +128,6 @@ class OpenAiTest(ClusterTest):
         status, error, _ = self.api.error("POST", CHAT, {"messages": QUESTION, "response_format": refused})
         self.assertEqual((status, error["code"], error["param"]), (400, "unsupported_schema", "response_format.json_schema.schema"))
         self.assertIn("patternProperties", error["message"])
-
-    def test_random_schemas(self):
-        rng = random.Random(6)
-        whole = 0
-        for number in range(SCHEMAS):
-            schema, fits = random_schema(rng)
-            answer = self.api.ask(messages=QUESTION, max_tokens=400, temperature=1, seed=number,
-                                  response_format={"type": "json_schema", "json_schema": {"name": "r", "schema": schema}})
-            choice = answer["choices"][0]
-            if choice["finish_reason"] == "length":  # a model that goes on and on with an integer
-                continue
-            whole += 1
-            self.assertTrue(fits(json.loads(choice["message"]["content"])), (schema, choice["message"]["content"]))
-        self.assertGreater(whole, SCHEMAS // 2)
 
     def test_models(self):
         models = json.loads(self.api.send("GET", "/v1/models").read())

@@ -46,12 +46,13 @@ class SlowService final : public v1::RetrievalService::Service {
 
 class ServerTest : public ::testing::Test {
  protected:
-  void Start(double grace_seconds = 10) {
+  void Start(double grace_seconds = 10, bool sends_clients_away = false) {
     const ServicePart parts[] = {{v1::RetrievalService::service_full_name(), &service_}};
     auto server = Server::Start({.name = "clamor-test",
                                  .listen = "127.0.0.1:0",
                                  .http = "127.0.0.1:0",
-                                 .grace_seconds = grace_seconds},
+                                 .grace_seconds = grace_seconds,
+                                 .sends_clients_away = sends_clients_away},
                                 parts, &registry_, [this] { ++scrapes_; });
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
@@ -110,6 +111,27 @@ TEST_F(ServerTest, HealthWatchFollowsReadinessUntilTheEnd) {
   runner_.join();
   EXPECT_LT(absl::Now() - start, absl::Seconds(5));
   EXPECT_TRUE(drained_);
+}
+
+TEST_F(ServerTest, SendsClientsAwayBeforeItsLastCallEnds) {
+  Start(/*grace_seconds=*/60, /*sends_clients_away=*/true);
+  grpc::Status status = grpc::Status::CANCELLED;
+  std::thread call([&] { status = GetStats(); });
+  service_.entered.WaitForNotification();
+  ASSERT_EQ(channel_->GetState(false), GRPC_CHANNEL_READY);
+  server_->Stop();
+  const auto soon = [] { return std::chrono::system_clock::now() + std::chrono::seconds(20); };
+  EXPECT_TRUE(channel_->WaitForStateChange(GRPC_CHANNEL_READY, soon())) << "its connection is given up";
+  const auto late = grpc::CreateChannel(server_->grpc_address(), grpc::InsecureChannelCredentials());
+  for (auto state = late->GetState(true); state != GRPC_CHANNEL_TRANSIENT_FAILURE; state = late->GetState(true)) {
+    ASSERT_NE(state, GRPC_CHANNEL_READY);
+    ASSERT_TRUE(late->WaitForStateChange(state, soon()));
+  }
+  EXPECT_EQ(HttpGet(server_->http_address(), "/healthz").status, 200) << "it still lives";
+  service_.release.Notify();
+  call.join();
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  runner_.join();
 }
 
 TEST_F(ServerTest, HealthOfAnUnknownService) {

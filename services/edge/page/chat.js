@@ -185,14 +185,14 @@ function setRunning(controller) {
 // The same request by plain decoding: it must give the same ids, and shows what guessing gained.
 async function compare() {
   const one = answer;
-  const plain = newAnswer({...one.request, clamor: {tokens: true, nodes: 0}}, null);
+  const plain = newAnswer({...one.request, clamor: {tokens: true, trees: true, nodes: 0}}, null);
   setRunning(new AbortController());
   $("verdict").textContent = "Decoding plainly…";
   try {
     await stream(plain.request, running.signal, (chunk) => addChunk(plain, chunk));
     const same = plain.ids.length === one.ids.length && plain.ids.every((id, index) => id === one.ids[index]);
     one.plain = speedOf(plain);
-    $("verdict").textContent = same ? `The same ${plain.ids.length} tokens, in ${plain.stats.forwards} forwards.`
+    $("verdict").textContent = same ? `The same ${plain.ids.length} tokens, in ${plain.stats.forwards} forwards.${advice(one)}`
                                     : "The tokens differ. That must not happen; please report it.";
   } catch (error) {
     $("verdict").textContent = error.name === "AbortError" ? "Stopped." : error.message;
@@ -201,11 +201,19 @@ async function compare() {
   refresh();
 }
 
+// How many guesses pay depends on the model and the machine; only a number that somebody chose can be slower than none.
+function advice(one) {
+  const chosen = one.request.clamor.tree === "published" || one.request.clamor.nodes > 0;
+  return chosen && speedOf(one) < one.plain ? " So many guesses cost more than they gain here; as many as pay do not." : "";
+}
+
 // The figures.
 
+// Tokens a second. What the first forward brought ended the reading of the prompt: only the rest took this time.
 function speedOf(one) {
   const seconds = one.stats ? one.stats.decode_seconds : (performance.now() - one.begun) / 1000;
-  return seconds > 0 ? one.ids.length / seconds : 0;
+  const tokens = one.ids.length - (one.steps[0]?.tokens.length ?? 0);
+  return seconds > 0 ? tokens / seconds : 0;
 }
 
 let refreshing = false;

@@ -38,7 +38,8 @@ std::vector<int32_t> Encode(const Tokenizer& tokenizer, std::string_view text) {
 struct Streamed {
   std::string text;
   std::string matched_stop;
-  size_t tokens = 0;  // read before the answer ended
+  size_t tokens = 0;   // read before the answer ended
+  size_t counted = 0;  // bytes, token by token
 };
 
 Streamed Stream(const Tokenizer& tokenizer, const std::vector<int32_t>& ids,
@@ -50,6 +51,8 @@ Streamed Stream(const Tokenizer& tokenizer, const std::vector<int32_t>& ids,
     std::string piece;
     const bool stopped = answer.Add(id, piece);
     result.text += piece;
+    result.counted += answer.newest_bytes();
+    EXPECT_GE(result.counted, result.text.size()) << "text of no token";
     EXPECT_EQ(stopped, !answer.matched_stop().empty());
     if (stopped) break;
   }
@@ -106,7 +109,9 @@ constexpr std::string_view kTexts[] = {
 TEST_P(AnswerTextTest, WithoutStopsItIsTheDecodedText) {
   for (const std::string_view text : kTexts) {
     const auto ids = Encode(tokenizer_, text);
-    EXPECT_EQ(Stream(tokenizer_, ids, {}).text, tokenizer_.Decode(ids, true).value());
+    const Streamed streamed = Stream(tokenizer_, ids, {});
+    EXPECT_EQ(streamed.text, tokenizer_.Decode(ids, true).value());
+    EXPECT_EQ(streamed.counted, streamed.text.size());
   }
 }
 

@@ -196,6 +196,17 @@ TEST_F(EdgeTest, ModelsAndThePage) {
   EXPECT_EQ(without_body.body, "");
 }
 
+TEST_F(EdgeTest, HealthIsWhetherAModelIsReady) {
+  core_.SetKey("secret");
+  Start();
+  EXPECT_EQ(Ask("GET", "/health").status, 200);
+  EXPECT_EQ(CodeOf(Ask("POST", "/health", "{}")), "method_not_allowed");
+  core_.SetReady(false);
+  const RawResponse unready = Ask("GET", "/health");
+  EXPECT_EQ(unready.status, 503);
+  EXPECT_EQ(CodeOf(unready), "no_worker");
+}
+
 TEST_F(EdgeTest, ThePageMayBeOff) {
   Start({.page = false});
   EXPECT_EQ(CodeOf(Ask("GET", "/")), "unknown_url");

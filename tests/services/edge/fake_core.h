@@ -54,6 +54,7 @@ class FakeCore final : public GenerationCore {
     script_ = std::move(script);
   }
   void SetKey(const std::string& key) { key_ = key; }
+  void SetReady(bool ready) { ready_ = ready; }
 
   bool authenticates() const override { return !key_.empty(); }
   absl::StatusOr<std::string> Identify(const Sender& sender, const char* rpc) override {
@@ -80,7 +81,7 @@ class FakeCore final : public GenerationCore {
   }
   v1::ListModelsResponse ListModels() override {
     v1::ListModelsResponse models;
-    models.add_models()->set_name("tiny");
+    if (ready_) models.add_models()->set_name("tiny");
     return models;
   }
   std::shared_ptr<void> Hold() override {
@@ -151,6 +152,7 @@ class FakeCore final : public GenerationCore {
   const std::string model_ = "tiny";
   const std::shared_ptr<const Tokenizer> tokenizer_;
   std::string key_;
+  std::atomic<bool> ready_ = true;
   std::atomic<int> held_ = 0, running_ = 0, cancelled_ = 0;
 
   mutable absl::Mutex mu_;

@@ -16,6 +16,7 @@ v1::Delta MakeDelta(uint64_t index, const std::vector<uint32_t>& ids, const std:
   for (const uint32_t id : ids) {
     delta.add_sources(static_cast<v1::DraftSource>(id % 7));
     delta.add_logprobs()->set_logprob(-static_cast<float>(id));
+    delta.add_text_bytes(id % 5);
   }
   delta.set_text(text);
   delta.add_trees()->set_first_token_index(index);
@@ -47,7 +48,7 @@ TEST(PendingEventsTest, MergingLosesNothing) {
   std::mt19937 random(1);
   for (int round = 0; round < 200; ++round) {
     PendingEvents events;
-    std::vector<uint32_t> added, got, got_sources;
+    std::vector<uint32_t> added, got, got_sources, got_bytes;
     std::vector<float> got_logprobs;
     std::string added_text, got_text;
     int added_trees = 0, got_trees = 0;
@@ -67,6 +68,8 @@ TEST(PendingEventsTest, MergingLosesNothing) {
         got.insert(got.end(), response.delta().token_ids().begin(), response.delta().token_ids().end());
         got_sources.insert(got_sources.end(), response.delta().sources().begin(),
                            response.delta().sources().end());
+        got_bytes.insert(got_bytes.end(), response.delta().text_bytes().begin(),
+                         response.delta().text_bytes().end());
         for (const auto& token : response.delta().logprobs()) got_logprobs.push_back(token.logprob());
         got_text += response.delta().text();
         got_trees += response.delta().trees_size();
@@ -76,8 +79,10 @@ TEST(PendingEventsTest, MergingLosesNothing) {
         ASSERT_EQ(got_text, added_text);
         ASSERT_EQ(got_sources.size(), got.size());
         ASSERT_EQ(got_logprobs.size(), got.size());
+        ASSERT_EQ(got_bytes.size(), got.size());
         for (size_t i = 0; i < got.size(); ++i) {
           ASSERT_EQ(got_sources[i], got[i] % 7);
+          ASSERT_EQ(got_bytes[i], got[i] % 5);
           ASSERT_EQ(got_logprobs[i], -static_cast<float>(got[i]));
         }
       }

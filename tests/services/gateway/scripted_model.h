@@ -77,6 +77,7 @@ class ScriptedModel {
       std::string piece;
       const uint32_t id = hash % 500;
       add(id, piece);
+      delta.add_text_bytes(static_cast<uint32_t>(text.newest_bytes()));
       sent += piece;
       delta.set_text(piece);
       delta.add_token_ids(id);

@@ -121,7 +121,8 @@ class SessionGatewayTest : public GatewayTest {
         answer.continuous &= answer.starts == 1 && answer.finishes == 0 &&
                              delta.first_token_index() == next + answer.ids.size() &&
                              delta.first_text_byte() == next_byte + answer.text.size() &&
-                             delta.sources_size() == delta.token_ids_size();
+                             delta.sources_size() == delta.token_ids_size() &&
+                             delta.text_bytes_size() == delta.token_ids_size();
         answer.ids.insert(answer.ids.end(), delta.token_ids().begin(), delta.token_ids().end());
         answer.text += delta.text();
       } else {

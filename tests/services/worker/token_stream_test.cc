@@ -90,6 +90,7 @@ Delta MakeDelta(int64_t first, std::vector<int32_t> ids, std::string text) {
   delta.token_ids = std::move(ids);
   delta.text = std::move(text);
   delta.sources.assign(delta.token_ids.size(), Source::kContext);
+  delta.text_bytes.assign(delta.token_ids.size(), 1);
   return delta;
 }
 
@@ -122,6 +123,7 @@ TEST(TokenStreamTest, SendsStartedDeltasAndOneFinished) {
   EXPECT_THAT(response.delta().sources(),
               testing::ElementsAre(v1::DRAFT_SOURCE_CONTEXT, v1::DRAFT_SOURCE_CONTEXT));
   EXPECT_EQ(response.delta().text(), "ab");
+  EXPECT_THAT(response.delta().text_bytes(), testing::ElementsAre(1, 1));
   EXPECT_EQ(response.delta().logprobs_size(), 0);
   Delta likely = MakeDelta(2, {13}, "c");
   likely.logprobs = {{.logprob = -0.5f, .top = {{7, -0.25f}, {13, -0.5f}}}};
