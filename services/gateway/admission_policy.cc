@@ -12,8 +12,10 @@
 namespace clamor {
 namespace {
 
-constexpr double kNewsWeight = 1.0 / 8;  // of the last request in what requests take
-constexpr double kDeviations = 2;        // above the mean: what one had better reckon with
+constexpr double kNewsWeight = 1.0 / 8;     // of the last request in what requests take
+constexpr double kDeviations = 3;           // mean ones above the mean: what one request in a hundred exceeds
+constexpr double kLatelyWeight = 1.0 / 32;  // of the last request in what each rank has been getting
+constexpr double kLeastShare = 1.0 / 16;    // that a rank is taken to get, whatever higher ones have
 constexpr double kDefaultBurstSeconds = 10;
 constexpr size_t kManyTenants = 4096;
 constexpr absl::Duration kShortestRetry = absl::Milliseconds(100), kLongestRetry = absl::Minutes(1);
@@ -89,7 +91,7 @@ absl::Status AdmissionPolicy::CheckQueue(const AdmissionRequest& request, absl::
     all += waiting_tokens_[r];
     if (r >= rank) ahead += waiting_tokens_[r];
   }
-  const absl::Duration retry = Clamped(WaitBehind(all));
+  const absl::Duration retry = Clamped(WaitBehind(all, Rank::kHigh));
   if (waiting_[rank] >= options_.queue[rank]) {
     return Refusal("QUEUE_FULL",
                    absl::StrCat(waiting_[rank], " requests of ", RankName(request.rank),
@@ -98,7 +100,7 @@ absl::Status AdmissionPolicy::CheckQueue(const AdmissionRequest& request, absl::
   }
   // Until one of those that run is over, too.
   const int64_t first = running_tokens_ / std::max<int64_t>(1, running_requests_);
-  const absl::Duration needed = WaitBehind(first + ahead) + Takes(request.tokens);
+  const absl::Duration needed = WaitBehind(first + ahead, request.rank) + TakesAtMost(request.tokens);
   if (now + needed <= request.deadline) return absl::OkStatus();
   return Refusal(
       "QUEUE_FULL",
@@ -172,6 +174,8 @@ void AdmissionPolicy::Run(Entry& entry, absl::Time now) {
   ++running_by_rank_[rank];
   running_tokens_by_rank_[rank] += entry.request.tokens;
   entry.tenant->running_tokens += entry.request.tokens;
+  for (double& tokens : lately_) tokens *= 1 - kLatelyWeight;
+  lately_[rank] += static_cast<double>(entry.request.tokens);
   entry.runs = true;
   entry.since = now;
 }
@@ -223,12 +227,27 @@ void AdmissionPolicy::Leave(uint64_t id, int64_t used, absl::Time now) {
 }
 
 absl::Duration AdmissionPolicy::Takes(int64_t tokens) const {
+  return absl::Seconds(pace_ * static_cast<double>(tokens));
+}
+
+absl::Duration AdmissionPolicy::TakesAtMost(int64_t tokens) const {
   return absl::Seconds((pace_ + kDeviations * pace_deviation_) * static_cast<double>(tokens));
 }
 
-absl::Duration AdmissionPolicy::WaitBehind(int64_t tokens) const {
-  return absl::Seconds(pace_ * static_cast<double>(tokens) /
-                       static_cast<double>(std::max<int64_t>(1, running_requests_)));
+// Those of higher ranks that are yet to come go first as well: they get what they have been getting.
+absl::Duration AdmissionPolicy::WaitBehind(int64_t tokens, Rank rank) const {
+  const double at_once = static_cast<double>(std::max<int64_t>(1, running_requests_));
+  const double left = std::max(kLeastShare, 1 - ShareAbove(rank));
+  return TakesAtMost(tokens) / (at_once * left);
+}
+
+double AdmissionPolicy::ShareAbove(Rank rank) const {
+  double above = 0, all = 0;
+  for (size_t r = 0; r < kRanks; ++r) {
+    all += lately_[r];
+    if (r > static_cast<size_t>(rank)) above += lately_[r];
+  }
+  return all > 0 ? above / all : 0;
 }
 
 absl::Time AdmissionPolicy::NextChange(absl::Time now) const {

@@ -7,7 +7,8 @@
 // ranks. A rank's first goes before its next; among those of one rank the tenant with the least running goes
 // first, then who came first. Who has waited for `promote_after` counts as one rank higher, and so on. A
 // request that would be too late when its turn comes is refused when it comes, so far as that can be foreseen
-// from how long requests have been taking; who turns out to be too late nevertheless is refused in the queue.
+// from how long requests have been taking and how much of the workers higher ranks have been getting; who
+// turns out to be too late nevertheless is refused in the queue.
 //
 // Not thread-safe. Tested by tests/services/gateway/admission_policy_test.cc.
 #pragma once
@@ -108,8 +109,10 @@ class AdmissionPolicy {
   int64_t ReservedRequests(size_t rank) const;
   int64_t ReservedTokens(size_t rank) const;
   size_t RankNow(const Entry& entry, absl::Time now) const;
-  absl::Duration Takes(int64_t tokens) const;       // a request of so many, once it runs
-  absl::Duration WaitBehind(int64_t tokens) const;  // until so many have run
+  absl::Duration Takes(int64_t tokens) const;                  // a request of so many, once it runs
+  absl::Duration TakesAtMost(int64_t tokens) const;            // nearly always
+  absl::Duration WaitBehind(int64_t tokens, Rank rank) const;  // until so many have run before one of a rank
+  double ShareAbove(Rank rank) const;                          // of what has run lately: of higher ranks
   void ForgetIdle(absl::Time now);
 
   const AdmissionOptions options_;
@@ -120,6 +123,7 @@ class AdmissionPolicy {
   std::array<int64_t, kRanks> running_by_rank_{}, running_tokens_by_rank_{};
   int64_t running_requests_ = 0, running_tokens_ = 0;
   double pace_ = 0, pace_deviation_ = 0;  // seconds a token of those that have run; 0: not known
+  std::array<double, kRanks> lately_{};   // tokens of those that began to run, the newer the more
 };
 
 }  // namespace clamor

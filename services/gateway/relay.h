@@ -151,7 +151,8 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
       status_ = status;
       if (absl::IsCancelled(status)) pending_.Clear();  // nobody waits for it
       record_.End(status_, (*call_)->request().request_id(), (*call_)->request().tenant());
-      if (writing_ || WriteNext()) return SetFarewell();
+      SetFarewell();
+      if (writing_ || WriteNext()) return;
     }
     this->Finish(ToGrpc(status));
   }
@@ -186,7 +187,7 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
     Release();
   }
 
-  // Of a call that is over but for what the client has yet to take.
+  // Of a call that is over but for what the client has yet to take, its status included.
   void SetFarewell() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     ++owners_;
     const absl::Time soon = absl::Now() + kFarewell;

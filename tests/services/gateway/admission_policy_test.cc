@@ -212,6 +212,28 @@ TEST(AdmissionPolicyTest, WhoWouldBeTooLateIsToldAtOnce) {
   EXPECT_EQ(policy.waiting(kNormal), 0);
 }
 
+TEST(AdmissionPolicyTest, WhoWillBeOvertakenTooLongIsToldAtOnce) {
+  AdmissionPolicy policy({.reserved = {}});
+  policy.SetCapacity({.requests = 1});
+  const auto enter = [&](uint64_t id, Rank rank, double now, double deadline) {
+    AdmissionRequest request = Ask(10, rank);
+    request.deadline = At(deadline);
+    return policy.Enter(id, request, At(now));
+  };
+  for (int i = 0; i < 100; ++i) {  // ten seconds each; every second one is of high priority
+    EXPECT_TRUE(*enter(1, i % 2 == 0 ? kHigh : kNormal, 10 * i, 1e6));
+    policy.Leave(1, 10, At(10 * (i + 1)));
+  }
+  EXPECT_TRUE(*enter(1, kNormal, 1000, 1e6));
+  // Behind one that takes ten seconds, and half of the time is that of others: thirty seconds until it is
+  // done.
+  const absl::Status late = enter(2, kNormal, 1000, 1025).status();
+  EXPECT_EQ(ReasonOf(late), "QUEUE_FULL");
+  EXPECT_FALSE(*enter(3, kNormal, 1000, 1032));
+  policy.Leave(3, 0, At(1000));
+  EXPECT_FALSE(*enter(4, kHigh, 1000, 1025));  // nobody overtakes it
+}
+
 // The same rules, said otherwise, with everything counted anew each time.
 class DullPolicy {
  public:

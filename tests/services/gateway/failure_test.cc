@@ -178,18 +178,22 @@ TEST_F(FailureTest, SlowConsumerIsCutOff) {
   EXPECT_LT(answer.ids.size(), sent);
 }
 
-// A stream of a client that may never take anything.
+// A stream of a client that takes nothing until it is told to.
 class Client final : public grpc::ClientReadReactor<v1::StreamGenerateResponse> {
  public:
   Client(v1::GenerationService::Stub& stub, v1::StreamGenerateRequest request, bool reads)
-      : request_(std::move(request)), reads_(reads) {
+      : request_(std::move(request)) {
     stub.async()->StreamGenerate(&context_, &request_, this);
-    if (reads_) StartRead(&response_);
+    if (reads) Read();
+    AddHold();  // or reads could not begin later
     StartCall();
   }
 
+  void Read() { StartRead(&response_); }
+
   // Once it is over.
   absl::Status Wait() {
+    RemoveHold();
     if (!done_.WaitForNotificationWithTimeout(absl::Seconds(60))) {
       context_.TryCancel();
       done_.WaitForNotification();
@@ -211,7 +215,6 @@ class Client final : public grpc::ClientReadReactor<v1::StreamGenerateResponse> 
   }
 
   const v1::StreamGenerateRequest request_;
-  const bool reads_;
   grpc::ClientContext context_;
   v1::StreamGenerateResponse response_;
   std::atomic<uint64_t> tokens_ = 0;
@@ -236,19 +239,33 @@ TEST_F(FailureTest, OfManyStreamsOfAConnectionThoseThatNobodyReadsAreReset) {
     ++cancelled;
     return grpc::Status::CANCELLED;
   });
+  grpc::ChannelArguments
+      one;  // connection, whose windows stay as they are: or megabytes may wait in the client
+  one.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  one.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  const auto stub = v1::GenerationService::NewStub(
+      grpc::CreateCustomChannel(gateway_->server().grpc_address(), grpc::InsecureChannelCredentials(), one));
   std::vector<std::unique_ptr<Client>> asleep, awake;
   for (int i = 0; i < 4; ++i) {
-    asleep.push_back(std::make_unique<Client>(*stub_, IdsRequest({1}, kEndless), /*reads=*/false));
+    asleep.push_back(std::make_unique<Client>(*stub, IdsRequest({1}, kEndless), /*reads=*/false));
   }
   for (int i = 0; i < 24; ++i) {
-    awake.push_back(std::make_unique<Client>(*stub_, IdsRequest({1, 2, 3}, kTokens), /*reads=*/true));
+    awake.push_back(std::make_unique<Client>(*stub, IdsRequest({1, 2, 3}, kTokens), /*reads=*/true));
   }
   for (auto& client : awake) {
     EXPECT_TRUE(client->Wait().ok());
     EXPECT_EQ(client->tokens(), kTokens);
   }
-  for (auto& client : asleep) EXPECT_EQ(client->Wait().code(), absl::StatusCode::kCancelled);
   EXPECT_TRUE(Eventually([&] { return cancelled == 4; }));
+  // Who wakes up when the gateway has bidden farewell finds what was on its way, and a bare status.
+  absl::SleepFor(absl::Seconds(4));
+  for (auto& client : asleep) {
+    client->Read();
+    const absl::Status status = client->Wait();
+    EXPECT_EQ(status.code(), absl::StatusCode::kCancelled);
+    EXPECT_EQ(ReasonOf(status), "") << status;
+    EXPECT_LT(client->tokens(), kContext / 2);
+  }
   const std::string metrics = testing::HttpGet(gateway_->server().http_address(), "/metrics").body;
   EXPECT_THAT(metrics, ::testing::HasSubstr("clamor_gateway_streams_open 0\n"));
   EXPECT_THAT(metrics, ::testing::ContainsRegex("outcome=\"cancelled\",reason=\"SLOW_CONSUMER\"} 4\n"));
