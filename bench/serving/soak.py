@@ -137,27 +137,17 @@ class Chaos:
     def __init__(self, cluster, every, chance):
         self.cluster, self.every, self.chance = cluster, every, chance
         self.done = collections.Counter()
-        self.error = None
         self.things = [self.kill, self.kill, self.stand_still, self.restart, self.store_stands_still]
         if has_faults(cluster.gateway):
             self.things += [self.inject] * 5
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._go_on, daemon=True)
-        self._thread.start()
 
-    def _go_on(self):
-        try:
-            while not self._stop.wait(self.chance.expovariate(1 / self.every)):
-                thing = self.chance.choice(self.things)
-                self.done[thing() or thing.__name__] += 1
-        except Exception as error:
-            self.error = error
-
-    def stop(self):
-        self._stop.set()
-        self._thread.join()
-        if self.error is not None:
-            raise self.error
+    def run(self, seconds):
+        """On the main thread: the kernel kills what a thread has started when that thread ends."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, self.chance.expovariate(1 / self.every)))
+            thing = self.chance.choice(self.things)
+            self.done[thing() or thing.__name__] += 1
 
     def _mortal(self):
         return self.chance.choice(self.cluster.workers[1:])
@@ -176,7 +166,7 @@ class Chaos:
     def stand_still(self, server=None):
         server = server or self._mortal()
         server.pause()
-        self._stop.wait(self.chance.uniform(1, 4))
+        time.sleep(self.chance.uniform(1, 4))
         server.resume()
 
     def store_stands_still(self):
@@ -198,7 +188,7 @@ class Chaos:
         fault = faults.Fault(kind=f"FAULT_KIND_{kind}", place=place, **fields)
         stub = client.faults_grpc.FaultServiceStub(client.connect(server))
         stub.SetFaults(faults.SetFaultsRequest(faults=[fault]), timeout=client.SECONDS)
-        self._stop.wait(self.chance.uniform(2, 6))
+        time.sleep(self.chance.uniform(2, 6))
         hits, = stub.SetFaults(faults.SetFaultsRequest(), timeout=client.SECONDS).hits
         return f"{kind} {place}" if hits else "inject, in vain"
 
@@ -209,6 +199,28 @@ def has_faults(server):
         return True
     except grpc.RpcError:
         return False
+
+
+class Samples:
+    """Taken until they are stopped."""
+
+    def __init__(self, cluster, every):
+        self.rows, self._cluster, self._every = [], cluster, every
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._take, args=(time.monotonic(),), daemon=True)
+        self._thread.start()
+
+    def _take(self, begin):
+        while not self._stop.wait(self._every):
+            try:
+                self.rows.append(sample(self._cluster, (time.monotonic() - begin) / 60))
+            except AssertionError:
+                pass  # a server that stands still tells nothing
+
+    def stop(self):
+        self._stop.set()
+        self._thread.join()
+        return self.rows
 
 
 def sample(cluster, minute):
@@ -245,7 +257,8 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", help="JSON for bench/report.py")
     flags = parser.parse_args()
-    cluster = Cluster(("--threads", "1"), ("--sessions", "STATE", "--resume-ttl", "120", "--failover-wait", "20"), ({}, {}, {}))
+    # A small cache: all of it is in use soon, so that what grows later is something else.
+    cluster = Cluster(("--threads", "1", "--kv-tokens", "4096"), ("--sessions", "STATE", "--resume-ttl", "120", "--failover-wait", "20"), ({}, {}, {}))
     try:
         sound = soak(cluster, flags)
     finally:
@@ -257,14 +270,9 @@ def soak(cluster, flags):
     chance = random.Random(flags.seed)
     crowd = Crowd(cluster.gateway, flags.rate, random.Random(chance.random()))
     chaos = Chaos(cluster, flags.fault_every, random.Random(chance.random()))
-    samples, begin = [], time.monotonic()
-    while (passed := time.monotonic() - begin) < 60 * flags.minutes and chaos.error is None:
-        try:
-            samples.append(sample(cluster, passed / 60))
-        except AssertionError:
-            pass  # a server that stands still tells nothing
-        time.sleep(flags.sample_every)
-    chaos.stop()
+    sampling = Samples(cluster, flags.sample_every)
+    chaos.run(60 * flags.minutes)
+    samples = sampling.stop()
     crowd.stop()
     quiet = {"worker KV pages": 0, "gateway streams": 0}
     try:
