@@ -22,7 +22,7 @@ _clamor() {
   # --flag=value is three words.
   [[ $word == = ]] && word=
   [[ $before == = ]] && before=${COMP_WORDS[COMP_CWORD - 2]}
-  case $verb:$before in
+  [[ $word != -* ]] && case $verb:$before in
 )";
 
 constexpr char kMiddle[] = R"(  esac

@@ -17,7 +17,7 @@ namespace clamor::cli {
 
 struct GenerationFlags {
   ModelOptions model;
-  std::string server;      // of a gateway, in place of model.directory
+  std::string server;  // of a gateway, in place of model.directory
   ConnectionFlags connection;
   std::string model_name;  // at the gateway
   std::string retrieval;   // of a store, with model.directory

@@ -27,7 +27,7 @@ struct Question {
 struct Answer {
   std::string model;
   std::vector<int32_t> token_ids;
-  std::vector<Source> sources;  // [token_ids]
+  std::vector<Source> sources;                         // [token_ids]
   std::optional<std::vector<TokenLogprobs>> logprobs;  // [token_ids] if the question asks for them
   std::string text;
   std::string finish_reason;  // stop, length or cancelled

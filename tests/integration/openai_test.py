@@ -223,6 +223,7 @@ class StoppingTest(ClusterTest):
 
 class ManyStreamsTest(ClusterTest):
     worker_flags = ("--threads", "1", "--max-sequences", "64", "--max-waiting", "2000", "--kv-tokens", "65536")
+    gateway_flags = ("--max-waiting", "2000")
 
     def test_all_finish_right_while_probes_are_answered(self):
         gateway = self.cluster.gateway

@@ -123,7 +123,8 @@ TEST_F(ServerTest, SendsClientsAwayBeforeItsLastCallEnds) {
   const auto soon = [] { return std::chrono::system_clock::now() + std::chrono::seconds(20); };
   EXPECT_TRUE(channel_->WaitForStateChange(GRPC_CHANNEL_READY, soon())) << "its connection is given up";
   const auto late = grpc::CreateChannel(server_->grpc_address(), grpc::InsecureChannelCredentials());
-  for (auto state = late->GetState(true); state != GRPC_CHANNEL_TRANSIENT_FAILURE; state = late->GetState(true)) {
+  for (auto state = late->GetState(true); state != GRPC_CHANNEL_TRANSIENT_FAILURE;
+       state = late->GetState(true)) {
     ASSERT_NE(state, GRPC_CHANNEL_READY);
     ASSERT_TRUE(late->WaitForStateChange(state, soon()));
   }

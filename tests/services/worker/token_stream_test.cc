@@ -172,7 +172,8 @@ TEST(TokenStreamTest, ShowsTheTreesOfATracedAnswerAsFarAsTheReaderKeepsUp) {
     EXPECT_LE(response.delta().trees_size(), 64);
     for (int i = 0; i < response.delta().trees_size(); ++i) {
       const v1::TracedTree& tree = response.delta().trees(i);
-      EXPECT_EQ(tree.first_token_index(), tokens + 2 * static_cast<uint64_t>(i)) << "the first ones, in order";
+      EXPECT_EQ(tree.first_token_index(), tokens + 2 * static_cast<uint64_t>(i))
+          << "the first ones, in order";
       const auto id = static_cast<uint32_t>(tree.first_token_index() / 2);
       EXPECT_THAT(tree.token_ids(), testing::ElementsAre(99, id, 5));
       EXPECT_THAT(tree.parents(), testing::ElementsAre(0, 0, 2));
