@@ -19,6 +19,7 @@
 #include "prometheus/registry.h"
 #include "services/metrics_http.h"
 #include "services/security/tls.h"
+#include "services/tracing/tracer.h"
 
 namespace clamor {
 
@@ -30,6 +31,7 @@ struct ServerOptions {
   std::string port_file;  // gets the bound addresses; empty: none
   std::string api;        // HOST:PORT of another port that is bound already, for that file
   TlsOptions tls;
+  TraceOptions tracing;               // of the tracer that the services share
   double grace_seconds = 30;          // for running calls after SIGTERM
   int max_concurrent_streams = 1024;  // per connection
   int max_message_bytes = 16 << 20;   // received

@@ -27,8 +27,9 @@ AnswerCall::AnswerCall(const CallContext& context, WorkerLease lease,
 // For what the journal says is missing.
 std::unique_ptr<WorkerCall> AnswerCall::NewCall(WorkerLease lease) {
   GenerationListener* const listener = this;
-  return std::make_unique<WorkerCall>(std::move(lease), journal_.request(), journal_.start(),
-                                      context_.deadline, listener);
+  return std::make_unique<WorkerCall>(
+      std::move(lease), journal_.request(), journal_.start(),
+      WorkerCallOptions{.deadline = context_.deadline, .trace = context_.trace}, listener);
 }
 
 void AnswerCall::Start() { call_->Start(); }
@@ -81,8 +82,9 @@ void AnswerCall::Replace(Loss loss) {
   lost_ = Lost{.worker = call_->worker().address(), .loss = loss};
   excluded_.clear();
   search_deadline_ = std::min(context_.deadline, absl::Now() + context_.fleet->options().failover_wait);
-  spdlog::warn("event=worker_lost id={} worker={} reason={} started={} tokens={}", request_id_, lost_->worker,
-               LossName(loss), call_->started(), journal_.tokens());
+  spdlog::warn("event=worker_lost id={} trace={} worker={} reason={} started={} tokens={}", request_id_,
+               context_.trace.context.TraceIdText(), lost_->worker, LossName(loss), call_->started(),
+               journal_.tokens());
   if (loss != Loss::kDrained && suspicion_.Lost(call_->started(), journal_.tokens())) {
     Count("poison_request");
     return listener_->OnEnded(Refusal(
@@ -94,6 +96,8 @@ void AnswerCall::Replace(Loss loss) {
     return listener_->OnEnded(
         Refusal("NO_COMPATIBLE_WORKER", absl::StrCat("the answer has lost ", losses_, " workers")));
   }
+  failover_ = context_.trace.Start("failover");
+  failover_.Set("clamor.loss", LossName(loss));
   Search();
 }
 
@@ -115,12 +119,15 @@ void AnswerCall::OnFound(std::optional<WorkerLease> lease) {
     } else if (!lease) {
       end = NobodyGoesOn();
     } else {
-      spdlog::info("event=failover id={} from={} to={} reason={} tokens={}", request_id_, lost_->worker,
-                   lease->worker().address(), LossName(lost_->loss), journal_.tokens());
+      spdlog::info("event=failover id={} trace={} from={} to={} reason={} tokens={}", request_id_,
+                   context_.trace.context.TraceIdText(), lost_->worker, lease->worker().address(),
+                   LossName(lost_->loss), journal_.tokens());
       journal_.GoOn();
       call_ = NewCall(*std::move(lease));
     }
   }
+  if (!end.ok()) failover_.Fail(end);
+  failover_.End();
   if (end.ok()) {
     Count("moved");
     return call_->Start();

@@ -26,8 +26,10 @@ absl::Status Check(const retrieval::StoreOptions& store_options) {
 absl::Status Serve(const ServerOptions& server_options, const retrieval::StoreOptions& store_options,
                    const RetrievalService::Options& service_options) {
   CLAMOR_ASSIGN_OR_RETURN(auto store, retrieval::SuffixStore::Open(store_options));
+  CLAMOR_RETURN_IF_ERROR(CheckTls(server_options.tls));
   prometheus::Registry registry;
-  RetrievalService service(store.get(), service_options, &registry);
+  Tracer tracer(server_options.tracing, server_options.name, server_options.tls, &registry);
+  RetrievalService service(store.get(), service_options, &registry, &tracer);
   const std::vector<ServicePart> parts = {{v1::RetrievalService::service_full_name(), &service}};
   CLAMOR_ASSIGN_OR_RETURN(auto server,
                           Server::Start(server_options, parts, &registry, [&] { service.UpdateGauges(); }));

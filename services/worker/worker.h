@@ -14,6 +14,7 @@
 #include "absl/time/time.h"
 #include "clamor/v1/model.pb.h"
 #include "services/security/tls.h"
+#include "services/tracing/tracer.h"
 #include "services/worker/corpus_writer.h"
 #include "services/worker/engine.h"
 #include "services/worker/knowledge_files.h"
@@ -29,8 +30,9 @@ struct WorkerOptions {
   std::string retrieval;  // HOST:PORT of the shared store, empty: none
   TlsOptions tls;         // of the way there
   absl::Duration lookup_timeout = absl::Milliseconds(20);
-  bool store = true;  // append finished answers to the store
-  std::string state;  // folder for what should survive a restart, empty: nothing does
+  bool store = true;         // append finished answers to the store
+  Tracer* tracer = nullptr;  // outlives the worker; null: it records nothing
+  std::string state;         // folder for what should survive a restart, empty: nothing does
   // kv_tokens 0: room for one whole context, at least 32768; on a GPU as much as fits and can be used.
   // Threads and kv_format are the model's.
   EngineOptions engine{.kv_tokens = 0, .default_nodes = SpeculationOptions::kAuto};
@@ -51,13 +53,15 @@ class Worker {
   CorpusWriter* corpus() { return corpus_.get(); }              // null without a store
   v1::RetrievalService::Stub* store() { return store_.get(); }  // null without a store
   WorkerMetrics& metrics() { return *metrics_; }
+  Tracer* tracer() { return tracer_; }  // may be null
 
  private:
-  Worker(LoadedModel model, v1::ModelInfo info, WorkerMetrics* metrics);
+  Worker(LoadedModel model, v1::ModelInfo info, WorkerMetrics* metrics, Tracer* tracer);
 
   const LoadedModel model_;
   const v1::ModelInfo info_;
   WorkerMetrics* const metrics_;
+  Tracer* const tracer_;
   std::unique_ptr<RetrievalDrafter> drafter_;
   std::unique_ptr<v1::RetrievalService::Stub> store_;
   std::unique_ptr<CorpusWriter> corpus_;
