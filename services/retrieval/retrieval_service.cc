@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "kernels/status_macros.h"
 #include "retrieval/bulk_files.h"
 #include "services/log.h"
 #include "services/retrieval/request_limits.h"
