@@ -176,7 +176,8 @@ TEST_F(TracerTest, SpansKnowTheirParents) {
   EXPECT_EQ(spans.at("backwards").end_time_unix_nano(), spans.at("backwards").start_time_unix_nano());
   EXPECT_EQ(Count("exported"), "4");
 
-  const auto& resource = collector_.taken().at(0).resource_spans(0).resource();
+  const auto taken = collector_.taken();
+  const auto& resource = taken.at(0).resource_spans(0).resource();
   EXPECT_EQ(resource.attributes(0).key(), "service.name");
   EXPECT_EQ(resource.attributes(0).value().string_value(), "test");
 }
@@ -200,8 +201,8 @@ TEST_F(TracerTest, TheCallerDecides) {
   const auto spans = collector_.spans();
   ASSERT_EQ(spans.size(), 1u);
   EXPECT_EQ(spans.at("recorded").trace_state(), "v=1");
-  EXPECT_EQ(spans.at("recorded").parent_span_id(),
-            std::string(Caller(true).span_id.begin(), Caller(true).span_id.end()));
+  const TraceContext caller = Caller(true);
+  EXPECT_EQ(spans.at("recorded").parent_span_id(), std::string(caller.span_id.begin(), caller.span_id.end()));
 }
 
 TEST_F(TracerTest, WithoutACollectorContextsArePassedOn) {
