@@ -82,9 +82,9 @@ void AnswerCall::Replace(Loss loss) {
   lost_ = Lost{.worker = call_->worker().address(), .loss = loss};
   excluded_.clear();
   search_deadline_ = std::min(context_.deadline, absl::Now() + context_.fleet->options().failover_wait);
-  spdlog::warn("event=worker_lost id={} trace={} worker={} reason={} started={} tokens={}", request_id_,
-               context_.trace.context.TraceIdText(), lost_->worker, LossName(loss), call_->started(),
-               journal_.tokens());
+  spdlog::warn("event=worker_lost id={} worker={} reason={} started={} tokens={} trace={}", request_id_,
+               lost_->worker, LossName(loss), call_->started(), journal_.tokens(),
+               context_.trace.context.TraceIdText());
   if (loss != Loss::kDrained && suspicion_.Lost(call_->started(), journal_.tokens())) {
     Count("poison_request");
     return listener_->OnEnded(Refusal(
@@ -119,9 +119,9 @@ void AnswerCall::OnFound(std::optional<WorkerLease> lease) {
     } else if (!lease) {
       end = NobodyGoesOn();
     } else {
-      spdlog::info("event=failover id={} trace={} from={} to={} reason={} tokens={}", request_id_,
-                   context_.trace.context.TraceIdText(), lost_->worker, lease->worker().address(),
-                   LossName(lost_->loss), journal_.tokens());
+      spdlog::info("event=failover id={} from={} to={} reason={} tokens={} trace={}", request_id_,
+                   lost_->worker, lease->worker().address(), LossName(lost_->loss), journal_.tokens(),
+                   context_.trace.context.TraceIdText());
       journal_.GoOn();
       call_ = NewCall(*std::move(lease));
     }

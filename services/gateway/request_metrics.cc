@@ -172,8 +172,8 @@ void RequestRecord::End(const absl::Status& status, const std::string& id, const
     metrics_->request_seconds.Observe(seconds);
   }
   spdlog::info(
-      "event=request method={} id={} trace={} tenant={} outcome={} reason={} tokens={} seconds={:.3f}",
-      method_, id, span_.context().TraceIdText(), tenant, outcome, reason, tokens_, seconds);
+      "event=request method={} id={} tenant={} outcome={} reason={} tokens={} seconds={:.3f} trace={}",
+      method_, id, tenant, outcome, reason, tokens_, seconds, span_.context().TraceIdText());
   if (id != "-") span_.Set("clamor.request_id", id);
   if (tokens_ > 0) span_.Set("gen_ai.usage.output_tokens", tokens_);
   if (!status.ok()) span_.Fail(status);

@@ -37,11 +37,11 @@ TracePlace RequestTrace::Ended(const Finished& finished) const {
   const absl::Time end = absl::Now();
   const GenerationStats& stats = finished.stats;
   spdlog::info(
-      "event=request id={} trace={} outcome={} prompt_tokens={} cached_tokens={} tokens={} forwards={} "
-      "seconds={:.3f}",
-      Quoted(id), caller.context.TraceIdText(), FinishReasonName(finished.reason),
-      finished.usage.prompt_tokens, finished.usage.cached_tokens, finished.usage.completion_tokens,
-      stats.forwards, absl::ToDoubleSeconds(end - arrival));
+      "event=request id={} outcome={} prompt_tokens={} cached_tokens={} tokens={} forwards={} "
+      "seconds={:.3f} trace={}",
+      Quoted(id), FinishReasonName(finished.reason), finished.usage.prompt_tokens,
+      finished.usage.cached_tokens, finished.usage.completion_tokens, stats.forwards,
+      absl::ToDoubleSeconds(end - arrival), caller.context.TraceIdText());
 
   Span request = caller.Start(kName, Span::Kind::kServer, arrival);
   request.Set("clamor.request_id", id);
@@ -67,8 +67,8 @@ TracePlace RequestTrace::Ended(const Finished& finished) const {
 }
 
 void RequestTrace::Refused(const absl::Status& status) const {
-  spdlog::info("event=request id={} trace={} outcome=refused code={}", Quoted(id),
-               caller.context.TraceIdText(), absl::StatusCodeToString(status.code()));
+  spdlog::info("event=request id={} outcome=refused code={} trace={}", Quoted(id),
+               absl::StatusCodeToString(status.code()), caller.context.TraceIdText());
   Span request = caller.Start(kName, Span::Kind::kServer, arrival);
   request.Set("clamor.request_id", id);
   request.Fail(status);

@@ -167,7 +167,7 @@ class TraceTest(ClusterTest):
 
     def test_who_has_no_trace_gets_one(self):
         answer = Client(self.cluster.gateway).ask(QUESTIONS[13], **ANSWER)
-        found = lambda: re.search(rf"event=request .*id={answer.started.request_id} trace=(\w+)",
+        found = lambda: re.search(rf"event=request .*id={answer.started.request_id} .*trace=(\w+)",
                                   self.cluster.gateway.log.read_text())
         trace = wait_until(found, "the gateway's line").group(1)
         self.check_tree(self.collector.wait_for(trace, "gateway StreamGenerate", *self.ALL), "gateway StreamGenerate", "")
@@ -200,7 +200,7 @@ class TraceTest(ClusterTest):
         self.assertEqual((second.error, served.parent), ("", second.id))
         self.assertTrue(first.end <= failover.start <= failover.end <= second.end)
         for event in ("worker_lost", "failover"):
-            self.assertRegex(self.cluster.gateway.log.read_text(), rf"event={event} id={stream.started.request_id} trace={trace} ")
+            self.assertRegex(self.cluster.gateway.log.read_text(), rf"event={event} id={stream.started.request_id} .* trace={trace}\n")
         killed.start().wait_ready()
         status = lambda: [w.state for w in asker.models.GetStatus(client.model.GetStatusRequest()).workers]
         wait_until(lambda: status() == [client.model.WORKER_STATE_READY] * 2, "both are ready")
