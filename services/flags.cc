@@ -5,12 +5,25 @@
 #include <string>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "services/faults/faults.h"
 #include "services/man_page.h"
 
 namespace clamor {
+namespace {
+
+// CLI11's way to say yes is an empty string.
+std::string CheckHostPort(const std::string& value) {
+  const size_t colon = value.rfind(':');
+  uint32_t port = 0;
+  const bool valid = colon != value.npos && colon > 0 && value.find('/') == value.npos &&
+                     absl::SimpleAtoi(value.substr(colon + 1), &port) && port > 0 && port <= 65535;
+  return valid || value.empty() ? "" : absl::StrCat("\"", value, "\" is not HOST:PORT");
+}
+
+}  // namespace
 
 void AddServerFlags(CLI::App& app, ServerOptions& options) {
   const std::string group = "Server";
@@ -36,6 +49,13 @@ void AddServerFlags(CLI::App& app, ServerOptions& options) {
       ->group(group);
   AddTlsFlags(app, TlsSide::kServer, options.tls);
   faults::AddFlag(app);
+  app.add_option("--otlp-endpoint", options.tracing.endpoint,
+                 "HOST:PORT of a collector that gets the spans of recorded traces by OTLP over gRPC")
+      ->check(CheckHostPort)
+      ->group("Tracing");
+  app.add_flag("--otlp-tls", options.tracing.tls, "Reach it by TLS, as --tls-ca and --tls-cert say")
+      ->needs("--tls-ca")
+      ->group("Tracing");
   const char* config = std::getenv("CLAMOR_CONFIG");
   app.set_config("--config", config == nullptr ? "" : config, "File of flags, one `flag=value` a line",
                  config != nullptr)

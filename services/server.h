@@ -20,6 +20,7 @@
 #include "prometheus/registry.h"
 #include "services/metrics_http.h"
 #include "services/security/tls.h"
+#include "services/tracing/tracer.h"
 
 namespace clamor {
 
@@ -31,6 +32,7 @@ struct ServerOptions {
   std::string port_file;  // gets the bound addresses; empty: none
   std::string api;        // HOST:PORT of another port that is bound already, for that file
   TlsOptions tls;
+  TraceOptions tracing;       // of the tracer that the services share
   double grace_seconds = 30;  // for running calls after SIGTERM
   // Whether a drain begins with HTTP/2's GOAWAY and the end of the listening port: for clients who have other
   // servers to go to. Who keeps its connection would be refused on it until the grace time ends.

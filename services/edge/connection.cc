@@ -30,6 +30,17 @@ std::string NewRequestId() {
 
 absl::string_view View(boost::beast::string_view text) { return {text.data(), text.size()}; }
 
+// As TraceContextOf of a gRPC call.
+TraceContext TraceContextOf(const http::request<http::string_body>& message) {
+  if (message.count("traceparent") != 1) return {};
+  std::string state;
+  const auto [begin, end] = message.equal_range("tracestate");
+  for (auto field = begin; field != end; ++field) {
+    absl::StrAppend(&state, state.empty() ? "" : ",", View(field->value()));
+  }
+  return ParseTraceContext(View(message["traceparent"]), state).value_or(TraceContext());
+}
+
 absl::string_view ReasonPhrase(int status) {
   return status == 499 ? "Client Closed Request"
                        : View(http::obsolete_reason(static_cast<http::status>(status)));
@@ -159,7 +170,8 @@ void Connection::OnRequest(Error error, size_t) {
                          .id = NewRequestId(),
                          .sender = {.authorization = std::string(View(message[http::field::authorization])),
                                     .tenant = std::string(View(message["x-clamor-tenant"])),
-                                    .peer = peer_}};
+                                    .peer = peer_},
+                         .trace = TraceContextOf(message)};
   request.path.resize(std::min(request.path.find('?'), request.path.size()));
   request_id_ = request.id;
   keep_alive_ = message.keep_alive();

@@ -12,6 +12,7 @@
 #include "clamor/v1/model.pb.h"
 #include "model/tokenizer/tokenizer.h"
 #include "services/generation_listener.h"
+#include "services/tracing/trace_context.h"
 
 namespace clamor::edge {
 
@@ -27,6 +28,7 @@ struct Caller {
   const char* method;
   std::string tenant;
   std::string request_id;
+  TraceContext trace = {};  // where the sender stands in one
 };
 
 // A generation that has passed all checks of the gateway. REQUIRES of its destructor: Start was not called,

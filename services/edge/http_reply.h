@@ -20,6 +20,7 @@ struct HttpRequest {
   std::string body;
   std::string id;  // made here, for logs and the answer's x-request-id
   Sender sender;
+  TraceContext trace = {};  // of traceparent and tracestate
 };
 
 // Where the answer goes: either Send, or Begin, any number of Write and End. Threads: any, one call at a

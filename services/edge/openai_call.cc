@@ -21,7 +21,8 @@ std::shared_ptr<OpenAiCall> OpenAiCall::Begin(GenerationCore* core, ApiKind kind
                                               std::shared_ptr<HttpReply> reply, size_t max_pending_bytes) {
   std::shared_ptr<OpenAiCall> call(new OpenAiCall(kind, reply, max_pending_bytes));
   Caller caller = {.method = kind == ApiKind::kChat ? "ChatCompletions" : "Completions",
-                   .request_id = request.id};
+                   .request_id = request.id,
+                   .trace = request.trace};
   if (absl::Status status = call->Prepare(core, caller, request); !status.ok()) {
     SendError(*reply, status);
     return nullptr;

@@ -27,8 +27,9 @@ AnswerCall::AnswerCall(const CallContext& context, WorkerLease lease,
 // For what the journal says is missing.
 std::unique_ptr<WorkerCall> AnswerCall::NewCall(WorkerLease lease) {
   GenerationListener* const listener = this;
-  return std::make_unique<WorkerCall>(std::move(lease), journal_.request(), journal_.start(),
-                                      context_.deadline, listener);
+  return std::make_unique<WorkerCall>(
+      std::move(lease), journal_.request(), journal_.start(),
+      WorkerCallOptions{.deadline = context_.deadline, .trace = context_.trace}, listener);
 }
 
 void AnswerCall::Start() { call_->Start(); }
@@ -82,8 +83,9 @@ void AnswerCall::Replace(Loss loss) {
   excluded_.clear();
   if (loss == Loss::kDamaged) excluded_.push_back(lost_->worker);  // it is still there
   search_deadline_ = std::min(context_.deadline, absl::Now() + context_.fleet->options().failover_wait);
-  spdlog::warn("event=worker_lost id={} worker={} reason={} started={} tokens={}", request_id_, lost_->worker,
-               LossName(loss), call_->started(), journal_.tokens());
+  spdlog::warn("event=worker_lost id={} worker={} reason={} started={} tokens={} trace={}", request_id_,
+               lost_->worker, LossName(loss), call_->started(), journal_.tokens(),
+               context_.trace.context.TraceIdText());
   if (loss != Loss::kDrained && suspicion_.Lost(call_->started(), journal_.tokens())) {
     Count("poison_request");
     return listener_->OnEnded(Refusal(
@@ -95,6 +97,8 @@ void AnswerCall::Replace(Loss loss) {
     return listener_->OnEnded(
         Refusal("NO_COMPATIBLE_WORKER", absl::StrCat("the answer has lost ", losses_, " workers")));
   }
+  failover_ = context_.trace.Start("failover");
+  failover_.Set("clamor.loss", LossName(loss));
   Search();
 }
 
@@ -116,12 +120,15 @@ void AnswerCall::OnFound(std::optional<WorkerLease> lease) {
     } else if (!lease) {
       end = NobodyGoesOn();
     } else {
-      spdlog::info("event=failover id={} from={} to={} reason={} tokens={}", request_id_, lost_->worker,
-                   lease->worker().address(), LossName(lost_->loss), journal_.tokens());
+      spdlog::info("event=failover id={} from={} to={} reason={} tokens={} trace={}", request_id_,
+                   lost_->worker, lease->worker().address(), LossName(lost_->loss), journal_.tokens(),
+                   context_.trace.context.TraceIdText());
       journal_.GoOn();
       call_ = NewCall(*std::move(lease));
     }
   }
+  if (!end.ok()) failover_.Fail(end);
+  failover_.End();
   if (end.ok()) {
     Count("moved");
     return call_->Start();

@@ -24,6 +24,7 @@
 #include "services/gateway/request_metrics.h"
 #include "services/gateway/suspicion.h"
 #include "services/gateway/worker_call.h"
+#include "services/tracing/tracer.h"
 
 namespace clamor {
 
@@ -39,6 +40,7 @@ struct CallContext {
   std::string affinity = {};       // requests of one go to one worker, as far as load allows
   Admission* admission = nullptr;  // null: whoever comes begins
   TenantUsage* usage = nullptr;    // null: nobody counts
+  TracePlace trace = {};           // of the request
 };
 
 class AnswerCall final : private GenerationListener {
@@ -88,6 +90,7 @@ class AnswerCall final : private GenerationListener {
   absl::Time search_deadline_;         // since then
   std::vector<std::string> excluded_;  // workers that cannot go on with this answer
   absl::Time last_tokens_ = absl::InfiniteFuture();
+  Span failover_;  // since a worker was lost, until another goes on or none can
 
   mutable absl::Mutex mu_;
   std::unique_ptr<WorkerCall>

@@ -74,6 +74,7 @@ AnswerCalls::~AnswerCalls() = default;
 
 void AnswerCalls::Start() {
   if (context_.admission == nullptr) return Begin();
+  admission_ = context_.trace.Start("admission");
   absl::StatusOr<bool> runs;
   {
     absl::MutexLock lock(&mu_);  // Cancel comes before or finds the ticket
@@ -91,6 +92,8 @@ void AnswerCalls::Start() {
 
 // A worker is chosen now, after whatever waiting there was.
 void AnswerCalls::Begin() {
+  admission_.End();
+  Span route = context_.trace.Start("route");
   absl::StatusOr<WorkerLease> lease = context_.fleet->Acquire(
       {.model = model_->info().name(),
        .tokenizer = model_->info().tokenizer_fingerprint(),
@@ -99,6 +102,8 @@ void AnswerCalls::Begin() {
        .like = context_.revision.empty() ? nullptr : &model_->info(),
        .affinity = context_.affinity});
   absl::Status status = lease.status();
+  lease.ok() ? route.Set("server.address", lease->worker().address()) : route.Fail(status);
+  route.End();
   {
     absl::MutexLock lock(&mu_);
     if (!status_.ok()) status = status_;
@@ -116,6 +121,8 @@ void AnswerCalls::EndUnbegun(const absl::Status& status) {
     absl::MutexLock lock(&mu_);
     end = status_.ok() ? status : status_;
   }
+  admission_.Fail(end);
+  admission_.End();
   listener_->OnEnded(end);  // which may end this
 }
 

@@ -52,6 +52,7 @@ class AnswerCalls {
   const CallContext context_;
   const v1::WorkerServiceStreamGenerateRequest request_;
   GenerationListener* const listener_;
+  Span admission_;         // while it waits at the gate
   absl::Mutex listening_;  // held while the listener hears an event; never taken with mu_ held
   const std::shared_ptr<const ServedModel> model_;
   const uint64_t ticket_;  // of the gate

@@ -16,8 +16,8 @@ class EdgeGeneration final : public edge::Generation, private GenerationListener
       : model_(generation.model),
         served_(generation.lease.model()),
         listener_(listener),
-        record_(record),
-        call_(std::move(generation), this) {}
+        record_(std::move(record)),
+        call_(Recorded(record_, std::move(generation)), this) {}
 
   void Start() override { call_->Start(); }
   void Cancel(const absl::Status& why) override { call_->Cancel(why); }
@@ -38,6 +38,11 @@ class EdgeGeneration final : public edge::Generation, private GenerationListener
   void OnEnded(const absl::Status& status) override {
     record_.End(status, call_->request().request_id(), call_->request().tenant());
     listener_->OnEnded(status);  // which may end this
+  }
+
+  static PreparedGeneration Recorded(RequestRecord& record, PreparedGeneration generation) {
+    Record(record, generation);
+    return generation;
   }
 
   const std::string model_;
@@ -61,7 +66,7 @@ template <class Request>
 absl::StatusOr<std::unique_ptr<edge::Generation>> EdgeCore::PrepareAny(const edge::Caller& caller,
                                                                        const Request& request,
                                                                        GenerationListener* listener) {
-  RequestRecord record(metrics_, caller.method);
+  RequestRecord record(metrics_, caller.method, caller.trace);
   auto prepared = service_->Prepare({.tenant = caller.tenant, .request_id = caller.request_id}, request);
   if (prepared.ok())
     return std::make_unique<EdgeGeneration>(*std::move(prepared), std::move(record), listener);
@@ -82,7 +87,7 @@ absl::StatusOr<std::unique_ptr<edge::Generation>> EdgeCore::Prepare(const edge::
 }
 
 void EdgeCore::CountRefusal(const edge::Caller& caller, const absl::Status& why) {
-  RequestRecord(metrics_, caller.method)
+  RequestRecord(metrics_, caller.method, caller.trace)
       .End(why, caller.request_id, caller.tenant.empty() ? "-" : caller.tenant);
 }
 

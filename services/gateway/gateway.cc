@@ -9,12 +9,16 @@ absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const ServerOptions& opt
                                                         const GatewayLimits& limits) {
   std::unique_ptr<Gateway> gateway(new Gateway());
   CLAMOR_RETURN_IF_ERROR(CheckTls(limits.fleet.tls));
+  CLAMOR_RETURN_IF_ERROR(CheckTls(options.tls));
   CLAMOR_ASSIGN_OR_RETURN(gateway->audit_, AuditLog::Open(limits.audit_log));
   gateway->authenticator_ = std::make_unique<Authenticator>();
   if (!limits.api_keys.empty()) {
     CLAMOR_ASSIGN_OR_RETURN(gateway->authenticator_,
                             Authenticator::Open(limits.api_keys, gateway->audit_.get()));
   }
+  gateway->tracer_ =
+      std::make_unique<Tracer>(options.tracing, options.name, options.tls, &gateway->registry_);
+  gateway->metrics_.tracer = gateway->tracer_.get();
   const Authenticator* authenticator = gateway->authenticator_.get();
   GatewayMetrics* metrics = &gateway->metrics_;
   Fleet* fleet = (gateway->fleet_ = std::make_unique<Fleet>(std::vector<std::string>(), limits.fleet)).get();

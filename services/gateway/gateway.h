@@ -25,6 +25,7 @@
 #include "services/security/authenticator.h"
 #include "services/server.h"
 #include "services/session/session_keeper.h"
+#include "services/tracing/tracer.h"
 
 namespace clamor {
 
@@ -47,6 +48,7 @@ class Gateway {
   // the edge and the server, then the fleet goes, then the server.
   prometheus::Registry registry_;
   GatewayMetrics metrics_{&registry_};
+  std::unique_ptr<Tracer> tracer_;
   std::unique_ptr<AuditLog> audit_;
   std::unique_ptr<Authenticator> authenticator_;
   std::unique_ptr<Server> server_;

@@ -229,7 +229,7 @@ template absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const Genera
 template <class Request, class Response>
 grpc::ServerUnaryReactor* GatewayService::RelayUnary(const char* method, grpc::CallbackServerContext* context,
                                                      const Request& request, Response* response) {
-  auto* relay = new UnaryRelay<Response>(RequestRecord(metrics_, method), response);
+  auto* relay = new UnaryRelay<Response>(RequestRecord(metrics_, method, TraceContextOf(*context)), response);
   const auto prepare = [this, method, context, &request] { return Prepare(method, *context, request); };
   HasSession(request) ? BeginAtStore(method, *context, relay, prepare) : relay->Begin(prepare());
   return relay;
@@ -239,8 +239,8 @@ template <class Response, class Request>
 grpc::ServerWriteReactor<Response>* GatewayService::RelayStream(const char* method,
                                                                 grpc::CallbackServerContext* context,
                                                                 const Request& request) {
-  auto* relay =
-      new StreamRelay<Response>(RequestRecord(metrics_, method), limits_.max_pending_bytes, context);
+  auto* relay = new StreamRelay<Response>(RequestRecord(metrics_, method, TraceContextOf(*context)),
+                                          limits_.max_pending_bytes, context);
   const auto prepare = [this, method, context, &request] { return Prepare(method, *context, request); };
   HasSession(request) ? BeginAtStore(method, *context, relay, prepare) : relay->Begin(prepare());
   return relay;
@@ -269,8 +269,8 @@ grpc::ServerWriteReactor<v1::StreamChatResponse>* GatewayService::StreamChat(
 
 grpc::ServerWriteReactor<v1::ResumeStreamResponse>* GatewayService::ResumeStream(
     grpc::CallbackServerContext* context, const v1::ResumeStreamRequest* request) {
-  auto* relay = new StreamRelay<v1::ResumeStreamResponse>(RequestRecord(metrics_, "ResumeStream"),
-                                                          limits_.max_pending_bytes, context);
+  auto* relay = new StreamRelay<v1::ResumeStreamResponse>(
+      RequestRecord(metrics_, "ResumeStream", TraceContextOf(*context)), limits_.max_pending_bytes, context);
   BeginAtStore("ResumeStream", *context, relay,
                [this, context, request] { return PrepareAgain(*context, *request); });
   return relay;
@@ -279,7 +279,7 @@ grpc::ServerWriteReactor<v1::ResumeStreamResponse>* GatewayService::ResumeStream
 grpc::ServerUnaryReactor* GatewayService::Tokenize(grpc::CallbackServerContext* context,
                                                    const v1::TokenizeRequest* request,
                                                    v1::TokenizeResponse* response) {
-  RequestRecord record(metrics_, "Tokenize");
+  RequestRecord record(metrics_, "Tokenize", TraceContextOf(*context));
   absl::Status status = ToTokens(*context, *request, response);
   record.End(status, "-", "-");
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
@@ -290,7 +290,7 @@ grpc::ServerUnaryReactor* GatewayService::Tokenize(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* GatewayService::Detokenize(grpc::CallbackServerContext* context,
                                                      const v1::DetokenizeRequest* request,
                                                      v1::DetokenizeResponse* response) {
-  RequestRecord record(metrics_, "Detokenize");
+  RequestRecord record(metrics_, "Detokenize", TraceContextOf(*context));
   absl::Status status = ToText(*context, *request, response);
   record.End(status, "-", "-");
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();

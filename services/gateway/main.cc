@@ -56,6 +56,11 @@ int main(int argc, char** argv) {
       ->group("Security");
   app.add_option("--audit-log", limits.audit_log, "File for what auditors ask about; the log if not given")
       ->group("Security");
+  app.add_option("--trace-sample", server_options.tracing.sample,
+                 "Share of the requests that is recorded where a caller has not decided it")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0))
+      ->group("Tracing");
   clamor::edge::AddEdgeFlags(app, limits.api);
   clamor::StoreOptions& store = limits.sessions.store;
   double session_ttl = absl::ToDoubleSeconds(limits.sessions.session_ttl);

@@ -46,6 +46,12 @@ struct PreparedGeneration {
   uint32_t first_choice = 0;              // what the client knows the first answer as
 };
 
+// Of a request that will now begin.
+inline void Record(RequestRecord& record, PreparedGeneration& generation) {
+  record.Prepared(generation.model, generation.request.prompt_ids_size());
+  generation.context.trace = record.place();
+}
+
 // The calls of a prepared generation, heard through its filters.
 class FilteredCalls {
  public:
@@ -95,7 +101,7 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
  public:
   // `context` is the call's.
   StreamRelay(RequestRecord record, size_t max_pending_bytes, grpc::CallbackServerContext* context)
-      : max_pending_bytes_(max_pending_bytes), context_(context), record_(record) {}
+      : max_pending_bytes_(max_pending_bytes), context_(context), record_(std::move(record)) {}
 
   // Once: the calls, or why there are none.
   void Begin(absl::StatusOr<PreparedGeneration> generation) {
@@ -103,6 +109,7 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
       absl::MutexLock lock(&mu_);
       if (generation.ok() && cancelled_) generation = ClientCancelled();
       if (generation.ok()) {
+        Record(record_, *generation);
         model_ = std::move(generation->model);
         first_choice_ = generation->first_choice;
         deadline_ = generation->context.deadline;
@@ -243,7 +250,7 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
 template <class Response>
 class UnaryRelay final : public grpc::ServerUnaryReactor, private GenerationListener {
  public:
-  UnaryRelay(RequestRecord record, Response* response) : response_(response), record_(record) {}
+  UnaryRelay(RequestRecord record, Response* response) : response_(response), record_(std::move(record)) {}
 
   // As StreamRelay::Begin.
   void Begin(absl::StatusOr<PreparedGeneration> generation) {
@@ -251,6 +258,7 @@ class UnaryRelay final : public grpc::ServerUnaryReactor, private GenerationList
       absl::MutexLock lock(&mu_);
       if (generation.ok() && cancelled_) generation = ClientCancelled();
       if (generation.ok()) {
+        Record(record_, *generation);
         model_ = std::move(generation->model);
         for (uint32_t i = 0; i < AnswersOf(generation->request); ++i) response_->add_answers();
         GenerationListener* const listener = this;

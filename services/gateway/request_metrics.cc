@@ -129,8 +129,16 @@ void GatewayMetrics::UpdateQueues(const Admission& admission) {
   }
 }
 
-RequestRecord::RequestRecord(GatewayMetrics* metrics, const char* method)
-    : metrics_(metrics), method_(method), arrival_(absl::Now()) {}
+RequestRecord::RequestRecord(GatewayMetrics* metrics, const char* method, const TraceContext& caller)
+    : metrics_(metrics), method_(method), arrival_(absl::Now()) {
+  if (metrics->tracer != nullptr) span_ = metrics->tracer->Begin(method, caller);
+}
+
+// The names are those of OpenTelemetry's conventions for generative AI, where they have one.
+void RequestRecord::Prepared(const std::string& model, int64_t prompt_tokens) {
+  span_.Set("gen_ai.request.model", model);
+  span_.Set("gen_ai.usage.input_tokens", prompt_tokens);
+}
 
 void RequestRecord::Admitted() {
   admitted_ = true;
@@ -163,8 +171,13 @@ void RequestRecord::End(const absl::Status& status, const std::string& id, const
     metrics_->streams_open.Decrement();
     metrics_->request_seconds.Observe(seconds);
   }
-  spdlog::info("event=request method={} id={} tenant={} outcome={} reason={} tokens={} seconds={:.3f}",
-               method_, id, tenant, outcome, reason, tokens_, seconds);
+  spdlog::info(
+      "event=request method={} id={} tenant={} outcome={} reason={} tokens={} seconds={:.3f} trace={}",
+      method_, id, tenant, outcome, reason, tokens_, seconds, span_.context().TraceIdText());
+  if (id != "-") span_.Set("clamor.request_id", id);
+  if (tokens_ > 0) span_.Set("gen_ai.usage.output_tokens", tokens_);
+  if (!status.ok()) span_.Fail(status);
+  span_.End();
 }
 
 }  // namespace clamor

@@ -1,4 +1,4 @@
-// Counts, times and logs every request of a gateway.
+// Counts, times, logs and traces every request of a gateway.
 // Tested by tests/services/gateway/streaming_test.cc.
 #pragma once
 
@@ -20,6 +20,7 @@
 #include "prometheus/registry.h"
 #include "services/gateway/admission.h"
 #include "services/gateway/worker_channel.h"
+#include "services/tracing/tracer.h"
 
 namespace clamor {
 
@@ -41,6 +42,7 @@ struct GatewayMetrics {
   prometheus::Histogram& failover_pause;
   prometheus::Gauge& streams_open;
   prometheus::Gauge& sessions;  // as many as the store has
+  Tracer* tracer = nullptr;     // of requests' spans; constant since the first request
 
  private:
   absl::Mutex mu_;
@@ -51,8 +53,13 @@ struct GatewayMetrics {
 // One request, from its arrival to its end. Not thread-safe.
 class RequestRecord {
  public:
-  // `metrics` must outlive this; `method` is a literal.
-  RequestRecord(GatewayMetrics* metrics, const char* method);
+  // `metrics` must outlive this; `method` is a literal. `caller` is where its sender stands in a trace.
+  RequestRecord(GatewayMetrics* metrics, const char* method, const TraceContext& caller);
+
+  // Where what it leads to goes on.
+  TracePlace place() const { return {metrics_->tracer, span_.context()}; }
+  // It has passed all checks.
+  void Prepared(const std::string& model, int64_t prompt_tokens);
 
   void Admitted();                             // a worker has started it
   void Tokens(size_t answer, int64_t tokens);  // came from the worker
@@ -66,6 +73,7 @@ class RequestRecord {
   std::vector<absl::Time> last_tokens_;  // of each answer
   bool admitted_ = false;
   int64_t tokens_ = 0;
+  Span span_;
 };
 
 }  // namespace clamor

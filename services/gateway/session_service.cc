@@ -1,5 +1,6 @@
 #include "services/gateway/session_service.h"
 
+#include <memory>
 #include <random>
 #include <utility>
 #include <vector>
@@ -21,7 +22,7 @@ constexpr uint64_t kExportedAtOnce = 16;  // turns in memory
 // Writes a session and its turns, some read at a time; only one of reading and writing goes on.
 class Export final : public grpc::ServerWriteReactor<v1::ExportSessionResponse> {
  public:
-  Export(SessionKeeper* keeper, RequestRecord record) : keeper_(keeper), record_(record) {}
+  Export(SessionKeeper* keeper, RequestRecord record) : keeper_(keeper), record_(std::move(record)) {}
 
   void Begin(absl::StatusOr<Identity> caller, const std::string& name) {
     absl::Status status = caller.status();
@@ -100,16 +101,16 @@ template <class Request, class Response>
 grpc::ServerUnaryReactor* SessionService::Answer(const char* method, grpc::CallbackServerContext* context,
                                                  const Request& request, Response* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  auto end = [reactor, record = RequestRecord(metrics_, method)](const absl::Status& status,
-                                                                 const std::string& tenant) mutable {
-    record.End(status, "-", tenant);
+  auto record = std::make_shared<RequestRecord>(metrics_, method, TraceContextOf(*context));
+  auto end = [reactor, record](const absl::Status& status, const std::string& tenant) {
+    record->End(status, "-", tenant);
     reactor->Finish(ToGrpc(status));
   };
   const auto caller = authenticator_->Identify(CredentialsOf(*context), method);
   absl::Status refused = caller.status();
   if (refused.ok() && keeper_ == nullptr) refused = NoSessions();
   if (refused.ok()) {
-    refused = keeper_->Run([this, end, tenant = caller->tenant, &request, response]() mutable {
+    refused = keeper_->Run([this, end, tenant = caller->tenant, &request, response] {
       end(Do(tenant, request, response), tenant);
     });
   }
@@ -185,7 +186,7 @@ grpc::ServerUnaryReactor* SessionService::ListSessions(grpc::CallbackServerConte
 
 grpc::ServerWriteReactor<v1::ExportSessionResponse>* SessionService::ExportSession(
     grpc::CallbackServerContext* context, const v1::ExportSessionRequest* request) {
-  auto* exported = new Export(keeper_, RequestRecord(metrics_, "ExportSession"));
+  auto* exported = new Export(keeper_, RequestRecord(metrics_, "ExportSession", TraceContextOf(*context)));
   exported->Begin(authenticator_->Identify(CredentialsOf(*context), "ExportSession"), request->name());
   return exported;
 }

@@ -17,15 +17,20 @@ uint64_t MostTokens(const WorkerLease& lease, int prompt_tokens) {
 }  // namespace
 
 WorkerCall::WorkerCall(WorkerLease lease, const v1::WorkerServiceStreamGenerateRequest& request,
-                       const AnswerStart& start, absl::Time deadline, GenerationListener* listener)
+                       const AnswerStart& start, const WorkerCallOptions& options,
+                       GenerationListener* listener)
     : lease_(std::move(lease)),
       request_(request),
       revision_(start.revision),
       most_tokens_(MostTokens(lease_, request_.prompt_ids_size())),
       listener_(listener),
+      span_(options.trace.Start("attempt", Span::Kind::kClient)),
       next_token_index_(static_cast<uint64_t>(request_.emitted_ids_size())),
       next_text_byte_(start.text_bytes) {
-  context_.set_deadline(absl::ToChronoTime(deadline));
+  context_.set_deadline(absl::ToChronoTime(options.deadline));
+  AddTraceContext(span_.context(), &context_);
+  span_.Set("server.address", lease_.worker().address());
+  span_.Set("clamor.first_token_index", request_.emitted_ids_size());
 }
 
 void WorkerCall::Start() {
@@ -165,14 +170,16 @@ absl::Status WorkerCall::Lost(Loss loss, absl::string_view how) {
 
 void WorkerCall::OnDone(const grpc::Status& grpc_status) {
   const absl::Status status = EndStatus(grpc_status);
-  // The worker's own fault is neither a refusal, nor what a client did, nor a lost connection, which has a
-  // back-off of its own.
-  const bool fault = absl::IsInternal(status) || absl::IsUnknown(status) || absl::IsDataLoss(status) ||
-                     absl::IsUnimplemented(status);
-  const bool damaged = loss_ == Loss::kDamaged;
-  lease_.worker().ReportEnd(status.ok()                    ? std::optional(true)
-                            : damaged || (fault && !loss_) ? std::optional(false)
-                                                           : std::nullopt);
+  // The worker's own fault is neither a refusal nor what a client did; a stream that broke is one, for a
+  // worker that can be reached and breaks or damages them all must not get every other request.
+  const bool broken = absl::IsInternal(status) || absl::IsUnknown(status) || absl::IsDataLoss(status) ||
+                      absl::IsUnimplemented(status);
+  const bool fault = loss_ ? *loss_ == Loss::kDied || *loss_ == Loss::kDamaged : broken;
+  lease_.worker().ReportEnd(status.ok() ? std::optional(true) : fault ? std::optional(false) : std::nullopt);
+  span_.Set("clamor.next_token_index", static_cast<int64_t>(next_token_index_));
+  if (loss_) span_.Set("clamor.loss", LossName(*loss_));
+  if (!status.ok()) span_.Fail(status);
+  span_.End();
   listener_->OnEnded(status);
 }
 

@@ -26,6 +26,7 @@
 #include "services/content_check.h"
 #include "services/gateway/worker_channel.h"
 #include "services/generation_listener.h"
+#include "services/tracing/tracer.h"
 
 namespace clamor {
 
@@ -35,12 +36,17 @@ struct AnswerStart {
   std::string revision;     // of the model that they came from; empty: any will do
 };
 
+struct WorkerCallOptions {
+  absl::Time deadline = absl::InfiniteFuture();
+  TracePlace trace = {};  // of the request
+};
+
 class WorkerCall final : private grpc::ClientReadReactor<v1::WorkerServiceStreamGenerateResponse> {
  public:
   // `lease` is of a worker that was reached. `request` and `listener` must outlive the call, the one
   // unchanged.
   WorkerCall(WorkerLease lease, const v1::WorkerServiceStreamGenerateRequest& request,
-             const AnswerStart& start, absl::Time deadline, GenerationListener* listener);
+             const AnswerStart& start, const WorkerCallOptions& options, GenerationListener* listener);
   // REQUIRES: never started, or OnEnded was called.
   ~WorkerCall() override = default;
 
@@ -72,6 +78,7 @@ class WorkerCall final : private grpc::ClientReadReactor<v1::WorkerServiceStream
   const uint64_t most_tokens_;  // that the model's context has room for
   GenerationListener* const listener_;
   grpc::ClientContext context_;
+  Span span_;  // of the attempt; from its start to its end
 
   v1::WorkerServiceStreamGenerateResponse response_;  // of the read under way
   bool started_ = false, finished_ = false;           // read reactions only, as the next three

@@ -157,15 +157,17 @@ void WorkerChannel::Update(const std::function<void()>& change) {
 void WorkerChannel::KeepContact() {
   absl::Duration wait = kFirstRetry;
   std::string last_error;
+  bool was_away = true;
   while (true) {
     absl::Status status = Meet();
     if (status.ok()) {
       wait = kFirstRetry;
       last_error.clear();
-      FollowUntilLost();
+      FollowUntilLost(std::exchange(was_away, false));
     } else if (std::string error(status.message()); std::exchange(last_error, error) != error) {
       spdlog::warn("event=worker_unreachable worker={} error={}", where_.address, Quoted(error));
     }
+    was_away |= !status.ok();
     absl::MutexLock lock(&mu_);
     if (mu_.AwaitWithTimeout(absl::Condition(&stopping_), Stretch() * wait)) return;
     wait = std::min(wait * 2, kLastRetry);
@@ -189,10 +191,10 @@ absl::Status WorkerChannel::Meet() {
   return absl::OkStatus();
 }
 
-void WorkerChannel::FollowUntilLost() {
-  Update([this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+void WorkerChannel::FollowUntilLost(bool was_away) {
+  Update([this, was_away]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     lost_ = serving_ = stalled_ = false;
-    breaker_.OnSuccess();    // of another process, maybe
+    if (was_away) breaker_.OnSuccess();
     snapshot_.load.Clear();  // maybe of another process
   });
   {

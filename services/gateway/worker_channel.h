@@ -86,7 +86,8 @@ class WorkerChannel {
   // It refused a request because it drains: no more requests.
   void ReportDraining();
   // A stream begins, and ends: well, or by the worker's own fault, or in a way that tells nothing of it. Too
-  // many faults in a row and it gets no requests but one now and then, until one ends well.
+  // many faults in a row and it gets no requests but one now and then, until one ends well, or until it comes
+  // back from being unreachable, another process maybe.
   void ReportBegin();
   void ReportEnd(std::optional<bool> good);
   void SetHold(Hold hold);
@@ -102,8 +103,8 @@ class WorkerChannel {
   friend class WorkerLease;
   using Leave = std::function<void(Loss)>;
   void KeepContact();
-  absl::Status Meet();     // model and tokenizer
-  void FollowUntilLost();  // health and load
+  absl::Status Meet();                  // model and tokenizer
+  void FollowUntilLost(bool was_away);  // health and load
   absl::Status PollLoad();
   grpc::Status AskForLoad(grpc::ClientContext* context, v1::GetLoadResponse* response);
   void Hung(const char* how);

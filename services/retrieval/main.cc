@@ -31,8 +31,10 @@ absl::Status Check(const retrieval::StoreOptions& store_options) {
 absl::Status Serve(const ServerOptions& server_options, const retrieval::StoreOptions& store_options,
                    const RetrievalService::Options& service_options, const std::string& leader) {
   CLAMOR_ASSIGN_OR_RETURN(auto store, retrieval::SuffixStore::Open(store_options));
+  CLAMOR_RETURN_IF_ERROR(CheckTls(server_options.tls));
   prometheus::Registry registry;
-  RetrievalService service(store.get(), service_options, &registry);
+  Tracer tracer(server_options.tracing, server_options.name, server_options.tls, &registry);
+  RetrievalService service(store.get(), service_options, &registry, &tracer);
   const std::vector<ServicePart> parts = {{v1::RetrievalService::service_full_name(), &service}};
   std::unique_ptr<Follower> follower;
   if (!leader.empty())

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "kernels/status_macros.h"
 #include "retrieval/bulk_files.h"
 #include "services/faults/faults.h"
 #include "services/log.h"
@@ -76,9 +77,10 @@ absl::Status Draining() { return Refusal("DRAINING", "this server is about to st
 }  // namespace
 
 RetrievalService::RetrievalService(retrieval::SuffixStore* store, Options options,
-                                   prometheus::Registry* registry)
+                                   prometheus::Registry* registry, Tracer* tracer)
     : store_(store),
       options_(std::move(options)),
+      tracer_(tracer),
       lookup_seconds_(
           AddHistogram(registry, "clamor_retrieval_lookup_seconds", "Time of one query", kLookupSeconds)),
       match_length_(AddHistogram(registry, "clamor_retrieval_lookup_match_length",
@@ -92,22 +94,8 @@ RetrievalService::RetrievalService(retrieval::SuffixStore* store, Options option
       appends_unchanged_(AddAppends(registry, "unchanged")),
       appends_refused_(AddAppends(registry, "refused")) {}
 
-grpc::Status RetrievalService::Lookup(grpc::ServerContext*, const v1::LookupRequest* request,
-                                      v1::LookupResponse* response) {
-  if (draining_) return ToGrpc(Draining());
-  absl::Status count = CheckCount("queries", request->queries_size(), kMaxLookupQueries);
-  if (!count.ok()) return ToGrpc(count);
-  for (int i = 0; i < request->queries_size(); ++i) {
-    auto lookup = ToLookup(absl::StrCat("queries[", i, "]"), request->queries(i));
-    if (!lookup.ok()) return ToGrpc(lookup.status());
-    const absl::Time start = absl::Now();
-    auto trie = store_->Draft(lookup->ns, lookup->context, lookup->options);
-    if (!trie.ok()) return ToGrpc(trie.status());
-    lookup_seconds_.Observe(absl::ToDoubleSeconds(absl::Now() - start));
-    match_length_.Observe(trie->match_length);
-    FillTrie(*trie, response->add_tries());
-  }
-  return grpc::Status::OK;
+Span RetrievalService::Traced(const char* name, const grpc::ServerContext& context) const {
+  return TracePlace{tracer_, TraceContextOf(context)}.Start(name, Span::Kind::kServer);
 }
 
 absl::Status RetrievalService::CheckMayChange() const {
@@ -116,24 +104,57 @@ absl::Status RetrievalService::CheckMayChange() const {
   return absl::OkStatus();
 }
 
-grpc::Status RetrievalService::Append(grpc::ServerContext*, const v1::AppendRequest* request,
+grpc::Status RetrievalService::Lookup(grpc::ServerContext* context, const v1::LookupRequest* request,
+                                      v1::LookupResponse* response) {
+  Span span = Traced("Lookup", *context);
+  const absl::Status status = Look(*request, response);
+  span.Set("clamor.queries", request->queries_size());
+  if (!status.ok()) span.Fail(status);
+  return ToGrpc(status);
+}
+
+absl::Status RetrievalService::Look(const v1::LookupRequest& request, v1::LookupResponse* response) {
+  if (draining_) return Draining();
+  CLAMOR_RETURN_IF_ERROR(CheckCount("queries", request.queries_size(), kMaxLookupQueries));
+  for (int i = 0; i < request.queries_size(); ++i) {
+    CLAMOR_ASSIGN_OR_RETURN(const auto lookup,
+                            ToLookup(absl::StrCat("queries[", i, "]"), request.queries(i)));
+    const absl::Time start = absl::Now();
+    CLAMOR_ASSIGN_OR_RETURN(const retrieval::Trie trie,
+                            store_->Draft(lookup.ns, lookup.context, lookup.options));
+    lookup_seconds_.Observe(absl::ToDoubleSeconds(absl::Now() - start));
+    match_length_.Observe(trie.match_length);
+    FillTrie(trie, response->add_tries());
+  }
+  return absl::OkStatus();
+}
+
+grpc::Status RetrievalService::Append(grpc::ServerContext* context, const v1::AppendRequest* request,
                                       v1::AppendResponse* response) {
-  if (absl::Status may = CheckMayChange(); !may.ok()) return ToGrpc(may);
+  Span span = Traced("Append", *context);
+  const absl::Status status = Store(*request, response);
+  span.Set("clamor.documents", request->documents_size());
+  if (!status.ok()) span.Fail(status);
+  return ToGrpc(status);
+}
+
+absl::Status RetrievalService::Store(const v1::AppendRequest& request, v1::AppendResponse* response) {
+  CLAMOR_RETURN_IF_ERROR(CheckMayChange());
   const auto now = static_cast<uint64_t>(absl::ToUnixSeconds(faults::Now()));
   auto expiry_of = [&](const v1::Document& document) {
     const uint64_t ttl = document.has_ttl_seconds() ? document.ttl_seconds() : options_.document_ttl;
     return ttl == 0 ? 0 : now + ttl;
   };
-  auto namespaces = CheckDocuments(*request);  // all are checked before the first is stored
+  auto namespaces = CheckDocuments(request);  // all are checked before the first is stored
   absl::Status status = namespaces.status();
-  const int count = request->documents_size();
+  const int count = request.documents_size();
   int done = 0;
   while (status.ok() && done < count) {
     // Neighbours of one namespace go together: the store waits for the disk once for all of them.
     const retrieval::Namespace& ns = (*namespaces)[done];
     std::vector<retrieval::Document> batch;
     for (int i = done; i < count && SameNamespace((*namespaces)[i], ns); ++i) {
-      const v1::Document& document = request->documents(i);
+      const v1::Document& document = request.documents(i);
       batch.push_back({.id = document.id(),
                        .tokens = {document.tokens().data(), static_cast<size_t>(document.tokens_size())},
                        .expires = expiry_of(document)});
@@ -150,7 +171,7 @@ grpc::Status RetrievalService::Append(grpc::ServerContext*, const v1::AppendRequ
     done += static_cast<int>(batch.size());
   }
   if (!status.ok()) appends_refused_.Increment(count - done);
-  return ToGrpc(status);
+  return status;
 }
 
 grpc::Status RetrievalService::DeleteDocument(grpc::ServerContext*, const v1::DeleteDocumentRequest* request,

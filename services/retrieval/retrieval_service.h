@@ -14,6 +14,7 @@
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
 #include "retrieval/suffix_store.h"
+#include "services/tracing/tracer.h"
 
 namespace clamor {
 
@@ -26,12 +27,14 @@ class RetrievalService final : public v1::RetrievalService::Service {
     bool follower = false;        // what changes documents is refused: another server's are copied
     uint64_t document_ttl = 0;    // seconds that a document stays unless it says otherwise; 0: for ever
   };
-  // `store` and `registry` must outlive the service.
-  RetrievalService(retrieval::SuffixStore* store, Options options, prometheus::Registry* registry);
+  // `store`, `registry` and `tracer` must outlive the service. Calls that come in a recorded trace have
+  // spans, without a tracer none has.
+  RetrievalService(retrieval::SuffixStore* store, Options options, prometheus::Registry* registry,
+                   Tracer* tracer = nullptr);
 
-  grpc::Status Lookup(grpc::ServerContext*, const v1::LookupRequest* request,
+  grpc::Status Lookup(grpc::ServerContext* context, const v1::LookupRequest* request,
                       v1::LookupResponse* response) override;
-  grpc::Status Append(grpc::ServerContext*, const v1::AppendRequest* request,
+  grpc::Status Append(grpc::ServerContext* context, const v1::AppendRequest* request,
                       v1::AppendResponse* response) override;
   grpc::Status DeleteDocument(grpc::ServerContext*, const v1::DeleteDocumentRequest* request,
                               v1::DeleteDocumentResponse* response) override;
@@ -58,9 +61,14 @@ class RetrievalService final : public v1::RetrievalService::Service {
 
  private:
   absl::Status CheckMayChange() const;
+  absl::Status Look(const v1::LookupRequest& request, v1::LookupResponse* response);
+  absl::Status Store(const v1::AppendRequest& request, v1::AppendResponse* response);
+  // Of a call that has come.
+  Span Traced(const char* name, const grpc::ServerContext& context) const;
 
   retrieval::SuffixStore* const store_;
   const Options options_;
+  Tracer* const tracer_;
   prometheus::Histogram& lookup_seconds_;
   prometheus::Histogram& match_length_;
   prometheus::Gauge& stored_tokens_;

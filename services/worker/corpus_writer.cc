@@ -8,6 +8,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/time/clock.h"
 #include "grpcpp/grpcpp.h"
+#include "services/rpc_error.h"
 
 namespace clamor {
 namespace {
@@ -56,14 +57,14 @@ CorpusWriter::~CorpusWriter() {
   thread_.join();
 }
 
-void CorpusWriter::Add(const std::string& tenant, std::vector<int32_t> tokens) {
+void CorpusWriter::Add(const std::string& tenant, std::vector<int32_t> tokens, const TracePlace& trace) {
   if (tokens.empty()) return;
   {
     absl::MutexLock lock(&mu_);
     if (queue_.size() < options_.max_queued_documents &&
         queued_tokens_ + tokens.size() <= options_.max_queued_tokens) {
       queued_tokens_ += tokens.size();
-      queue_.push_back({tenant, std::move(tokens)});
+      queue_.push_back({tenant, std::move(tokens), trace});
       return;
     }
   }
@@ -150,7 +151,9 @@ void CorpusWriter::Write(std::span<const Entry> batch) {
 
 grpc::Status CorpusWriter::Append(std::span<const Entry> batch) {
   v1::AppendRequest request;
+  std::vector<Span> spans;
   for (const Entry& entry : batch) {
+    spans.push_back(entry.trace.Start("append", Span::Kind::kClient));
     v1::Document& document = *request.add_documents();
     document.mutable_namespace_()->set_tenant(entry.tenant);
     document.mutable_namespace_()->set_tokenizer_fingerprint(options_.tokenizer_fingerprint);
@@ -159,6 +162,10 @@ grpc::Status CorpusWriter::Append(std::span<const Entry> batch) {
   }
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + options_.timeout));
+  // A call stands in one trace: documents of several that travel together, in that of the first recorded.
+  const auto traced =
+      std::find_if(spans.begin(), spans.end(), [](const Span& span) { return span.context().sampled; });
+  if (traced != spans.end()) AddTraceContext(traced->context(), &context);
   {
     absl::MutexLock lock(&mu_);
     under_way_ = &context;
@@ -169,6 +176,10 @@ grpc::Status CorpusWriter::Append(std::span<const Entry> batch) {
   {
     absl::MutexLock lock(&mu_);
     under_way_ = nullptr;
+  }
+  for (Span& span : spans) {
+    if (!status.ok()) span.Fail(FromGrpc(status));
+    span.End();
   }
   if (status.ok()) {
     for (size_t i = 0; i < batch.size(); ++i) {

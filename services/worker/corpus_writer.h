@@ -23,6 +23,7 @@
 #include "absl/time/time.h"
 #include "clamor/v1/retrieval.grpc.pb.h"
 #include "grpcpp/channel.h"
+#include "services/tracing/tracer.h"
 
 namespace clamor {
 
@@ -53,7 +54,8 @@ class CorpusWriter {
   // Drops what is still queued.
   ~CorpusWriter();
 
-  void Add(const std::string& tenant, std::vector<int32_t> tokens);
+  // `trace` is of the request that the tokens come from: each document has a span of its way into the store.
+  void Add(const std::string& tenant, std::vector<int32_t> tokens, const TracePlace& trace = {});
 
   // What a tenant has added until now is dropped, or, where it is on its way already, stored before `then` is
   // called: soon, on the writer's thread, or at once if nothing is on its way.
@@ -67,6 +69,7 @@ class CorpusWriter {
   struct Entry {
     std::string tenant;
     std::vector<int32_t> tokens;
+    TracePlace trace;
   };
 
   void Loop();

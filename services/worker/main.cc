@@ -28,6 +28,9 @@ int Main(int argc, char** argv) {
 
   prometheus::Registry registry;
   WorkerMetrics metrics(registry, flags.worker.name, CLAMOR_VERSION);
+  if (absl::Status tls = CheckTls(flags.server.tls); !tls.ok()) return Fail(tls);
+  Tracer tracer(flags.server.tracing, flags.server.name, flags.server.tls, &registry);
+  flags.worker.tracer = &tracer;
   absl::StatusOr<std::unique_ptr<Worker>> worker = absl::UnavailableError("not loaded");
   std::unique_ptr<Server> server;
   WorkerService service([&server] { server->SetReady(false); });

@@ -62,7 +62,7 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Load(const WorkerOptions& option
   CLAMOR_ASSIGN_OR_RETURN(const std::string revision, ModelRevision(options.model.directory, HeldAs(model)));
   v1::ModelInfo info = Describe(model, options.model.numerics == "exact",
                                 options.name.empty() ? model.name : options.name, revision);
-  std::unique_ptr<Worker> worker(new Worker(std::move(model), std::move(info), metrics));
+  std::unique_ptr<Worker> worker(new Worker(std::move(model), std::move(info), metrics, options.tracer));
   const LoadedModel& loaded = worker->model_;
   if (!options.retrieval.empty()) worker->ConnectStore(options);
   EngineOptions engine = options.engine;
@@ -116,8 +116,8 @@ CorpusWriter* Worker::corpus(std::string_view tenant) {
   return corpora_[ShardOf(tenant, info_.tokenizer_fingerprint(), corpora_.size())].get();
 }
 
-Worker::Worker(LoadedModel model, v1::ModelInfo info, WorkerMetrics* metrics)
-    : model_(std::move(model)), info_(std::move(info)), metrics_(metrics) {}
+Worker::Worker(LoadedModel model, v1::ModelInfo info, WorkerMetrics* metrics, Tracer* tracer)
+    : model_(std::move(model)), info_(std::move(info)), metrics_(metrics), tracer_(tracer) {}
 
 Worker::~Worker() {
   if (engine_thread_.joinable()) {

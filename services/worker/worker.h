@@ -18,6 +18,7 @@
 #include "clamor/v1/model.pb.h"
 #include "clamor/v1/retrieval.grpc.pb.h"
 #include "services/security/tls.h"
+#include "services/tracing/tracer.h"
 #include "services/worker/corpus_writer.h"
 #include "services/worker/engine.h"
 #include "services/worker/knowledge_files.h"
@@ -33,8 +34,9 @@ struct WorkerOptions {
   std::vector<RetrievalShard> retrieval;  // servers of the shared store, none: there is no store
   TlsOptions tls;                         // of the way there
   absl::Duration lookup_timeout = absl::Milliseconds(20);
-  bool store = true;  // append finished answers to the store
-  std::string state;  // folder for what should survive a restart, empty: nothing does
+  bool store = true;         // append finished answers to the store
+  Tracer* tracer = nullptr;  // outlives the worker; null: it records nothing
+  std::string state;         // folder for what should survive a restart, empty: nothing does
   // kv_tokens 0: room for one whole context, at least 32768; on a GPU as much as fits and can be used.
   // Threads and kv_format are the model's.
   EngineOptions engine{.kv_tokens = 0, .default_nodes = SpeculationOptions::kAuto};
@@ -57,14 +59,16 @@ class Worker {
   // Of each server of the shared store.
   std::span<const std::unique_ptr<v1::RetrievalService::Stub>> stores() { return stores_; }
   WorkerMetrics& metrics() { return *metrics_; }
+  Tracer* tracer() { return tracer_; }  // may be null
 
  private:
-  Worker(LoadedModel model, v1::ModelInfo info, WorkerMetrics* metrics);
+  Worker(LoadedModel model, v1::ModelInfo info, WorkerMetrics* metrics, Tracer* tracer);
   void ConnectStore(const WorkerOptions& options);
 
   const LoadedModel model_;
   const v1::ModelInfo info_;
   WorkerMetrics* const metrics_;
+  Tracer* const tracer_;
   std::unique_ptr<ContinuationSource> drafter_;  // null without a store
   std::vector<std::unique_ptr<v1::RetrievalService::Stub>> stores_;
   std::vector<std::unique_ptr<CorpusWriter>> corpora_;  // as stores_, or none

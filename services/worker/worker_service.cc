@@ -19,6 +19,7 @@
 #include "services/log.h"
 #include "services/rpc_error.h"
 #include "services/tenant.h"
+#include "services/worker/request_trace.h"
 
 namespace clamor {
 namespace {
@@ -286,7 +287,11 @@ grpc::ServerWriteReactor<v1::WorkerServiceStreamGenerateResponse>* WorkerService
   absl::StatusOr<Request> request =
       worker == nullptr ? absl::UnavailableError("the model is being loaded")
                         : ParseRequest(*message, static_cast<int32_t>(worker->info().vocab_size()));
+  const RequestTrace trace = {
+      .caller = {worker == nullptr ? nullptr : worker->tracer(), TraceContextOf(*context)},
+      .id = message->request_id().substr(0, kMaxRequestId)};
   if (!request.ok()) {
+    trace.Refused(request.status());
     auto* refusal = new TokenStream(context, {}, streams_, nullptr);
     refusal->OnRefused(request.status());
     return refusal;
@@ -310,13 +315,14 @@ grpc::ServerWriteReactor<v1::WorkerServiceStreamGenerateResponse>* WorkerService
     document = request->prompt_ids;
     document.insert(document.end(), request->emitted_ids.begin(), request->emitted_ids.end());
   }
-  auto ending = [worker, stored, tenant = message->tenant(), document = std::move(document)](
+  auto ending = [worker, stored, trace, tenant = message->tenant(), document = std::move(document)](
                     const Finished& finished, std::vector<int32_t> ids) mutable {
     worker->metrics().OnFinished(finished);
+    const TracePlace place = trace.Ended(finished);
     const bool whole = finished.reason == FinishReason::kStop || finished.reason == FinishReason::kLength;
     if (!stored || !whole) return;
     document.insert(document.end(), ids.begin(), ids.end());
-    worker->corpus(tenant)->Add(tenant, std::move(document));
+    worker->corpus(tenant)->Add(tenant, std::move(document), place);
   };
 
   auto* stream = new TokenStream(context, std::move(started), streams_, std::move(ending));
@@ -325,6 +331,7 @@ grpc::ServerWriteReactor<v1::WorkerServiceStreamGenerateResponse>* WorkerService
   if (handle.ok()) {
     stream->OnAccepted([&engine, handle = *handle](FinishReason reason) { engine.Cancel(handle, reason); });
   } else {
+    trace.Refused(handle.status());
     stream->OnRefused(handle.status());
   }
   return stream;

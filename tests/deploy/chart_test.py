@@ -216,6 +216,20 @@ class ChoiceTest(unittest.TestCase):
             self.assertIn("--tls-cert=/etc/clamor/tls/tls.crt", arguments, workload)
             self.assertEqual("--tls-client-ca=/etc/clamor/tls/ca.crt" in arguments, "gateway" not in workload)
 
+    def test_traces_reach_the_collector(self):
+        settings = ("tracing.endpoint=collector.telemetry:4317", "tracing.tls=true", "tracing.sample=0")
+        policy = named("redis-tls", "NetworkPolicy", "-sends-traces", settings)["spec"]
+        servers = [found for found in objects("redis-tls", "Deployment", "StatefulSet", settings=settings)]
+        self.assertEqual(len(servers), 3)
+        for server in servers:
+            template = server["spec"]["template"]
+            arguments = template["spec"]["containers"][0]["args"]
+            self.assertIn("--otlp-endpoint=collector.telemetry:4317", arguments)
+            self.assertIn("--otlp-tls", arguments)
+            self.assertEqual("--trace-sample=0" in arguments, "gateway" in server["metadata"]["name"])
+            self.assertTrue(selects(policy["podSelector"], template["metadata"]["labels"]))
+        self.assertNotIn("--otlp", str(list(pod_templates("redis-tls"))))
+
     def test_nothing_is_allowed_first(self):
         policy = named("default", "NetworkPolicy", "-default")["spec"]
         self.assertEqual(policy["policyTypes"], ["Ingress", "Egress"])

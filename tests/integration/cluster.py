@@ -38,12 +38,13 @@ def wait_until(condition, what, seconds=SECONDS):
 
 class Server:
     """One process of `name`. The first start takes free ports; later ones the same gRPC port again. `label` tells several
-    of a name apart; `environment` is added to this process's own."""
+    of a name apart; `environment` is added to this process's own; `within` is a command that ends in running it."""
 
-    def __init__(self, name, folder, *flags, label="", environment=None):
+    def __init__(self, name, folder, *flags, label="", environment=None, within=()):
         self.name = name
         self.flags = [str(flag) for flag in flags]
         self.environment = environment or {}
+        self.within = within
         self.log = folder / f"{name}{label}.log"
         self.address = "127.0.0.1:0"  # of gRPC
         self.http = self.api = None
@@ -59,7 +60,7 @@ class Server:
             command += ["--api", "127.0.0.1:0"]
         with open(self.log, "ab") as log:
             # The kernel kills it when this process goes; preexec_fn would not do beside gRPC's threads.
-            self.process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], stdin=subprocess.DEVNULL,
+            self.process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *self.within, *command], stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=subprocess.STDOUT,
                                             env={"CLAMOR_GRACE": str(SECONDS // 2), **os.environ, **self.environment})
         self._wait_until(self._port_file.exists, "has bound its ports")
@@ -145,10 +146,13 @@ class Cluster:
         for server in self.servers:
             server.wait_ready()
 
+    def new(self, name, *flags, **fields):
+        """A server that the cluster stops with its others; not started."""
+        self.servers.append(Server(name, self.folder, *flags, **fields))
+        return self.servers[-1]
+
     def add(self, name, *flags, **fields):
-        server = Server(name, self.folder, *flags, **fields)
-        self.servers.append(server)
-        return server.start()
+        return self.new(name, *flags, **fields).start()
 
     def log_tails(self):
         return "\n".join(server.log_tail() for server in self.servers)

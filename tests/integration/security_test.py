@@ -3,8 +3,11 @@ import hashlib
 import json
 import os
 import pathlib
+import socket
+import ssl
 import subprocess
 import tempfile
+import threading
 import unittest
 
 import grpc
@@ -28,17 +31,105 @@ class Authority:
     def path(self, ending, name=None):
         return self.folder / f"{name or self.name}.{ending}"
 
-    def make(self, name, names="DNS:localhost,IP:127.0.0.1"):
-        """NAME.pem and NAME.key, both replaced at once if they are there."""
+    def make(self, name, names="DNS:localhost,IP:127.0.0.1", days=2):
+        """NAME.pem and NAME.key, both replaced at once if they are there; with negative days its time is over."""
         new = f"{name}-new"
         self.path("ext", new).write_text(f"subjectAltName={names}\n")
         self._openssl("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}",
                       "-keyout", self.path("key", new), "-out", self.path("csr", new))
         self._openssl("x509", "-req", "-in", self.path("csr", new), "-CA", self.path("pem"), "-CAkey", self.path("key"),
-                      "-CAcreateserial", "-days", "2", "-extfile", self.path("ext", new), "-out", self.path("pem", new))
+                      "-CAcreateserial", "-days", days, "-extfile", self.path("ext", new), "-out", self.path("pem", new))
         for ending in ("key", "pem"):
             self.path(ending, new).rename(self.path(ending, name))
         return ["--tls-cert", self.path("pem", name), "--tls-key", self.path("key", name)]
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # and empty SETTINGS
+
+
+def server_context(authority, name, only=None):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority.path("pem", name), authority.path("key", name))
+    context.set_alpn_protocols(["h2"])
+    return limit(context, only)
+
+
+def client_context(ca, certificate=None, only=None):
+    context = ssl.create_default_context(cafile=ca.path("pem"))
+    if certificate:
+        authority, name = certificate
+        context.load_cert_chain(authority.path("pem", name), authority.path("key", name))
+    context.set_alpn_protocols(["h2"])
+    return limit(context, only)
+
+
+def limit(context, version):
+    """To a version that is too old for OpenSSL as it comes."""
+    if version is not None:
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        context.minimum_version = context.maximum_version = version
+    return context
+
+
+class Listener:
+    """Takes connections, shows the certificate that it is told to, and tells whether who came then spoke to it."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._context, self._outcomes = None, []  # of the case under way
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def show(self, context):
+        """Of the next connections; without a context they are plain."""
+        with self._lock:
+            self._context, self._outcomes = context, []
+
+    def outcomes(self):
+        """Of the connections since `show`: "spoke" or "left"."""
+        with self._lock:
+            return list(self._outcomes)
+
+    def close(self):
+        self._socket.close()
+
+    def _accept(self):
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with self._lock:
+                context, outcomes = self._context, self._outcomes
+            threading.Thread(target=self._hear, args=(connection, context, outcomes), daemon=True).start()
+
+    def _hear(self, connection, context, outcomes):
+        outcome = "left"
+        connection.settimeout(SECONDS)
+        try:
+            with context.wrap_socket(connection, server_side=True) if context else connection as heard:
+                data = heard.recv(64)
+                if data and (context or data[:1] in (b"P", b"*")):  # what comes in plain may be a hello of TLS
+                    outcome = "spoke"
+        except OSError:  # of ssl, too
+            pass
+        with self._lock:
+            outcomes.append(outcome)
+
+
+def gets_in(server, context):
+    """Whether the server talks HTTP/2 with a client of that context; None: without TLS."""
+    host, port = server.address.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), timeout=SECONDS) as connection:
+        try:
+            with context.wrap_socket(connection, server_hostname=host) if context else connection as talk:
+                talk.sendall(PREFACE)
+                head = talk.recv(9)
+                return len(head) == 9 and head[3] == 4  # SETTINGS
+        except OSError:
+            return False
 
 
 class SecurityTest(unittest.TestCase):
@@ -64,8 +155,8 @@ class SecurityTest(unittest.TestCase):
             server.wait_ready()
 
     @classmethod
-    def start(cls, name, *flags):
-        server = Server(name, cls.folder, *flags)
+    def start(cls, name, *flags, **fields):
+        server = Server(name, cls.folder, *flags, **fields)
         cls.servers.append(server)
         server.start()
         cls.addClassCleanup(cls.stop, server)
@@ -132,6 +223,70 @@ class SecurityTest(unittest.TestCase):
             self.assertEqual(code(channel, load, client.worker.GetLoadRequest()), grpc.StatusCode.UNAVAILABLE)
         refusal = refusal_of(lambda: list(self.ask(self.stub(self.outside), self.key)))
         self.assertEqual(refusal.code, grpc.StatusCode.UNAVAILABLE)
+
+    def test_who_may_speak_to_each_server(self):
+        self.outside.make("stranger")
+        self.inside.make("friend")
+        self.inside.make("late", days=-1)
+        plain, old = None, client_context(self.inside, (self.inside, "friend"), ssl.TLSVersion.TLSv1_1)
+        for server in (self.gateway, self.worker, self.retrieval):
+            for version in (None, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+                self.assertTrue(gets_in(server, client_context(self.inside, (self.inside, "friend"), version)), server.name)
+            for wrong in (plain, old):
+                self.assertFalse(gets_in(server, wrong), server.name)
+        for server in (self.worker, self.retrieval):
+            for wrong in (client_context(self.inside), client_context(self.inside, (self.outside, "stranger")),
+                          client_context(self.inside, (self.inside, "late"))):
+                self.assertFalse(gets_in(server, wrong), server.name)
+        self.assertTrue(gets_in(self.gateway, client_context(self.inside)))  # which wants keys instead
+
+    def test_whom_each_client_believes(self):
+        """Every hop, against every kind of wrong server: nothing is said to it, and all is well with the right one."""
+        self.inside.make("right")
+        self.inside.make("late", days=-1)
+        self.inside.make("elsewhere", names="DNS:elsewhere.example")
+        self.outside.make("outside")
+        cases = {"of another authority": server_context(self.outside, "outside"),
+                 "expired": server_context(self.inside, "late"),
+                 "of another name": server_context(self.inside, "elsewhere"),
+                 "too old": server_context(self.inside, "right", ssl.TLSVersion.TLSv1_1),
+                 "without TLS": None,
+                 "right": server_context(self.inside, "right")}
+        hops = {hop: Listener() for hop in ("gateway to worker", "gateway to Redis", "gateway to collector", "worker to store",
+                                            "command line to gateway")}
+        for listener in hops.values():
+            self.addCleanup(listener.close)
+        ca = self.inside.path("pem")
+        gateway = self.start("clamor-gateway", "--workers", hops["gateway to worker"].address, "--tls-ca", ca, "--sessions-ca", ca,
+                             "--sessions", f"rediss://{hops['gateway to Redis'].address}/0",
+                             "--otlp-endpoint", hops["gateway to collector"].address, "--otlp-tls", label="-hops")
+        worker = self.start("clamor-worker", "--model", DEMO_MODEL, "--threads", 1, "--tls-ca", ca,
+                            "--retrieval", hops["worker to store"].address, label="-hops").wait_ready()
+        answers = client.worker_grpc.WorkerServiceStub(client.connect(worker))
+        asks = generation_grpc.GenerationServiceStub(client.connect(gateway))
+        for case, context in cases.items():
+            for listener in hops.values():
+                listener.show(context)
+            request = client.worker.WorkerServiceStreamGenerateRequest(tenant="t", prompt_ids=[5, 6, 7], options=options(max_tokens=3))
+            self.assertTrue(list(answers.StreamGenerate(request, timeout=SECONDS)))  # and adds it to the store
+            refusal_of(lambda: asks.Tokenize(generation.TokenizeRequest(text="x"), timeout=SECONDS))  # and sends its span
+            failed = subprocess.run([BIN_DIR / "clamor", "generate", "--server", hops["command line to gateway"].address,
+                                     "--tls-ca", ca, "--prompt", "x"], capture_output=True, timeout=SECONDS)
+            self.assertEqual(failed.returncode, 1)
+            for hop, listener in hops.items():
+                wait_until(lambda: gateway.get("/metrics") and listener.outcomes(), f"{hop}, {case}: somebody came")
+                if case == "right":
+                    wait_until(lambda: "spoke" in listener.outcomes(), f"{hop}: the right one is believed")
+                else:
+                    self.assertEqual(set(listener.outcomes()), {"left"}, f"{hop}, {case}")
+        # The old server is one, for whoever still speaks to such.
+        hops["gateway to worker"].show(cases["too old"])
+        context = client_context(self.inside, only=ssl.TLSVersion.TLSv1_1)
+        with socket.create_connection(("127.0.0.1", hops["gateway to worker"].port)) as connection:
+            with context.wrap_socket(connection, server_hostname="127.0.0.1") as talk:
+                self.assertEqual(talk.version(), "TLSv1.1")
+                talk.sendall(PREFACE)
+        wait_until(lambda: "spoke" in hops["gateway to worker"].outcomes(), "it was spoken to")
 
     def test_probes(self):
         ports = dict(line.split("=", 1) for line in (self.folder / "clamor-worker.ports").read_text().splitlines())

@@ -6,15 +6,13 @@ CLAMOR_OPEN_SESSIONS (12 if unset) sessions are open when a gateway is killed.
 import os
 import re
 import shutil
-import socket
 import subprocess
 import threading
-import time
-import unittest
 
 import grpc
 
 import client
+import redis_process
 from client import Client, QUESTIONS, Stream, generation, options, prompt, refusal_of
 from cluster import SECONDS, ClusterTest, main, wait_until
 
@@ -22,41 +20,6 @@ SESSIONS = int(os.environ.get("CLAMOR_OPEN_SESSIONS", "12"))
 TALKERS = min(SESSIONS, 8)  # at once
 SHORT = dict(max_tokens=8, ignore_eos=True, temperature=0.8)
 LONG = dict(max_tokens=150, ignore_eos=True, temperature=0.9, top_p=0.95)
-
-
-class Redis:
-    """A redis-server that syncs before it acknowledges, unless told otherwise."""
-
-    def __init__(self, folder, appendfsync="always"):
-        folder.mkdir()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.command = ["setpriv", "--pdeathsig", "KILL", "redis-server", "--port", str(self.port), "--bind", "127.0.0.1",
-                        "--dir", folder, "--save", "", "--appendonly", "yes", "--appendfsync", appendfsync]
-        self.log = folder / "log"
-        self.start()
-
-    def start(self):
-        with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-        wait_until(self._answers, f"redis-server answers\n{self.log.read_text()}")
-
-    def _answers(self):
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-                connection.sendall(b"PING\r\n")
-                return connection.recv(7) == b"+PONG\r\n"
-        except OSError:
-            return False
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-    @property
-    def url(self):
-        return f"redis://127.0.0.1:{self.port}/0"
 
 
 class Talk:
@@ -100,9 +63,9 @@ class SessionTest(ClusterTest):
         return gateway.wait_ready()
 
     def redis(self, **fields):
-        if shutil.which("redis-server") is None:
-            self.skipTest("NOT TESTED: there is no redis-server; install Debian's")
-        redis = Redis(self.cluster.folder / f"redis-{self._testMethodName}", **fields)
+        if not redis_process.installed():
+            self.skipTest(redis_process.MISSING)
+        redis = redis_process.Redis(self.cluster.folder / f"redis-{self._testMethodName}", **fields)
         self.addCleanup(redis.kill)
         return redis
 

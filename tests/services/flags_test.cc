@@ -60,6 +60,9 @@ TEST(FlagsTest, WrongUsageIsOneLineThatNamesTheFlag) {
   for (const Case& wrong : {Case{{"--no-such-flag"}, "--no-such-flag"}, Case{{"--grace", "soon"}, "--grace"},
                             Case{{"--grace", "-1"}, "--grace"}, Case{{"--max-streams", "0"}, "--max-streams"},
                             Case{{"--config", "/does/not/exist"}, "/does/not/exist"},
+                            Case{{"--otlp-endpoint", "collector"}, "--otlp-endpoint"},
+                            Case{{"--otlp-endpoint", "http://collector:4317"}, "--otlp-endpoint"},
+                            Case{{"--otlp-endpoint", "collector:4317", "--otlp-tls"}, "--tls-ca"},
                             Case{{"--config", config}, "no-such-flag"}}) {
     CaptureStderr();
     EXPECT_EQ(Parse(wrong.words).exit_status, 2) << wrong.named;

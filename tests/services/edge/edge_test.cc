@@ -326,6 +326,22 @@ TEST_F(EdgeTest, ASlowReaderIsCutOff) {
   EXPECT_EQ(json::parse(EventsOf(response).back())["error"]["code"], "slow_consumer");
 }
 
+TEST_F(EdgeTest, TracesArePassedOn) {
+  Start();
+  const std::string parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+  for (const std::string& fields :
+       {"traceparent: " + parent + "\r\ntracestate: a=1\r\nTraceState: b=2\r\n",
+        std::string("traceparent: nonsense\r\n"),
+        "traceparent: " + parent + "\r\ntraceparent: " + parent + "\r\n", std::string()}) {
+    EXPECT_EQ(Ask("POST", kChat, kBody, fields).status, 200);
+  }
+  const auto callers = core_.callers();
+  ASSERT_EQ(callers.size(), 4u);
+  EXPECT_EQ(callers[0].trace.Traceparent(), parent);
+  EXPECT_EQ(callers[0].trace.state, "a=1,b=2");
+  for (size_t i = 1; i < 4; ++i) EXPECT_FALSE(callers[i].trace.valid());
+}
+
 TEST_F(EdgeTest, LimitsOfTheRequest) {
   EdgeOptions options;
   options.connection.max_body_bytes = 10'000;

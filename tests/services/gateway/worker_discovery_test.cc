@@ -43,6 +43,13 @@ class DiscoveryTest : public testing::GatewayTest {
     for (const auto& worker : response.workers()) addresses.push_back(worker.address());
     return addresses;
   }
+  bool BothAreReady() {
+    v1::GetStatusResponse response;
+    grpc::ClientContext context;
+    models_->GetStatus(&context, {}, &response);
+    return response.workers_size() == 2 && response.workers(0).state() == v1::WORKER_STATE_READY &&
+           response.workers(1).state() == v1::WORKER_STATE_READY;
+  }
 };
 
 TEST_F(DiscoveryTest, FollowsAFile) {
@@ -129,13 +136,7 @@ TEST_F(DiscoveryTest, AFailingWorkerIsEjectedAndComesBack) {
                   : FakeWorker::Echo(context, request, writer);
   });
   StartGateway({good.address(), bad.address()});
-  ASSERT_TRUE(Eventually([&] {
-    v1::GetStatusResponse response;
-    grpc::ClientContext context;
-    models_->GetStatus(&context, {}, &response);
-    return response.workers_size() == 2 && response.workers(0).state() == v1::WORKER_STATE_READY &&
-           response.workers(1).state() == v1::WORKER_STATE_READY;
-  }));
+  ASSERT_TRUE(Eventually([&] { return BothAreReady(); }));
   int failed = 0;
   for (int i = 0; i < 60; ++i) failed += Stream(IdsRequest({1}, 1)).status.ok() ? 0 : 1;
   EXPECT_GE(failed, 3);
@@ -149,6 +150,22 @@ TEST_F(DiscoveryTest, AFailingWorkerIsEjectedAndComesBack) {
   EXPECT_TRUE(
       Eventually([&] { return Stream(IdsRequest({1}, 1)).status.ok() && bad.streams() >= before + 3; }));
   EXPECT_FALSE(open());
+}
+
+// One that breaks the streams that it is given, though it answers whoever asks how it is: requests go on
+// elsewhere, and it costs them few attempts however slowly they come.
+TEST_F(DiscoveryTest, AWorkerThatBreaksStreamsCostsFewAttempts) {
+  FakeWorker good, bad;
+  bad.SetScript(
+      [](auto&, const auto&, auto&) { return grpc::Status(grpc::StatusCode::UNAVAILABLE, "gone"); });
+  StartGateway({good.address(), bad.address()});
+  constexpr int kRequests = 100;
+  for (int i = 0; i < kRequests; ++i) {
+    ASSERT_TRUE(Eventually([&] { return BothAreReady(); }));
+    EXPECT_TRUE(Stream(IdsRequest({1}, 1)).status.ok());
+  }
+  EXPECT_GE(bad.streams(), 3);
+  EXPECT_LE(good.streams() + bad.streams(), kRequests * 11 / 10);
 }
 
 }  // namespace

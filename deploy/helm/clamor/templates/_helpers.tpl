@@ -102,6 +102,12 @@ topologySpreadConstraints:
 - --tls-key=/etc/clamor/tls/tls.key
 - --tls-ca=/etc/clamor/tls/ca.crt
 {{- end }}
+{{- with .root.Values.tracing.endpoint }}
+- --otlp-endpoint={{ . }}
+{{- if $.root.Values.tracing.tls }}
+- --otlp-tls
+{{- end }}
+{{- end }}
 {{- end -}}
 {{- define "clamor.server" -}}
 {{- $probed := .root.Values.tls.enabled | ternary (add .port 9) .port -}}
