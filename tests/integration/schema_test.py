@@ -57,7 +57,7 @@ class SchemaTest(ClusterTest):
                 self.assertTrue(agrees(value, schema), (schema, text))
         ended = SCHEMAS - texts.count(None)
         print(f"{ended} of {SCHEMAS} schemas got an answer that ends, all of these fit")
-        self.assertGreater(ended, 0.9 * SCHEMAS)
+        self.assertGreater(ended, 0.8 * SCHEMAS)
 
     def test_unknown_keywords_are_refused_by_name(self):
         for number in range(SCHEMAS):

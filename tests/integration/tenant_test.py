@@ -47,7 +47,7 @@ class IsolationTest(ClusterTest):
             self.assertEqual({reply for reply in replies_to(other, "b")}, {b""})
             store_documents(other, "b", QUESTIONS[5:7])
             store_documents(other, "a", QUESTIONS[5:20])
-            store_documents(other, "b", QUESTIONS[7:9])
+            store_documents(other, "b", QUESTIONS[7:9], first=2)
             store_documents(other, "a", reversed(QUESTIONS[5:20]))
             self.assertEqual(replies_to(other, "b"), replies)
             self.assertNotEqual(replies_to(other, "a"), replies)
@@ -57,10 +57,10 @@ class IsolationTest(ClusterTest):
             other.stop()
 
 
-def store_documents(cluster, tenant, texts):
+def store_documents(cluster, tenant, texts, first=0):
     asker = Client(cluster.gateway)
     documents = [client.retrieval.Document(namespace=namespace(cluster, tenant), id=f"document-{i}", tokens=asker.tokenize(text))
-                 for i, text in enumerate(texts)]
+                 for i, text in enumerate(texts, first)]
     for document in documents:
         retrieval_of(cluster).Append(client.retrieval.AppendRequest(documents=[document]), timeout=SECONDS)
 
@@ -157,7 +157,7 @@ class DeletionTest(ClusterTest):
         """A document, a segment, knowledge, and with each gateway a session and a stream that could be resumed."""
         asker = Client(self.cluster.gateway, tenant)
         asker.ask(ids, **FIXED)
-        self.store_again(tenant, [1 + i % 200 for i in range(270_000)] + ids)  # a segment of this size is a file
+        self.store_again(tenant, [1 + i % 200 for i in range(600_000)] + ids)  # of two tenants: more than stays on the heap
         for gateway in self.gateways.values():
             keeper = Client(gateway, tenant)
             keeper.create_session("canary")
