@@ -79,7 +79,8 @@ absl::StatusOr<std::unique_ptr<SuffixStore>> SuffixStore::Open(const StoreOption
   MappedFiles::OfProcess().SetLimit(options.mapped_bytes);
   std::error_code ignored;
   std::filesystem::remove_all(options.path + kLoadingFolder, ignored);  // left by a crash
-  CLAMOR_ASSIGN_OR_RETURN(std::unique_ptr<DocumentDb> db, DocumentDb::Open(options.path + kDbFolder, options.env));
+  CLAMOR_ASSIGN_OR_RETURN(std::unique_ptr<DocumentDb> db,
+                          DocumentDb::Open(options.path + kDbFolder, options.env));
   CLAMOR_ASSIGN_OR_RETURN(SegmentFiles files, OpenSegmentFiles(options.path + kSegmentsFolder));
   auto rep = std::make_unique<Rep>(options, std::move(lock), std::move(db), files);
   CLAMOR_RETURN_IF_ERROR(rep->Restore(std::move(files)));
