@@ -7,7 +7,6 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -23,11 +22,11 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "clamor/v1/generation.pb.h"
-#include "grpcpp/alarm.h"
 #include "grpcpp/support/server_callback.h"
 #include "services/gateway/answer_calls.h"
 #include "services/gateway/pending_events.h"
 #include "services/gateway/request_metrics.h"
+#include "services/reset_alarm.h"
 #include "services/rpc_error.h"
 
 namespace clamor {
@@ -101,7 +100,7 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
  public:
   // `context` is the call's.
   StreamRelay(RequestRecord record, size_t max_pending_bytes, grpc::CallbackServerContext* context)
-      : max_pending_bytes_(max_pending_bytes), context_(context), record_(std::move(record)) {}
+      : max_pending_bytes_(max_pending_bytes), farewell_(context), record_(std::move(record)) {}
 
   // Once: the calls, or why there are none.
   void Begin(absl::StatusOr<PreparedGeneration> generation) {
@@ -158,7 +157,8 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
       status_ = status;
       if (absl::IsCancelled(status)) pending_.Clear();  // nobody waits for it
       record_.End(status_, (*call_)->request().request_id(), (*call_)->request().tenant());
-      SetFarewell();
+      const absl::Time soon = absl::Now() + kFarewell;
+      farewell_.Set(status.ok() ? std::max(deadline_, soon) : soon);
       if (writing_ || WriteNext()) return;
     }
     this->Finish(ToGrpc(status));
@@ -185,31 +185,7 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
     if (call_ && !ended_) (*call_)->Cancel(ClientCancelled());
   }
 
-  void OnDone() override {
-    {
-      absl::MutexLock lock(&mu_);
-      done_ = true;
-    }
-    farewell_.Cancel();
-    Release();
-  }
-
-  // Of a call that is over but for what the client has yet to take, its status included.
-  void SetFarewell() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    ++owners_;
-    const absl::Time soon = absl::Now() + kFarewell;
-    farewell_.Set(absl::ToChronoTime(status_.ok() ? std::max(deadline_, soon) : soon), [this](bool expired) {
-      {
-        absl::MutexLock lock(&mu_);
-        if (expired && !done_) context_->TryCancel();
-      }
-      Release();
-    });
-  }
-
-  void Release() {
-    if (owners_.fetch_sub(1) == 1) delete this;
-  }
+  void OnDone() override { delete this; }
 
   // Starts the next write unless one is under way. True if it did.
   bool WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
@@ -225,12 +201,10 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
   static constexpr absl::Duration kFarewell = absl::Seconds(2);
 
   const size_t max_pending_bytes_;
-  grpc::CallbackServerContext* const context_;  // valid until OnDone
-  std::string model_;                           // constant since Begin
+  std::string model_;  // constant since Begin
   uint32_t first_choice_ = 0;
   absl::Time deadline_ = absl::InfiniteFuture();
-  std::atomic<int> owners_ = 1;  // gRPC; a farewell is another
-  grpc::Alarm farewell_;
+  ResetAlarm farewell_;  // of a call that is over but for what the client has yet to take, its status included
 
   absl::Mutex mu_;
   RequestRecord record_ ABSL_GUARDED_BY(mu_);
@@ -239,7 +213,6 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
   bool ended_ ABSL_GUARDED_BY(mu_) = false;  // OnEnded was called; Finish follows the last write
   bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
-  bool done_ ABSL_GUARDED_BY(mu_) = false;  // context_ is gone
   absl::Status status_ ABSL_GUARDED_BY(mu_);
 
   std::optional<FilteredCalls> call_;  // since Begin

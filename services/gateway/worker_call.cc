@@ -19,14 +19,14 @@ uint64_t MostTokens(const WorkerLease& lease, int prompt_tokens) {
 WorkerCall::WorkerCall(WorkerLease lease, const v1::WorkerServiceStreamGenerateRequest& request,
                        const AnswerStart& start, const WorkerCallOptions& options,
                        GenerationListener* listener)
-    : lease_(std::move(lease)),
-      request_(request),
+    : request_(request),
       revision_(start.revision),
-      most_tokens_(MostTokens(lease_, request_.prompt_ids_size())),
+      most_tokens_(MostTokens(lease, request_.prompt_ids_size())),
       listener_(listener),
       span_(options.trace.Start("attempt", Span::Kind::kClient)),
       next_token_index_(static_cast<uint64_t>(request_.emitted_ids_size())),
-      next_text_byte_(start.text_bytes) {
+      next_text_byte_(start.text_bytes),
+      lease_(std::move(lease)) {
   context_.set_deadline(absl::ToChronoTime(options.deadline));
   AddTraceContext(span_.context(), &context_);
   span_.Set("server.address", lease_.worker().address());

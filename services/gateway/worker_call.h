@@ -72,7 +72,6 @@ class WorkerCall final : private grpc::ClientReadReactor<v1::WorkerServiceStream
   absl::Status EndStatus(const grpc::Status& status);
   absl::Status Lost(Loss loss, absl::string_view how);
 
-  const WorkerLease lease_;
   const v1::WorkerServiceStreamGenerateRequest& request_;
   const std::string revision_;
   const uint64_t most_tokens_;  // that the model's context has room for
@@ -91,6 +90,8 @@ class WorkerCall final : private grpc::ClientReadReactor<v1::WorkerServiceStream
   absl::Mutex mu_;
   absl::Status cancelled_ ABSL_GUARDED_BY(mu_);    // why; OK: it was not
   std::optional<Loss> left_ ABSL_GUARDED_BY(mu_);  // why the worker was left; none: it was not
+
+  const WorkerLease lease_;  // last: until it is gone Leave may be called
 };
 
 }  // namespace clamor

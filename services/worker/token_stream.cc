@@ -75,7 +75,7 @@ static_assert(static_cast<int>(Source::kNoise) == v1::DRAFT_SOURCE_NOISE);
 
 TokenStream::TokenStream(grpc::CallbackServerContext* context, v1::Started started,
                          const TokenStreamOptions& options, Ending ending)
-    : context_(context), options_(options), ending_(std::move(ending)), started_(std::move(started)) {}
+    : options_(options), ending_(std::move(ending)), farewell_(context), started_(std::move(started)) {}
 
 void TokenStream::OnAccepted(Canceller cancel) {
   std::optional<FinishReason> reason;
@@ -118,7 +118,7 @@ void TokenStream::OnDelta(const Delta& delta) {
   }
   if (slow) {
     Cancel(FinishReason::kSlowConsumer);
-    SetFarewell();
+    farewell_.Set(absl::Now() + options_.farewell);
   }
   Pump();
 }
@@ -200,18 +200,6 @@ void TokenStream::Cancel(FinishReason reason) {
   if (canceller) canceller(reason);  // else OnAccepted does it
 }
 
-// A status waits behind data that the reader does not take: after a while the call is reset instead.
-void TokenStream::SetFarewell() {
-  ++owners_;
-  farewell_.Set(absl::ToChronoTime(absl::Now() + options_.farewell), [this](bool expired) {
-    {
-      absl::MutexLock lock(&mu_);
-      if (expired && !done_) context_->TryCancel();
-    }
-    Release();
-  });
-}
-
 void TokenStream::OnWriteDone(bool ok) {
   if (!ok) Cancel(FinishReason::kCancelled);
   {
@@ -224,11 +212,7 @@ void TokenStream::OnWriteDone(bool ok) {
 void TokenStream::OnCancel() { Cancel(FinishReason::kCancelled); }
 
 void TokenStream::OnDone() {
-  {
-    absl::MutexLock lock(&mu_);
-    done_ = true;
-  }
-  farewell_.Cancel();
+  farewell_.Forget();
   Release();
 }
 

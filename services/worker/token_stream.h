@@ -21,9 +21,9 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "clamor/v1/worker.grpc.pb.h"
-#include "grpcpp/alarm.h"
 #include "grpcpp/grpcpp.h"
 #include "services/content_check.h"
+#include "services/reset_alarm.h"
 #include "services/worker/request.h"
 
 namespace clamor {
@@ -66,15 +66,13 @@ class TokenStream final : public grpc::ServerWriteReactor<v1::WorkerServiceStrea
   void Pump();
   absl::Status FinalStatus() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Cancel(FinishReason reason);
-  void SetFarewell();
   void Release();
 
-  grpc::CallbackServerContext* const context_;  // valid until OnDone
   const TokenStreamOptions options_;
   const Ending ending_;
   std::vector<int32_t> ids_;  // for ending_; the engine thread's
-  grpc::Alarm farewell_;
-  std::atomic<int> owners_{2};  // engine, gRPC; a farewell alarm is a third
+  ResetAlarm farewell_;         // of a slow reader
+  std::atomic<int> owners_{2};  // engine, gRPC
 
   absl::Mutex mu_;
   v1::WorkerServiceStreamGenerateResponse message_ ABSL_GUARDED_BY(mu_);  // being written while writing_
@@ -87,7 +85,6 @@ class TokenStream final : public grpc::ServerWriteReactor<v1::WorkerServiceStrea
   bool started_due_ ABSL_GUARDED_BY(mu_) = false;
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
   bool closed_ ABSL_GUARDED_BY(mu_) = false;  // Finish was called
-  bool done_ ABSL_GUARDED_BY(mu_) = false;    // context_ is gone
 };
 
 }  // namespace clamor
