@@ -16,7 +16,7 @@ namespace clamor::retrieval {
 namespace {
 
 constexpr uint32_t kMagic = 0x534d4c43;  // "CLMS"
-constexpr uint32_t kVersion = 2;
+constexpr uint32_t kVersion = 3;
 
 struct Header {
   uint32_t magic, version;
@@ -30,10 +30,11 @@ struct Layout {
       : prefix(sizeof(Header)),
         documents(prefix + (uint64_t{header.prefix} + 7) / 8 * 8),
         signs(documents + uint64_t{header.documents} * sizeof(Segment::Document)),
-        text(signs + SpanCount(header.order) * sizeof(uint64_t)),
+        text(signs + SignCount(header.order) * sizeof(Segment::Sign)),
         order(text + uint64_t{header.text} * sizeof(uint32_t)),
         peaks(order + uint64_t{header.order} * sizeof(uint32_t)),
         end(peaks + SpanCount(header.order) * sizeof(uint32_t)) {}
+  static uint64_t SignCount(uint64_t order) { return (order + Segment::kSignSpan - 1) / Segment::kSignSpan; }
   static uint64_t SpanCount(uint64_t order) { return (order + Segment::kSpan - 1) / Segment::kSpan; }
 
   uint64_t prefix, documents, signs, text, order, peaks, end;
@@ -101,7 +102,7 @@ void Segment::SetSpans() {
   };
   prefix_ = {reinterpret_cast<const char*>(storage_.data() + layout.prefix), header.prefix};
   documents_ = {reinterpret_cast<Document*>(storage_.data() + layout.documents), header.documents};
-  signs_ = {reinterpret_cast<uint64_t*>(storage_.data() + layout.signs), Layout::SpanCount(header.order)};
+  signs_ = {reinterpret_cast<Sign*>(storage_.data() + layout.signs), Layout::SignCount(header.order)};
   text_ = words(layout.text, header.text);
   order_ = words(layout.order, header.order);
   peaks_ = words(layout.peaks, Layout::SpanCount(header.order));
@@ -217,9 +218,19 @@ void Segment::FillSpans() {
   for (size_t i = 0; i < peaks_.size(); ++i) {
     MappedFiles::OfProcess().Look();
     const auto under = order_.subspan(i * kSpan, std::min<size_t>(kSpan, order_.size() - i * kSpan));
-    signs_[i] = MakePlace(text_, under.front()).key;
+    for (size_t at = 0; at < under.size(); at += kSignSpan)
+      signs_[(i * kSpan + at) / kSignSpan] = SignOf(under[at]);
     peaks_[i] = *std::ranges::max_element(under);
   }
+}
+
+Segment::Sign Segment::SignOf(uint32_t position) const {
+  Sign sign{};
+  for (uint32_t i = 0; i < sign.tokens.size(); ++i) {
+    sign.tokens[i] = i < position ? text_[position - 1 - i] : kEndMark;
+    if (sign.tokens[i] == kEndMark) break;
+  }
+  return sign;
 }
 
 uint64_t Segment::TableChecksum() const {
@@ -274,7 +285,7 @@ absl::Status Segment::CheckIntegrity() const {
     if (order_[i] > peaks_[i / kSpan]) {
       return absl::DataLossError(absl::StrCat("entry ", i, " is over its peak ", peaks_[i / kSpan]));
     }
-    if (i % kSpan == 0 && signs_[i / kSpan] != MakePlace(text_, order_[i]).key) {
+    if (i % kSignSpan == 0 && signs_[i / kSignSpan] != SignOf(order_[i])) {
       return absl::DataLossError(absl::StrCat("entry ", i, " has another sign than its place"));
     }
   }

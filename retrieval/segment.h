@@ -10,9 +10,9 @@
 // IMPLEMENTATION. One flat block (segment_storage.h): header, namespace prefix, table of documents by rising
 // number, signs, text (documents in that order, each after an end mark), order, peaks. Newer documents lie
 // behind older ones in the text, so a higher position is a newer place. 8 bytes per token. `order` has two
-// small indexes, an entry for each 1024 of it. Signs are the two tokens before the first place of the 1024: a
-// search goes through them first, so that it touches a dozen pages of order and text and not two for each of
-// its steps. Peaks are the greatest of the 1024: they let a search for the newest places pass over most.
+// small indexes. Signs are the four tokens before every 128th place: a search goes through them first, so
+// that it touches some pages of order and text and not two for each of its steps. Peaks are the greatest of
+// each 1024 places: they let a search for the newest places pass over most.
 //
 // Segments are made from the documents in RocksDB and can be made again: a file that is damaged is left out.
 // The table is checked when a file is opened; text and order are not, so every use of them is bounded: damage
@@ -21,6 +21,7 @@
 // Threads: immutable; any number of readers. Tested by tests/retrieval/segment_test.cc.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -43,8 +44,9 @@ static_assert(kMaxSegmentTokens <= 1u << 30, "place_sort.h");
 
 class Segment {
  public:
-  static constexpr uint32_t kSpan = 1024;  // entries of `order` under one sign and one peak
-  using DeadSet = std::vector<bool>;       // by index of the document; a null pointer: all live
+  static constexpr uint32_t kSpan = 1024;     // entries of `order` under one peak
+  static constexpr uint32_t kSignSpan = 128;  // and under one sign
+  using DeadSet = std::vector<bool>;          // by index of the document; a null pointer: all live
 
   struct Document {
     uint64_t number, checksum;  // as in the catalog
@@ -53,6 +55,11 @@ class Segment {
   struct Source {
     uint64_t number;
     std::span<const uint32_t> tokens;
+  };
+  // The tokens before a place, the last of them first; 0 behind an end mark.
+  struct Sign {
+    std::array<uint32_t, 4> tokens;
+    bool operator==(const Sign&) const = default;
   };
   struct Input {
     const Segment* segment;
@@ -123,7 +130,6 @@ class Segment {
   class Run;
   struct Bisection;
   static constexpr uint32_t kBlock = 512;
-  static constexpr size_t kSignTokens = 2;
 
   explicit Segment(SegmentStorage storage);
   static absl::StatusOr<std::shared_ptr<Segment>> Allocate(std::string_view prefix,
@@ -143,12 +149,13 @@ class Segment {
   uint32_t CommonLength(uint32_t position, std::span<const uint32_t> context) const;
   const Document* LiveDocumentAt(uint32_t position, const DeadSet* dead) const;
   uint32_t Bounded(uint32_t entry) const;
+  Sign SignOf(uint32_t position) const;
 
   SegmentStorage storage_;
   uint64_t tokens_ = 0;
   std::string_view prefix_;
   std::span<Document> documents_;
-  std::span<uint64_t> signs_;
+  std::span<Sign> signs_;
   std::span<uint32_t> text_, order_, peaks_;
   std::vector<uint32_t>
       first_documents_;  // at the beginning of each kBlock tokens of the text; not in the file

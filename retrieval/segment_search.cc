@@ -1,6 +1,5 @@
 // Lookups in a segment; segment.cc makes and checks one.
 #include <algorithm>
-#include <array>
 #include <functional>
 
 #include "retrieval/key_codec.h"
@@ -46,20 +45,19 @@ int Segment::CompareContext(uint32_t position, std::span<const uint32_t> context
 // end.
 std::pair<size_t, size_t> Segment::SignRange(std::span<const uint32_t> context) const {
   // Signs tell on which side of the context a span begins, or that it begins with the context's last tokens.
-  auto compare = [&](uint64_t sign) {
-    const std::array<uint32_t, kSignTokens> tokens = {static_cast<uint32_t>(sign >> 32),
-                                                      static_cast<uint32_t>(sign)};
-    for (size_t i = 0; i < std::min<size_t>(context.size(), kSignTokens); ++i) {
+  auto compare = [&](const Sign& sign) {
+    for (size_t i = 0; i < std::min(context.size(), sign.tokens.size()); ++i) {
       const uint32_t wanted = context[context.size() - 1 - i];
-      if (tokens[i] != wanted) return tokens[i] < wanted ? -1 : 1;
+      if (sign.tokens[i] != wanted) return sign.tokens[i] < wanted ? -1 : 1;
     }
     return 0;
   };
-  const auto first = std::ranges::partition_point(signs_, [&](uint64_t sign) { return compare(sign) < 0; });
+  const auto first =
+      std::ranges::partition_point(signs_, [&](const Sign& sign) { return compare(sign) < 0; });
   const auto last =
-      std::partition_point(first, signs_.end(), [&](uint64_t sign) { return compare(sign) <= 0; });
-  return {first == signs_.begin() ? 0 : (first - signs_.begin() - 1) * size_t{kSpan},
-          std::min<size_t>((last - signs_.begin()) * size_t{kSpan}, order_.size())};
+      std::partition_point(first, signs_.end(), [&](const Sign& sign) { return compare(sign) <= 0; });
+  return {first == signs_.begin() ? 0 : (first - signs_.begin() - 1) * size_t{kSignSpan},
+          std::min<size_t>((last - signs_.begin()) * size_t{kSignSpan}, order_.size())};
 }
 
 // Looks for the first entry of `order` whose place compares to `context` as `at_least` (0 or 1) or above: it

@@ -52,6 +52,7 @@ class HedgedLookupTest : public ::testing::Test {
   }
   int count(Hedge hedge) const { return hedges_[static_cast<size_t>(hedge)]; }
 
+  absl::Notification asked_second_, go_on_;  // what the servers wait for, so they go first
   FakeRetrieval first_, second_;
   std::array<std::atomic<int>, kHedges> hedges_{};
 };
@@ -80,34 +81,31 @@ TEST_F(HedgedLookupTest, WhereTheFirstFailsTheSecondAnswers) {
 }
 
 TEST_F(HedgedLookupTest, WhereTheFirstStallsTheSecondAnswersButNotForever) {
-  absl::Notification go_on;
-  first_.SetLookup(Says(1, [&] { go_on.WaitForNotificationWithTimeout(absl::Seconds(10)); }));
+  first_.SetLookup(Says(1, [this] { go_on_.WaitForNotificationWithTimeout(absl::Seconds(10)); }));
   auto lookups = Make(absl::Seconds(4));  // of which the second is asked after one
   EXPECT_EQ(Ask(*lookups), 2u);
   EXPECT_EQ(count(Hedge::kSlowWon), 1);
   EXPECT_EQ(second_.lookups().size(), 1u);
   EXPECT_EQ(Ask(*lookups), 0u) << "nothing is left of what may be asked twice";
   EXPECT_EQ(second_.lookups().size(), 1u);
-  go_on.Notify();
+  go_on_.Notify();
   EXPECT_EQ(Ask(*lookups), 1u);
 }
 
 TEST_F(HedgedLookupTest, TheFirstMayStillWin) {
-  absl::Notification asked_second, go_on;
-  first_.SetLookup(Says(1, [&] { asked_second.WaitForNotificationWithTimeout(absl::Seconds(10)); }));
+  first_.SetLookup(Says(1, [&] { asked_second_.WaitForNotificationWithTimeout(absl::Seconds(10)); }));
   second_.SetLookup(Says(2, [&] {
-    if (!asked_second.HasBeenNotified()) asked_second.Notify();
-    go_on.WaitForNotificationWithTimeout(absl::Seconds(10));
+    if (!asked_second_.HasBeenNotified()) asked_second_.Notify();
+    go_on_.WaitForNotificationWithTimeout(absl::Seconds(10));
   }));
   auto lookups = Make();
   EXPECT_EQ(Ask(*lookups), 1u);
   EXPECT_EQ(count(Hedge::kSlowLost), 1);
-  go_on.Notify();
+  go_on_.Notify();
 }
 
 TEST_F(HedgedLookupTest, ItsEndCancelsWhatIsUnderWay) {
-  absl::Notification go_on;
-  first_.SetLookup(Says(1, [&] { go_on.WaitForNotificationWithTimeout(absl::Seconds(10)); }));
+  first_.SetLookup(Says(1, [this] { go_on_.WaitForNotificationWithTimeout(absl::Seconds(10)); }));
   auto lookups = Make();
   std::atomic<bool> cancelled = false;
   lookups->Start(Request(), [&](const grpc::Status& status, v1::LookupResponse&) {
@@ -115,7 +113,7 @@ TEST_F(HedgedLookupTest, ItsEndCancelsWhatIsUnderWay) {
   });
   lookups.reset();
   EXPECT_TRUE(cancelled);
-  go_on.Notify();
+  go_on_.Notify();
 }
 
 }  // namespace
