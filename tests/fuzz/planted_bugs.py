@@ -26,9 +26,9 @@ class Bug:
 BUGS = [
     Bug("safetensors_fuzz", "model/safetensors.cc", "if (end != data_bytes)", "if (end < data_bytes)"),
     Bug("config_fuzz", "model/config.cc", "if (c.heads % c.kv_heads != 0)", "if (c.heads < c.kv_heads)"),
-    Bug("tokenizer_fuzz", "model/tokenizer/bpe.cc", "IsIntegerIn(value, 0, kMaxTokenId)", "IsIntegerIn(value, -9, kMaxTokenId)"),
+    Bug("tokenizer_fuzz", "model/tokenizer/added_tokens.cc", "IsIntegerIn(id, 0, kMaxTokenId)", "IsIntegerIn(id, -9, kMaxTokenId)"),
     Bug("chat_template_fuzz", "model/tokenizer/jinja/subscript.cc", "Position(*index, offsets.size() - 1)", "Position(*index, offsets.size())"),
-    Bug("schema_fuzz", "model/grammar/json_schema.cc", "if (chain_.size() == kMaxChain)", "if (chain_.size() == ~size_t{0})"),
+    Bug("schema_fuzz", "model/grammar/grammar.cc", "if (last.kind != Kind::kRoot) return false;", ""),
     Bug("request_fuzz", "services/worker/worker_service.cc", "if (ids[i] > kMaxInt)", "if (ids[i] > 2 * kMaxInt + 1)"),
     Bug("store_keys_fuzz", "retrieval/key_codec.cc", "if (key_rest.size() != 8)", "if (key_rest.size() < 8)"),
     Bug("segment_fuzz", "retrieval/segment.cc", "if (start != text_.size() || order", "if (order"),

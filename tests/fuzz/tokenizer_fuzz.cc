@@ -18,7 +18,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto tokenizer = Tokenizer::Load(files);
   if (!tokenizer.ok()) return 0;
 
-  const std::string texts[] = {"Hello, world 12  \n\t<s>", "\xC3\xA9\xE2\x82\xAC<|im_end|>",
+  std::string ascii;
+  for (char c = ' '; c <= '~'; ++c) ascii.push_back(c);
+  const std::string texts[] = {ascii, "Hello, world 12  \n\t<s>", "\xC3\xA9\xE2\x82\xAC<|im_end|>",
                                std::string(cut < size ? bytes.substr(cut + 1) : std::string_view())};
   for (const std::string& text : texts) {
     const auto ids = (*tokenizer)->Encode(text, {});
