@@ -260,8 +260,8 @@ TEST_F(StreamingTest, LoadSpreadsOverEqualWorkers) {
            status.workers(0).state() == v1::WORKER_STATE_READY &&
            status.workers(1).state() == v1::WORKER_STATE_READY;
   }));
-  for (int i = 0; i < 10; ++i) EXPECT_TRUE(Stream(IdsRequest({1}, 1)).status.ok());
-  EXPECT_EQ(worker_->streams() + second.streams(), 10);
+  for (int i = 0; i < 24; ++i) EXPECT_TRUE(Stream(IdsRequest({1}, 1)).status.ok());
+  EXPECT_EQ(worker_->streams() + second.streams(), 24);
   EXPECT_GE(std::min(worker_->streams(), second.streams()), 3);
 }
 
