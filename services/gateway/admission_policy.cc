@@ -12,13 +12,15 @@
 namespace clamor {
 namespace {
 
-constexpr double kNewsWeight = 1.0 / 8;     // of the last request in what requests take
-constexpr double kDeviations = 3;           // mean ones above the mean: what one request in a hundred exceeds
 constexpr double kLatelyWeight = 1.0 / 32;  // of the last request in what each rank has been getting
 constexpr double kLeastShare = 1.0 / 16;    // that a rank is taken to get, whatever higher ones have
+constexpr double kMostFollowed = 0.75;      // of all there is, for the highest rank
 constexpr double kDefaultBurstSeconds = 10;
 constexpr size_t kManyTenants = 4096;
 constexpr absl::Duration kShortestRetry = absl::Milliseconds(100), kLongestRetry = absl::Minutes(1);
+
+// Requests come by chance: where there are n on average, there are often so many.
+double Often(double requests) { return requests + std::sqrt(requests); }
 
 double BurstOf(const Quota& quota) {
   return quota.burst_tokens > 0 ? quota.burst_tokens : kDefaultBurstSeconds * quota.tokens_per_second;
@@ -40,6 +42,7 @@ absl::StatusOr<bool> AdmissionPolicy::Enter(uint64_t id, AdmissionRequest reques
                                 capacity_.largest, " that the largest worker can hold"));
   }
   ForgetIdle(now);
+  Count(now);
   Tenant& tenant = tenants_[request.tenant];
   tenant.quota = request.quota;
   Fill(tenant, now);
@@ -47,7 +50,8 @@ absl::StatusOr<bool> AdmissionPolicy::Enter(uint64_t id, AdmissionRequest reques
   // While anybody waits, whose turn it is is for Advance to say.
   const bool runs =
       std::all_of(waiting_.begin(), waiting_.end(), [](int64_t n) { return n == 0; }) && HasRoom(request);
-  if (!runs) CLAMOR_RETURN_IF_ERROR(CheckQueue(request, now));
+  if (!runs) CLAMOR_RETURN_IF_ERROR(CheckQueue(request));
+  CLAMOR_RETURN_IF_ERROR(CheckDeadline(request, runs, now));
   ++tenant.requests;
   if (request.quota.tokens_per_second > 0) tenant.level -= static_cast<double>(request.tokens);
   Entry& entry = entries_[id];
@@ -84,43 +88,70 @@ absl::Status AdmissionPolicy::CheckQuota(const Tenant& tenant, const AdmissionRe
                  Clamped(absl::Seconds((1 - tenant.level) / quota.tokens_per_second)));
 }
 
-absl::Status AdmissionPolicy::CheckQueue(const AdmissionRequest& request, absl::Time now) const {
+absl::Status AdmissionPolicy::CheckQueue(const AdmissionRequest& request) const {
   const size_t rank = static_cast<size_t>(request.rank);
-  int64_t ahead = 0, all = 0;
-  for (size_t r = 0; r < kRanks; ++r) {
-    all += waiting_tokens_[r];
-    if (r >= rank) ahead += waiting_tokens_[r];
+  if (waiting_[rank] < options_.queue[rank]) return absl::OkStatus();
+  return Refusal("QUEUE_FULL",
+                 absl::StrCat(waiting_[rank], " requests of ", RankName(request.rank),
+                              " priority wait, limit ", options_.queue[rank]),
+                 Retry());
+}
+
+absl::Status AdmissionPolicy::CheckDeadline(const AdmissionRequest& request, bool runs,
+                                            absl::Time now) const {
+  if (runs && 3 * (running_requests_ + 1) <= 2 * capacity_.requests) return absl::OkStatus();
+  if (running_requests_ == 0) return absl::OkStatus();  // else nothing would ever be learned again
+  absl::Duration needed = absl::Seconds(pace_.AtMost(AtOnce()) * static_cast<double>(request.tokens));
+  if (!runs) {
+    int64_t ahead = running_tokens_ / running_requests_;  // until one of those that run is over, too
+    for (size_t r = static_cast<size_t>(request.rank); r < kRanks; ++r) ahead += waiting_tokens_[r];
+    needed += WaitBehind(ahead, request.rank);
   }
-  const absl::Duration retry = Clamped(WaitBehind(all, Rank::kHigh));
-  if (waiting_[rank] >= options_.queue[rank]) {
-    return Refusal("QUEUE_FULL",
-                   absl::StrCat(waiting_[rank], " requests of ", RankName(request.rank),
-                                " priority wait, limit ", options_.queue[rank]),
-                   retry);
-  }
-  // Until one of those that run is over, too.
-  const int64_t first = running_tokens_ / std::max<int64_t>(1, running_requests_);
-  const absl::Duration needed = WaitBehind(first + ahead, request.rank) + TakesAtMost(request.tokens);
   if (now + needed <= request.deadline) return absl::OkStatus();
+  const auto text = [](absl::Duration d) {
+    return absl::FormatDuration(absl::Trunc(d, absl::Milliseconds(1)));
+  };
   return Refusal(
       "QUEUE_FULL",
-      absl::StrCat("it would take ", absl::FormatDuration(absl::Trunc(needed, absl::Milliseconds(1))),
-                   ", the deadline is in ",
-                   absl::FormatDuration(absl::Trunc(request.deadline - now, absl::Milliseconds(1)))),
-      retry);
+      absl::StrCat("it would take ", text(needed), ", the deadline is in ", text(request.deadline - now)),
+      Retry());
+}
+
+absl::Duration AdmissionPolicy::Retry() const {
+  return Clamped(WaitBehind(waiting_tokens_[0] + waiting_tokens_[1] + waiting_tokens_[2], Rank::kHigh));
+}
+
+void AdmissionPolicy::Count(absl::Time now) {
+  if (counted_ != absl::InfinitePast() && now > counted_) {
+    constexpr size_t kTop = static_cast<size_t>(Rank::kHigh);
+    const absl::Duration passed = now - counted_;
+    request_seconds_ += absl::ToDoubleSeconds(passed) * static_cast<double>(running_requests_);
+    if (options_.follow > absl::ZeroDuration()) {
+      const double part = 1 - std::exp(-absl::FDivDuration(passed, options_.follow));
+      usual_requests_ += part * (static_cast<double>(running_by_rank_[kTop]) - usual_requests_);
+      usual_tokens_ += part * (static_cast<double>(running_tokens_by_rank_[kTop]) - usual_tokens_);
+    }
+  }
+  counted_ = std::max(counted_, now);
 }
 
 int64_t AdmissionPolicy::ReservedRequests(size_t rank) const {
-  return static_cast<int64_t>(options_.reserved[rank] * static_cast<double>(capacity_.requests));
+  const double all = static_cast<double>(capacity_.requests), share = options_.reserved[rank] * all;
+  if (rank != static_cast<size_t>(Rank::kHigh)) return static_cast<int64_t>(share);
+  return static_cast<int64_t>(std::max(share, std::min(Often(usual_requests_), kMostFollowed * all)));
 }
 
 int64_t AdmissionPolicy::ReservedTokens(size_t rank) const {
-  return static_cast<int64_t>(options_.reserved[rank] * static_cast<double>(capacity_.tokens));
+  const double all = static_cast<double>(capacity_.tokens), share = options_.reserved[rank] * all;
+  if (rank != static_cast<size_t>(Rank::kHigh) || usual_requests_ <= 0) return static_cast<int64_t>(share);
+  const double often = usual_tokens_ * (1 + 1 / std::sqrt(usual_requests_));
+  return static_cast<int64_t>(std::max(share, std::min(often, kMostFollowed * all)));
 }
 
 bool AdmissionPolicy::HasRoom(const AdmissionRequest& request) const {
   if (running_requests_ == 0) return true;  // whatever it costs: it fits in a worker
   int64_t requests = running_requests_ + 1, tokens = running_tokens_ + request.tokens;
+  if (request.rank == Rank::kHigh) requests -= running_by_rank_[static_cast<size_t>(Rank::kNormal)];
   for (size_t r = 0; r < kRanks; ++r) {
     if (r == static_cast<size_t>(request.rank)) continue;
     requests += std::max<int64_t>(0, ReservedRequests(r) - running_by_rank_[r]);
@@ -178,9 +209,11 @@ void AdmissionPolicy::Run(Entry& entry, absl::Time now) {
   lately_[rank] += static_cast<double>(entry.request.tokens);
   entry.runs = true;
   entry.since = now;
+  entry.request_seconds = request_seconds_;
 }
 
 std::vector<AdmissionPolicy::Change> AdmissionPolicy::Advance(absl::Time now) {
+  Count(now);
   std::vector<Change> changes;
   for (const auto& [id, entry] : entries_) {
     if (entry.runs || now + Takes(entry.request.tokens) <= entry.request.deadline) continue;
@@ -199,6 +232,7 @@ std::vector<AdmissionPolicy::Change> AdmissionPolicy::Advance(absl::Time now) {
 void AdmissionPolicy::Leave(uint64_t id, int64_t used, absl::Time now) {
   const auto it = entries_.find(id);
   if (it == entries_.end()) return;
+  Count(now);
   Entry& entry = it->second;
   const size_t rank = static_cast<size_t>(entry.rank());
   const int64_t tokens = entry.request.tokens;
@@ -215,30 +249,31 @@ void AdmissionPolicy::Leave(uint64_t id, int64_t used, absl::Time now) {
     --running_by_rank_[rank];
     running_tokens_by_rank_[rank] -= tokens;
     entry.tenant->running_tokens -= tokens;
-    if (used > 0 && tokens > 0) {
-      const double pace = absl::ToDoubleSeconds(now - entry.since) / static_cast<double>(tokens);
-      const bool first = pace_ == 0;
-      const double off = std::abs(pace - pace_);
-      pace_ += first ? pace : kNewsWeight * (pace - pace_);
-      pace_deviation_ += first ? pace / 2 : kNewsWeight * (off - pace_deviation_);
+    const double seconds = absl::ToDoubleSeconds(now - entry.since);
+    if (used > 0 && tokens > 0 && seconds > 0) {
+      pace_.Add(seconds / static_cast<double>(tokens), (request_seconds_ - entry.request_seconds) / seconds);
     }
   }
   entries_.erase(it);
 }
 
-absl::Duration AdmissionPolicy::Takes(int64_t tokens) const {
-  return absl::Seconds(pace_ * static_cast<double>(tokens));
+// Of high priority there may be more soon.
+double AdmissionPolicy::AtOnce() const {
+  const double high = static_cast<double>(running_by_rank_[static_cast<size_t>(Rank::kHigh)]);
+  const double all =
+      static_cast<double>(running_requests_) - high + std::max(high, Often(usual_requests_)) + 1;
+  return capacity_.requests == 0 ? all : std::min(all, static_cast<double>(capacity_.requests));
 }
 
-absl::Duration AdmissionPolicy::TakesAtMost(int64_t tokens) const {
-  return absl::Seconds((pace_ + kDeviations * pace_deviation_) * static_cast<double>(tokens));
+absl::Duration AdmissionPolicy::Takes(int64_t tokens) const {
+  return absl::Seconds(pace_.Mean(AtOnce()) * static_cast<double>(tokens));
 }
 
 // Those of higher ranks that are yet to come go first as well: they get what they have been getting.
 absl::Duration AdmissionPolicy::WaitBehind(int64_t tokens, Rank rank) const {
   const double at_once = static_cast<double>(std::max<int64_t>(1, running_requests_));
   const double left = std::max(kLeastShare, 1 - ShareAbove(rank));
-  return TakesAtMost(tokens) / (at_once * left);
+  return absl::Seconds(pace_.AtMost(at_once) * static_cast<double>(tokens)) / (at_once * left);
 }
 
 double AdmissionPolicy::ShareAbove(Rank rank) const {

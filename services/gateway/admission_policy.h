@@ -4,11 +4,13 @@
 //
 // A request costs tokens, its prompt and the answer it may get. It runs if the workers have room for that
 // cost and a place in their batches, and if what is left then still holds what is reserved for the other
-// ranks. A rank's first goes before its next; among those of one rank the tenant with the least running goes
-// first, then who came first. Who has waited for `promote_after` counts as one rank higher, and so on. A
-// request that would be too late when its turn comes is refused when it comes, so far as that can be foreseen
-// from how long requests have been taking and how much of the workers higher ranks have been getting; who
-// turns out to be too late nevertheless is refused in the queue.
+// ranks: a share of its own each, and for the highest what it has been using and a little more. Who has that
+// rank takes the place of one of normal rank where there is no other: the worker makes that wait. A rank's
+// first goes before its next; among those of one rank the tenant with the least running goes first, then who
+// came first. Who has waited for `promote_after` counts as one rank higher, and so on. A request that would
+// be too late when its turn comes is refused when it comes, so far as that can be foreseen from how long
+// requests have been taking and how much of the workers higher ranks have been getting; who turns out to be
+// too late nevertheless is refused in the queue.
 //
 // Not thread-safe. Tested by tests/services/gateway/admission_policy_test.cc.
 #pragma once
@@ -23,6 +25,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "services/gateway/request_pace.h"
 #include "services/security/key_file.h"
 
 namespace clamor {
@@ -34,6 +37,8 @@ const char* RankName(Rank rank);  // "low", "normal", "high"
 struct AdmissionOptions {
   std::array<int32_t, kRanks> queue = {64, 256, 256};            // requests of each rank that may wait
   std::array<double, kRanks> reserved = {1.0 / 16, 0, 1.0 / 8};  // shares that other ranks leave to each
+  absl::Duration follow =
+      absl::Seconds(10);  // time constant of what high priority has been using; 0: its share
   absl::Duration promote_after = absl::Seconds(10);
   int64_t expected_answer = 256;  // tokens, of a request that sets no limit
 };
@@ -93,7 +98,8 @@ class AdmissionPolicy {
   struct Entry {
     AdmissionRequest request;
     Tenant* tenant;
-    absl::Time since;  // it waits, or runs
+    absl::Time since;        // it waits, or runs
+    double request_seconds;  // of all that ran, up to when it began to
     bool runs = false;
     Rank rank() const { return request.rank; }
   };
@@ -101,16 +107,19 @@ class AdmissionPolicy {
 
   static void Fill(Tenant& tenant, absl::Time now);
   absl::Status CheckQuota(const Tenant& tenant, const AdmissionRequest& request) const;
-  absl::Status CheckQueue(const AdmissionRequest& request, absl::Time now) const;
+  absl::Status CheckQueue(const AdmissionRequest& request) const;
+  absl::Status CheckDeadline(const AdmissionRequest& request, bool runs, absl::Time now) const;
+  absl::Duration Retry() const;  // when to come again
   bool HasRoom(const AdmissionRequest& request) const;
   bool InReserve(const AdmissionRequest& request) const;
   std::optional<Waiting> NextToRun(absl::Time now);
   void Run(Entry& entry, absl::Time now);
+  void Count(absl::Time now);  // before what runs changes
   int64_t ReservedRequests(size_t rank) const;
   int64_t ReservedTokens(size_t rank) const;
   size_t RankNow(const Entry& entry, absl::Time now) const;
+  double AtOnce() const;  // requests that will run beside one that comes now, itself included
   absl::Duration Takes(int64_t tokens) const;                  // a request of so many, once it runs
-  absl::Duration TakesAtMost(int64_t tokens) const;            // nearly always
   absl::Duration WaitBehind(int64_t tokens, Rank rank) const;  // until so many have run before one of a rank
   double ShareAbove(Rank rank) const;                          // of what has run lately: of higher ranks
   void ForgetIdle(absl::Time now);
@@ -122,8 +131,11 @@ class AdmissionPolicy {
   std::array<int64_t, kRanks> waiting_{}, waiting_tokens_{};
   std::array<int64_t, kRanks> running_by_rank_{}, running_tokens_by_rank_{};
   int64_t running_requests_ = 0, running_tokens_ = 0;
-  double pace_ = 0, pace_deviation_ = 0;  // seconds a token of those that have run; 0: not known
-  std::array<double, kRanks> lately_{};   // tokens of those that began to run, the newer the more
+  double usual_requests_ = 0, usual_tokens_ = 0;  // of high priority that run
+  double request_seconds_ = 0;                    // that requests have run for, all together
+  absl::Time counted_ = absl::InfinitePast();     // up to when
+  RequestPace pace_;
+  std::array<double, kRanks> lately_{};           // tokens of those that began to run, the newer the more
 };
 
 }  // namespace clamor

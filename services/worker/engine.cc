@@ -23,6 +23,7 @@ constexpr int32_t kPlainStepsUntilTrial = 32;
 constexpr int32_t kTrialNodes = 3;
 constexpr double kWaitShare = 0.02;    // of a step, for what the store is about to answer
 constexpr int32_t kLongestPause = 10;  // in doublings: after so many waits in vain every 1024th step waits
+constexpr int32_t kMostHurried = 8;    // steps in a row that only prompts of high priority are read in
 constexpr int64_t kAskedContext = 32;  // tokens of a sequence's end that a question to the store carries
 
 // Adds the time since the last call to one phase of the report.
@@ -50,7 +51,7 @@ bool Engine::Rep::Step() {
   PhaseTimer timer(report);
   ForgetTenants();
   Retire();
-  Admit();
+  Admit(report);
   Plan();
   timer.Done(StepReport::kPlan);
   if (plan.empty()) {
@@ -123,10 +124,17 @@ std::unique_ptr<Drafter> Engine::Rep::MakeDrafter(Sequence& s) {
 void Engine::Rep::Plan() {
   unread.clear();
   int32_t decoding = 0;
+  size_t high = 0;
   for (const auto& s : running) {
     unread.push_back(s->unread());
     if (s->unread() == 0) ++decoding;
+    if (s->request.priority == Priority::kHigh) ++high;
   }
+  // A prompt of high priority is read before anything else is done, but not for ever.
+  const std::span<const int64_t> first = std::span(unread).first(high);
+  const bool hurry = std::any_of(first.begin(), first.end(), [](int64_t tokens) { return tokens > 0; });
+  hurried = hurry && hurried < kMostHurried ? hurried + 1 : 0;
+  if (hurried > 0) return ScheduleReaders(first, options.prefill_chunk, plan);
   // Whoever decodes should not wait much longer than without the others' prompts.
   const int32_t chunk =
       decoding > 0 ? std::min(options.prefill_chunk, cost.PrefillTokens(std::max(decoding, decoded_rows)))

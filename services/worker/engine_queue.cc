@@ -91,14 +91,20 @@ void Engine::Rep::Retire() {
 }
 
 // The first of the queue, while there is a place and room for what is known of its text; and, so that it need
-// not leave at once, for a page more of every sequence.
-void Engine::Rep::Admit() {
-  while (static_cast<int32_t>(running.size()) < options.max_sequences) {
+// not leave at once, for a page more of every sequence. One of high priority takes the place of the last of a
+// lower one, which waits again.
+void Engine::Rep::Admit(StepReport& report) {
+  while (true) {
+    const bool full = static_cast<int32_t>(running.size()) >= options.max_sequences;
     std::unique_ptr<Sequence> s;
     {
       absl::MutexLock lock(&mu);
       if (waiting.empty()) return;
       Sequence& first = *waiting.front();
+      if (full && (first.request.priority != Priority::kHigh ||
+                   running.back()->request.priority == Priority::kHigh)) {
+        return;
+      }
       const std::span<const int32_t> text(first.tokens);
       KvLease pages = cache.Find(first.request.tenant, text.first(text.size() - 1));  // the newest is a root
       first.committed = pages.tokens();
@@ -115,6 +121,10 @@ void Engine::Rep::Admit() {
       continue;
     }
     if (!s->was_admitted() && !Start(*s)) continue;
+    if (full) {
+      PreemptLast(report);
+      running.pop_back();
+    }
     const auto behind = std::find_if(running.begin(), running.end(), [&s](const auto& other) {
       return other->request.priority < s->request.priority;
     });
@@ -162,7 +172,7 @@ void Engine::Rep::Reserve(StepReport& report) {
   }
 }
 
-// Its place in `running` stays empty until the end of the step.
+// Its place in `running` stays empty.
 void Engine::Rep::PreemptLast(StepReport& report) {
   const auto last =
       std::find_if(running.rbegin(), running.rend(), [](const auto& s) { return s != nullptr; });

@@ -65,6 +65,7 @@ struct Engine::Rep {
   double forward_seconds = 0;  // of the last step
   int32_t decoded_rows = 0;    // of the last step: roots and guesses
   int32_t plain_steps = 0;     // since automatic trees last had a node
+  int32_t hurried = 0;         // steps since others than prompts of high priority were last seen to
   Sampler sampler;
   std::vector<std::unique_ptr<Sequence>> running;  // by priority, then oldest first
   std::vector<int64_t> unread;
@@ -107,7 +108,7 @@ struct Engine::Rep {
   bool Step();
   void Retire();
   void ForgetTenants();
-  void Admit();
+  void Admit(StepReport& report);
   void Plan();
   void Draft(StepReport& report);
   void Reserve(StepReport& report);

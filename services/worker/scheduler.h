@@ -22,4 +22,7 @@ struct StepShare {
 // one whose last tokens are read decodes in the same step. REQUIRES: prefill_chunk > 0.
 void Schedule(std::span<const int64_t> unread, int32_t prefill_chunk, std::vector<StepShare>& plan);
 
+// Likewise, but those that have nothing to read sit the step out.
+void ScheduleReaders(std::span<const int64_t> unread, int32_t prefill_chunk, std::vector<StepShare>& plan);
+
 }  // namespace clamor

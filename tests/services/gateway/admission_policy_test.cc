@@ -98,11 +98,32 @@ TEST(AdmissionPolicyTest, HighFirstAndSharesAreReserved) {
   EXPECT_FALSE(*policy.Enter(5, Ask(1, kHigh), At(0)));
   EXPECT_FALSE(*policy.Enter(6, Ask(1, kLow), At(0)));
   EXPECT_FALSE(*policy.Enter(7, Ask(1, kLow), At(0)));
-  EXPECT_THAT(Runs(policy, 0), ElementsAre(4, 6));  // here they are
+  EXPECT_THAT(Runs(policy, 0), ElementsAre(4, 5));  // here they are; 5 in the place of 1 or 2
   policy.Leave(1, 1, At(1));
-  EXPECT_THAT(Runs(policy, 1), ElementsAre(5));  // before 3, which came first
+  EXPECT_THAT(Runs(policy, 1), ElementsAre(6));  // low on its own share, though 3 came first
   policy.Leave(6, 1, At(1));
-  EXPECT_THAT(Runs(policy, 1), ElementsAre(7));  // low on its own share, though 3 waits
+  EXPECT_THAT(Runs(policy, 1), ElementsAre(7));
+}
+
+TEST(AdmissionPolicyTest, WhatIsKeptForHighFollowsWhatItUses) {
+  AdmissionPolicy policy({.reserved = {0, 0, 0.125}, .follow = absl::Seconds(10)});
+  policy.SetCapacity({.tokens = 800, .requests = 8, .largest = 800});
+  const auto places_for_normal = [&](double now) {
+    int places = 0;
+    while (places < 8 && *policy.Enter(100 + places, Ask(1), At(now))) ++places;
+    for (int i = 0; i <= places; ++i) policy.Leave(100 + i, 0, At(now));
+    return places;
+  };
+  EXPECT_EQ(places_for_normal(0), 7);
+  for (uint64_t id = 1; id <= 3; ++id) EXPECT_TRUE(*policy.Enter(id, Ask(1, kHigh), At(0)));
+  EXPECT_EQ(places_for_normal(0), 5) << "what three have taken";
+  for (uint64_t id = 1; id <= 3; ++id) policy.Leave(id, 1, At(100));
+  EXPECT_EQ(places_for_normal(100), 4) << "three on average may be four at once";
+  EXPECT_EQ(places_for_normal(107), 6) << "1.5 by now";
+  EXPECT_EQ(places_for_normal(1000), 7);
+  for (uint64_t id = 1; id <= 8; ++id) EXPECT_TRUE(*policy.Enter(id, Ask(1, kHigh), At(1000)));
+  for (uint64_t id = 1; id <= 8; ++id) policy.Leave(id, 1, At(1100));
+  EXPECT_EQ(places_for_normal(1100), 2) << "never all of it";
 }
 
 TEST(AdmissionPolicyTest, WaitingPromotes) {
@@ -231,7 +252,7 @@ TEST(AdmissionPolicyTest, WhoWillBeOvertakenTooLongIsToldAtOnce) {
   EXPECT_EQ(ReasonOf(late), "QUEUE_FULL");
   EXPECT_FALSE(*enter(3, kNormal, 1000, 1032));
   policy.Leave(3, 0, At(1000));
-  EXPECT_FALSE(*enter(4, kHigh, 1000, 1025));  // nobody overtakes it
+  EXPECT_TRUE(*enter(4, kHigh, 1000, 1025));  // in the place of 1
 }
 
 // The same rules, said otherwise, with everything counted anew each time.
@@ -294,6 +315,8 @@ class DullPolicy {
   bool Room(const Item& item) const {
     auto [places, tokens] = Running(-1);
     if (places == 0) return true;
+    const bool high = item.request.rank == kHigh;
+    if (high) places -= Running(1).first;
     for (int rank = 0; rank < 3; ++rank) {
       if (rank == static_cast<int>(item.request.rank)) continue;
       const auto [own_places, own_tokens] = Running(rank);
@@ -343,6 +366,7 @@ TEST(AdmissionPolicyTest, AgreesWithItsDullTwin) {
     const auto below = [&random](int n) { return static_cast<int>(random() % static_cast<uint32_t>(n)); };
     const AdmissionOptions options = {.queue = {below(4), 1 + below(6), 1 + below(4)},
                                       .reserved = {below(3) / 8.0, below(2) / 8.0, below(4) / 8.0},
+                                      .follow = absl::ZeroDuration(),
                                       .promote_after = absl::Seconds(1 + below(5))};
     AdmissionPolicy policy(options);
     DullPolicy dull(options);

@@ -194,6 +194,59 @@ TEST_F(EngineSchedulingTest, LowPriorityLosesItsPagesThoughItCameFirst) {
   EXPECT_EQ(high.ids.size(), 200u);
 }
 
+TEST_F(EngineSchedulingTest, APromptOfHighPriorityComesBeforeAllOtherWork) {
+  constexpr int32_t kChunk = 8;
+  const auto engine =
+      MakeEngine(model_, {.prefill_chunk = kChunk, .default_nodes = 0}, nullptr, nullptr, &reports_);
+  RecordingSink normal, high;
+  Submit(*engine, Golden(0, 100), normal);
+  while (normal.ids.size() < 3) ASSERT_TRUE(engine->Step());
+  const size_t before = normal.ids.size();
+  Request request{.prompt_ids = std::vector<int32_t>(6 * kChunk, 3), .max_tokens = 4};
+  request.priority = Priority::kHigh;
+  Submit(*engine, request, high);
+  for (int i = 0; i < 6; ++i) engine->Step();
+  EXPECT_EQ(high.ids.size(), 1u) << "six chunks, as if nobody else were there";
+  EXPECT_EQ(normal.ids.size(), before);
+  StepUntilIdle(*engine);
+  EXPECT_EQ(normal.ids, Answer(Golden(0, 100)).ids);
+
+  RecordingSink patient, endless;
+  Submit(*engine, Golden(0, 100), patient);
+  while (patient.ids.empty()) ASSERT_TRUE(engine->Step());
+  request.prompt_ids.assign(40 * kChunk, 4);
+  Submit(*engine, request, endless);
+  for (int i = 0; i < 27; ++i) engine->Step();
+  EXPECT_TRUE(endless.ids.empty());
+  EXPECT_EQ(patient.ids.size(), 4u) << "one step of nine is everybody's";
+  StepUntilIdle(*engine);
+}
+
+TEST_F(EngineSchedulingTest, HighPriorityTakesTheLastPlace) {
+  const auto engine =
+      MakeEngine(model_, {.max_sequences = 2, .default_nodes = 0}, nullptr, nullptr, &reports_);
+  RecordingSink first, second, high, higher, third;
+  Submit(*engine, Golden(0, 60), first);
+  Submit(*engine, Golden(1, 60), second);
+  for (int i = 0; i < 5; ++i) engine->Step();
+  Request request = Golden(2, 10);
+  request.priority = Priority::kHigh;
+  Submit(*engine, request, high);
+  engine->Step();
+  EXPECT_EQ(high.ids.size(), 1u);
+  EXPECT_EQ(reports_.preemptions, 1);
+  Submit(*engine, request, higher);
+  Submit(*engine, request, third);
+  engine->Step();
+  EXPECT_EQ(higher.ids.size(), 1u);
+  EXPECT_TRUE(third.ids.empty()) << "no lower one is left";
+  EXPECT_EQ(reports_.preemptions, 2);
+  StepUntilIdle(*engine);
+  EXPECT_EQ(third.ids, high.ids);
+  EXPECT_EQ(first.ids, Answer(Golden(0, 60)).ids);
+  EXPECT_EQ(second.ids, Answer(Golden(1, 60)).ids);
+}
+
 TEST_F(EngineSchedulingTest, WhoCannotSeeAFirstTokenInTimeIsNotStarted) {
   const auto engine = MakeEngine(model_, {});  // measures steps
   Request request{.prompt_ids = std::vector<int32_t>(500, 3), .max_tokens = 5};

@@ -44,6 +44,15 @@ TEST(Schedule, AllSmallStates) {
           ASSERT_EQ(plan[i].prefill, expected[i].prefill);
           ASSERT_EQ(plan[i].decode, expected[i].decode);
         }
+        ScheduleReaders(unread, chunk, plan);
+        const auto readers = std::count_if(expected.begin(), expected.end(),
+                                           [](const StepShare& share) { return share.prefill > 0; });
+        ASSERT_EQ(static_cast<int64_t>(plan.size()), readers);
+        for (size_t i = 0, of_all = expected.size() - plan.size(); i < plan.size(); ++i, ++of_all) {
+          ASSERT_EQ(plan[i].sequence, expected[of_all].sequence);
+          ASSERT_EQ(plan[i].prefill, expected[of_all].prefill);
+          ASSERT_EQ(plan[i].decode, expected[of_all].decode);
+        }
       }
     }
   }
