@@ -102,6 +102,7 @@ absl::StatusOr<std::unique_ptr<Edge>> Edge::Bind(const EdgeOptions& options) {
 void Edge::Serve(GenerationCore* core) {
   rep_->handler = Routes(core, {.page = rep_->options.page,
                                 .max_pending_bytes = rep_->options.max_pending_bytes,
+                                .pad_bytes = rep_->options.pad_bytes,
                                 .started = absl::Now()});
   rep_->Accept();
   for (int i = 0; i < rep_->options.threads; ++i) {

@@ -24,6 +24,7 @@ struct EdgeOptions {
   int threads = 4;
   size_t max_connections = 4096;
   size_t max_pending_bytes = 1 << 20;  // of an answer whose client reads too slowly
+  size_t pad_bytes = 0;                // events of a stream are filled up to multiples of it; 0: they are not
   std::vector<std::string> hosts;      // see Access
   std::vector<std::string> origins;
   ConnectionOptions connection;

@@ -28,6 +28,7 @@ struct Caller {
   const char* method;
   std::string tenant;
   std::string request_id;
+  bool streams = false;     // the answer is wanted as it comes
   TraceContext trace = {};  // where the sender stands in one
 };
 

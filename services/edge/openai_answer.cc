@@ -48,6 +48,7 @@ std::string OpenAiAnswer::Chunk(const v1::Started& started) {
 }
 
 std::string OpenAiAnswer::Chunk(const v1::Delta& delta) {
+  if (delta.token_ids().empty() && delta.text().empty() && delta.trees().empty()) return "";
   completion_tokens_ += static_cast<uint32_t>(delta.token_ids_size());
   Json choice = chat() ? Json{{"delta", {{"content", delta.text()}}}} : Json{{"text", delta.text()}};
   if (form_.logprobs) choice["logprobs"] = Logprobs(delta.choice(), delta.token_ids(), delta.logprobs());

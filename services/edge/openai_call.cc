@@ -13,13 +13,24 @@ namespace {
 
 constexpr char kJson[] = "application/json";
 
+// An event; with padding a comment fills it up, and is all that is left of one without data.
+std::string EventText(absl::string_view data, size_t pad_bytes) {
+  std::string text = data.empty() ? "" : absl::StrCat("data: ", data, "\n");
+  if (pad_bytes > 0) {
+    const size_t least = text.size() + 3;  // ":", and the ends of its line and of the event
+    const size_t whole = (least + pad_bytes - 1) / pad_bytes * pad_bytes;
+    absl::StrAppend(&text, ":", std::string(whole - least, ' '), "\n");
+  }
+  return text.empty() ? text : text + "\n";
+}
+
 uint32_t AnswersOf(const v1::GenerationOptions& options) { return options.has_n() ? options.n() : 1; }
 
 }  // namespace
 
 std::shared_ptr<OpenAiCall> OpenAiCall::Begin(GenerationCore* core, ApiKind kind, const HttpRequest& request,
-                                              std::shared_ptr<HttpReply> reply, size_t max_pending_bytes) {
-  std::shared_ptr<OpenAiCall> call(new OpenAiCall(kind, reply, max_pending_bytes));
+                                              std::shared_ptr<HttpReply> reply, const StreamLimits& limits) {
+  std::shared_ptr<OpenAiCall> call(new OpenAiCall(kind, reply, limits));
   Caller caller = {.method = kind == ApiKind::kChat ? "ChatCompletions" : "Completions",
                    .request_id = request.id,
                    .trace = request.trace};
@@ -51,6 +62,7 @@ absl::Status OpenAiCall::Prepare(GenerationCore* core, Caller& caller, const Htt
     caller.tenant = *std::move(tenant);
     if (!call.ok()) return refuse(call.status());
     form_ = call->form;
+    caller.streams = form_.stream;
     CLAMOR_ASSIGN_OR_RETURN(std::shared_ptr<Generation> generation,
                             core->Prepare(caller, call->request, this));
     const AnswerHead head = {.kind = kind_,
@@ -115,9 +127,10 @@ void OpenAiCall::OnEnded(const absl::Status& status) {
 }
 
 void OpenAiCall::SendEvent(absl::string_view data) {
-  if (data.empty()) return;
-  if (reply_->Write(absl::StrCat("data: ", data, "\n\n")) <= max_pending_bytes_) return;
-  Cancel(Refusal("SLOW_CONSUMER", absl::StrCat("the client let over ", max_pending_bytes_, " bytes wait")));
+  const std::string event = EventText(data, limits_.pad_bytes);
+  if (event.empty() || reply_->Write(event) <= limits_.max_pending_bytes) return;
+  Cancel(Refusal("SLOW_CONSUMER",
+                 absl::StrCat("the client let over ", limits_.max_pending_bytes, " bytes wait")));
 }
 
 }  // namespace clamor::edge

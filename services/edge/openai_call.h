@@ -19,20 +19,24 @@
 
 namespace clamor::edge {
 
+struct StreamLimits {
+  size_t max_pending_bytes;  // a client that lets more wait is cut off with SLOW_CONSUMER
+  size_t pad_bytes = 0;      // events are filled up to multiples of it; 0: they are not
+};
+
 class OpenAiCall final : public RunningCall,
                          private GenerationListener,
                          public std::enable_shared_from_this<OpenAiCall> {
  public:
   // Null if the request was refused. `core` must outlive the call, which ends after its OnEnded.
-  // A client that lets more than `max_pending_bytes` wait is cut off with SLOW_CONSUMER.
   static std::shared_ptr<OpenAiCall> Begin(GenerationCore* core, ApiKind kind, const HttpRequest& request,
-                                           std::shared_ptr<HttpReply> reply, size_t max_pending_bytes);
+                                           std::shared_ptr<HttpReply> reply, const StreamLimits& limits);
 
   void Cancel(const absl::Status& why) override;
 
  private:
-  OpenAiCall(ApiKind kind, std::shared_ptr<HttpReply> reply, size_t max_pending_bytes)
-      : kind_(kind), max_pending_bytes_(max_pending_bytes), reply_(std::move(reply)) {}
+  OpenAiCall(ApiKind kind, std::shared_ptr<HttpReply> reply, const StreamLimits& limits)
+      : kind_(kind), limits_(limits), reply_(std::move(reply)) {}
 
   absl::Status Prepare(GenerationCore* core, Caller& caller, const HttpRequest& request);
   void OnStarted(v1::Started started) override;
@@ -42,7 +46,7 @@ class OpenAiCall final : public RunningCall,
   void SendEvent(absl::string_view data);
 
   const ApiKind kind_;
-  const size_t max_pending_bytes_;
+  const StreamLimits limits_;
   std::shared_ptr<HttpReply> reply_;
   std::shared_ptr<void> hold_;  // the server does not stop before the answer is sent
   ReplyForm form_;

@@ -67,7 +67,8 @@ HttpHandler Routes(GenerationCore* core, const RouteOptions& options) {
         if (path == "/v1/chat/completions" || path == "/v1/completions") {
           if (request.method != "POST") return refuse_method("POST");
           const ApiKind kind = path == "/v1/completions" ? ApiKind::kCompletion : ApiKind::kChat;
-          return OpenAiCall::Begin(core, kind, request, std::move(reply), options.max_pending_bytes);
+          return OpenAiCall::Begin(core, kind, request, std::move(reply),
+                                   {options.max_pending_bytes, options.pad_bytes});
         }
         if (path == kModels || absl::StartsWith(path, absl::StrCat(kModels, "/"))) {
           if (!reads) return refuse_method("GET");

@@ -14,7 +14,7 @@ namespace clamor::edge {
 
 struct RouteOptions {
   bool page;
-  size_t max_pending_bytes;
+  size_t max_pending_bytes, pad_bytes;
   absl::Time started;  // what models say of their creation
 };
 

@@ -67,7 +67,8 @@ absl::StatusOr<std::unique_ptr<edge::Generation>> EdgeCore::PrepareAny(const edg
                                                                        const Request& request,
                                                                        GenerationListener* listener) {
   RequestRecord record(metrics_, caller.method, caller.trace);
-  auto prepared = service_->Prepare({.tenant = caller.tenant, .request_id = caller.request_id}, request);
+  auto prepared = service_->Prepare(
+      {.tenant = caller.tenant, .request_id = caller.request_id, .streams = caller.streams}, request);
   if (prepared.ok())
     return std::make_unique<EdgeGeneration>(*std::move(prepared), std::move(record), listener);
   record.End(prepared.status(), caller.request_id, caller.tenant);

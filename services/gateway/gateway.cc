@@ -1,5 +1,7 @@
 #include "services/gateway/gateway.h"
 
+#include <algorithm>
+
 #include "kernels/status_macros.h"
 
 namespace clamor {
@@ -10,6 +12,8 @@ absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const ServerOptions& opt
   std::unique_ptr<Gateway> gateway(new Gateway());
   CLAMOR_RETURN_IF_ERROR(CheckTls(limits.fleet.tls));
   CLAMOR_RETURN_IF_ERROR(CheckTls(options.tls));
+  CLAMOR_RETURN_IF_ERROR(CheckEvenness(
+      limits.evenness, std::min(limits.max_pending_bytes, limits.api.max_pending_bytes)));
   CLAMOR_ASSIGN_OR_RETURN(gateway->audit_, AuditLog::Open(limits.audit_log));
   gateway->authenticator_ = std::make_unique<Authenticator>();
   if (!limits.api_keys.empty()) {
@@ -48,7 +52,9 @@ absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const ServerOptions& opt
   };
   ServerOptions server_options = options;
   if (!limits.api.listen.empty()) {
-    CLAMOR_ASSIGN_OR_RETURN(gateway->edge_, edge::Edge::Bind(limits.api));
+    edge::EdgeOptions api = limits.api;
+    api.pad_bytes = limits.evenness.pad_bytes;
+    CLAMOR_ASSIGN_OR_RETURN(gateway->edge_, edge::Edge::Bind(api));
     server_options.api = gateway->edge_->address();
   }
   CLAMOR_ASSIGN_OR_RETURN(gateway->server_,

@@ -128,6 +128,17 @@ CallContext GatewayService::ContextOf(absl::Time deadline) const {
           .usage = usage_};
 }
 
+void GatewayService::AddPace(PreparedGeneration& generation, const AnswerPlace& begin) const {
+  if (limits_.evenness.cadence <= absl::ZeroDuration()) return;
+  // What is held back goes on as one, over HTTP several times as long: it must not look like a slow client.
+  const EvenPace::Options options = {.cadence = limits_.evenness.cadence,
+                                     .answers = AnswersOf(generation.request),
+                                     .most_bytes = limits_.max_pending_bytes / 8,
+                                     .begin = begin};
+  generation.filters.push_back(
+      [options](GenerationListener* next) { return std::make_unique<EvenPace>(options, next); });
+}
+
 template <class Request>
 absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const char* method,
                                                            const grpc::CallbackServerContext& context,
@@ -176,6 +187,7 @@ absl::StatusOr<PreparedGeneration> GatewayService::Prepare(const GenerationCalle
                                 .request = std::move(prepared),
                                 .model = model->info().name()};
   generation.context.affinity = std::move(affinity);
+  if (kStreams<Request> || caller.streams) AddPace(generation, {});
   if constexpr (kStreams<Request>) AddJournal(generation, keeper_, model->info(), session);
   if (session) AddSessionTurn(generation, keeper_, std::move(session->turn));
   return generation;
@@ -204,6 +216,7 @@ absl::StatusOr<PreparedGeneration> GatewayService::PrepareAgain(const grpc::Call
                                 .model = stream.model().name(),
                                 .first_choice = request.choice()};
   generation.context.revision = stream.model().revision();
+  AddPace(generation, {request.next_token_index(), request.next_text_byte()});
   generation.filters.push_back(
       [request](GenerationListener* next) { return std::make_unique<ResumedAnswer>(request, next); });
   if (stream.has_turn()) AddSessionTurn(generation, keeper_, std::move(*stream.mutable_turn()));
@@ -240,7 +253,7 @@ grpc::ServerWriteReactor<Response>* GatewayService::RelayStream(const char* meth
                                                                 grpc::CallbackServerContext* context,
                                                                 const Request& request) {
   auto* relay = new StreamRelay<Response>(RequestRecord(metrics_, method, TraceContextOf(*context)),
-                                          limits_.max_pending_bytes, context);
+                                          limits_.max_pending_bytes, limits_.evenness.pad_bytes, context);
   const auto prepare = [this, method, context, &request] { return Prepare(method, *context, request); };
   HasSession(request) ? BeginAtStore(method, *context, relay, prepare) : relay->Begin(prepare());
   return relay;
@@ -270,7 +283,8 @@ grpc::ServerWriteReactor<v1::StreamChatResponse>* GatewayService::StreamChat(
 grpc::ServerWriteReactor<v1::ResumeStreamResponse>* GatewayService::ResumeStream(
     grpc::CallbackServerContext* context, const v1::ResumeStreamRequest* request) {
   auto* relay = new StreamRelay<v1::ResumeStreamResponse>(
-      RequestRecord(metrics_, "ResumeStream", TraceContextOf(*context)), limits_.max_pending_bytes, context);
+      RequestRecord(metrics_, "ResumeStream", TraceContextOf(*context)), limits_.max_pending_bytes,
+      limits_.evenness.pad_bytes, context);
   BeginAtStore("ResumeStream", *context, relay,
                [this, context, request] { return PrepareAgain(*context, *request); });
   return relay;

@@ -15,6 +15,7 @@
 #include "clamor/v1/generation.grpc.pb.h"
 #include "services/edge/edge_options.h"
 #include "services/gateway/admission.h"
+#include "services/gateway/even_pace.h"
 #include "services/gateway/fleet.h"
 #include "services/gateway/relay.h"
 #include "services/gateway/request_metrics.h"
@@ -30,6 +31,7 @@ struct GatewayLimits {
   absl::Duration max_request_time =
       absl::Hours(1);                  // for clients without a deadline, and those with a later one
   size_t max_pending_bytes = 1 << 20;  // of a stream whose client reads too slowly
+  Evenness evenness;                   // of streams
   std::string api_keys;                // file of services/security/key_file.h; empty: everybody is let in
   std::string audit_log;               // file; empty: the log
   FleetOptions fleet;
@@ -44,6 +46,7 @@ struct GenerationCaller {
   std::string tenant;
   std::string request_id;  // empty: a new one
   absl::Time deadline = absl::InfiniteFuture();
+  bool streams = false;  // though the request's own type does not say so
 };
 
 class GatewayService final : public v1::GenerationService::CallbackService {
@@ -90,6 +93,8 @@ class GatewayService final : public v1::GenerationService::CallbackService {
   void BeginAtStore(const char* method, const grpc::CallbackServerContext& context, Relay* relay,
                     Prepared prepare);
   CallContext ContextOf(absl::Time deadline) const;
+  // Has a stream go on at an even pace, if it shall, from where its client has it.
+  void AddPace(PreparedGeneration& generation, const AnswerPlace& begin) const;
   template <class Request, class Response>
   grpc::ServerUnaryReactor* RelayUnary(const char* method, grpc::CallbackServerContext* context,
                                        const Request& request, Response* response);

@@ -43,6 +43,19 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(0.001, 1e6));
   app.add_option("--max-pending-bytes", limits.max_pending_bytes, "A client that lets more wait is cut off")
       ->capture_default_str();
+  double cadence = 0;
+  app.add_option("--pad-chunks", limits.evenness.pad_bytes,
+                 "Messages of streams are filled up to multiples of so many bytes, so that their sizes do not "
+                 "tell how many tokens they bring; 0: they are not")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1 << 14))
+      ->group("Security");
+  app.add_option("--cadence", cadence,
+                 "Seconds between two messages of a stream, whatever the model does; needs --pad-chunks; "
+                 "0: they come when they come")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0))
+      ->group("Security");
   app.add_option("--failover-wait", failover_wait,
                  "Seconds that a stream whose worker was lost waits for one that can go on with it")
       ->capture_default_str()
@@ -87,6 +100,7 @@ int main(int argc, char** argv) {
   limits.admission.queue = {(max_waiting + 3) / 4, max_waiting, max_waiting};
   limits.admission.promote_after = absl::Seconds(promote_after);
   limits.max_request_time = absl::Seconds(max_request_seconds);
+  limits.evenness.cadence = absl::Seconds(cadence);
   limits.fleet.tls = server_options.tls;
   limits.sessions.session_ttl = absl::Seconds(session_ttl);
   limits.sessions.stream_ttl = absl::Seconds(resume_ttl);

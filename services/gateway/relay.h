@@ -24,6 +24,7 @@
 #include "clamor/v1/generation.pb.h"
 #include "grpcpp/support/server_callback.h"
 #include "services/gateway/answer_calls.h"
+#include "services/gateway/padding.h"
 #include "services/gateway/pending_events.h"
 #include "services/gateway/request_metrics.h"
 #include "services/reset_alarm.h"
@@ -92,15 +93,19 @@ void ShiftChoice(Response& response, uint32_t by) {
 absl::Status ClientCancelled();
 
 // Streams to the client. One write is in flight at a time; what comes meanwhile is merged into the next. A
-// client that lets more than `max_pending_bytes` pile up is cut off with SLOW_CONSUMER. A status waits behind
-// data that the client does not take: if it takes none of it for a while the stream is reset, and the client
-// sees a bare CANCELLED.
+// client that lets more than `max_pending_bytes` pile up is cut off with SLOW_CONSUMER. Each message is filled
+// up to a multiple of `pad_bytes`, if that is not 0. A status waits behind data that the client does not take:
+// if it takes none of it for a while the stream is reset, and the client sees a bare CANCELLED.
 template <class Response>
 class StreamRelay final : public grpc::ServerWriteReactor<Response>, private GenerationListener {
  public:
   // `context` is the call's.
-  StreamRelay(RequestRecord record, size_t max_pending_bytes, grpc::CallbackServerContext* context)
-      : max_pending_bytes_(max_pending_bytes), farewell_(context), record_(std::move(record)) {}
+  StreamRelay(RequestRecord record, size_t max_pending_bytes, size_t pad_bytes,
+              grpc::CallbackServerContext* context)
+      : max_pending_bytes_(max_pending_bytes),
+        pad_bytes_(pad_bytes),
+        farewell_(context),
+        record_(std::move(record)) {}
 
   // Once: the calls, or why there are none.
   void Begin(absl::StatusOr<PreparedGeneration> generation) {
@@ -193,6 +198,7 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
     response_.Clear();
     if (!pending_.Pop(&response_)) return false;
     if (first_choice_ > 0) ShiftChoice(response_, first_choice_);
+    Pad(pad_bytes_, &response_);
     writing_ = true;
     this->StartWrite(&response_);
     return true;
@@ -200,7 +206,7 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
 
   static constexpr absl::Duration kFarewell = absl::Seconds(2);
 
-  const size_t max_pending_bytes_;
+  const size_t max_pending_bytes_, pad_bytes_;
   std::string model_;  // constant since Begin
   uint32_t first_choice_ = 0;
   absl::Time deadline_ = absl::InfiniteFuture();

@@ -39,7 +39,8 @@ async function stream(request, signal, onChunk) {
     const events = (pending + value).split("\n\n");
     pending = events.pop();
     for (const event of events) {
-      const data = event.replace(/^data: /, "");
+      const data = event.split("\n").find(line => line.startsWith("data: "))?.slice("data: ".length);
+      if (data === undefined) continue;  // comments alone: where the gateway pads
       if (data === "[DONE]") return;
       const chunk = JSON.parse(data);
       if (chunk.error) throw new Error(chunk.error.message);

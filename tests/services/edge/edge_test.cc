@@ -326,6 +326,32 @@ TEST_F(EdgeTest, ASlowReaderIsCutOff) {
   EXPECT_EQ(json::parse(EventsOf(response).back())["error"]["code"], "slow_consumer");
 }
 
+TEST_F(EdgeTest, EventsArePadded) {
+  core_.SetScript(FakeCore::Say({"Hello", "", std::string(600, 'x')}));  // the second has nothing to show
+  Start({.pad_bytes = 512});
+  const RawResponse response = Ask("POST", kChat, kStreamBody);
+  ASSERT_EQ(response.body.size() % 512, 0u);
+  std::string data;
+  size_t begin = 0;
+  int comments = 0;
+  for (size_t end; (end = response.body.find("\n\n", begin)) != std::string::npos; begin = end + 2) {
+    EXPECT_EQ((end + 2 - begin) % 512, 0u);
+    for (const absl::string_view line : absl::StrSplit(response.body.substr(begin, end - begin), '\n')) {
+      if (line[0] == ':') {
+        ++comments;
+      } else {
+        absl::StrAppend(&data, line, "\n\n");
+      }
+    }
+  }
+  EXPECT_EQ(begin, response.body.size());
+  const std::vector<std::string> events = EventsOf({.body = data});
+  EXPECT_EQ(TextOf(events), "Hello" + std::string(600, 'x'));
+  EXPECT_EQ(events.back(), "[DONE]");
+  EXPECT_EQ(comments, static_cast<int>(events.size()) + 2);  // of that, and of usage, which nobody asked for
+  EXPECT_TRUE(core_.callers().at(0).streams);
+}
+
 TEST_F(EdgeTest, TracesArePassedOn) {
   Start();
   const std::string parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -339,6 +365,7 @@ TEST_F(EdgeTest, TracesArePassedOn) {
   ASSERT_EQ(callers.size(), 4u);
   EXPECT_EQ(callers[0].trace.Traceparent(), parent);
   EXPECT_EQ(callers[0].trace.state, "a=1,b=2");
+  EXPECT_FALSE(callers[0].streams);
   for (size_t i = 1; i < 4; ++i) EXPECT_FALSE(callers[i].trace.valid());
 }
 
