@@ -19,9 +19,9 @@ absl::Status CheckEvenness(const Evenness& evenness, size_t max_pending_bytes) {
         absl::StrCat("--pad-chunks is ", evenness.pad_bytes, ", must be at most ", kMaxPadBytes));
   }
   if (evenness.pad_bytes > max_pending_bytes / (kBeats * kMessages)) {
-    return absl::InvalidArgumentError(absl::StrCat("--pad-chunks is ", evenness.pad_bytes, ", must be at most ",
-                                                   max_pending_bytes / (kBeats * kMessages), ", a ",
-                                                   kBeats * kMessages, "th of --max-pending-bytes"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--pad-chunks is ", evenness.pad_bytes, ", must be at most ",
+        max_pending_bytes / (kBeats * kMessages), ", a ", kBeats * kMessages, "th of --max-pending-bytes"));
   }
   if (evenness.cadence > absl::ZeroDuration() && evenness.pad_bytes == 0) {
     return absl::InvalidArgumentError(

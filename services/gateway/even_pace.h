@@ -61,8 +61,8 @@ class GatheredAnswers {
   PendingAnswers pending_;  // of answers that run always a Delta, to which others are added
 };
 
-// When to beat after `now`: of last, last + cadence, last + 2 cadence, ... the next. Beats that were missed are
-// left out, and no wait is longer than two cadences, however clocks are set.
+// When to beat after `now`: of last, last + cadence, last + 2 cadence, ... the next. Beats that were missed
+// are left out, and no wait is longer than two cadences, however clocks are set.
 absl::Time NextBeat(absl::Time last, absl::Duration cadence, absl::Time now);
 
 class EvenPace final : public GenerationListener {
@@ -73,9 +73,9 @@ class EvenPace final : public GenerationListener {
     size_t most_bytes;  // if more waits it goes on before its time
     AnswerPlace begin = {};
   };
-  // `next` must outlive the events. An answer that ends well ends at the next beat; an error, or a client that
-  // has gone, ends it at once, after what waits. May be destroyed as soon as `next` hears OnEnded: alarms that
-  // ring later find nothing to do.
+  // `next` must outlive the events. An answer that ends well ends at the next beat; an error, or a client
+  // that has gone, ends it at once, after what waits. May be destroyed as soon as `next` hears OnEnded:
+  // alarms that ring later find nothing to do.
   EvenPace(const Options& options, GenerationListener* next);
   ~EvenPace() override;
 

@@ -12,8 +12,8 @@ absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const ServerOptions& opt
   std::unique_ptr<Gateway> gateway(new Gateway());
   CLAMOR_RETURN_IF_ERROR(CheckTls(limits.fleet.tls));
   CLAMOR_RETURN_IF_ERROR(CheckTls(options.tls));
-  CLAMOR_RETURN_IF_ERROR(CheckEvenness(
-      limits.evenness, std::min(limits.max_pending_bytes, limits.api.max_pending_bytes)));
+  CLAMOR_RETURN_IF_ERROR(
+      CheckEvenness(limits.evenness, std::min(limits.max_pending_bytes, limits.api.max_pending_bytes)));
   CLAMOR_ASSIGN_OR_RETURN(gateway->audit_, AuditLog::Open(limits.audit_log));
   gateway->authenticator_ = std::make_unique<Authenticator>();
   if (!limits.api_keys.empty()) {

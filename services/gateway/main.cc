@@ -44,9 +44,10 @@ int main(int argc, char** argv) {
   app.add_option("--max-pending-bytes", limits.max_pending_bytes, "A client that lets more wait is cut off")
       ->capture_default_str();
   double cadence = 0;
-  app.add_option("--pad-chunks", limits.evenness.pad_bytes,
-                 "Messages of streams are filled up to multiples of so many bytes, so that their sizes do not "
-                 "tell how many tokens they bring; 0: they are not")
+  app.add_option(
+         "--pad-chunks", limits.evenness.pad_bytes,
+         "Messages of streams are filled up to multiples of so many bytes, so that their sizes do not "
+         "tell how many tokens they bring; 0: they are not")
       ->capture_default_str()
       ->check(CLI::Range(0, 1 << 14))
       ->group("Security");

@@ -93,9 +93,9 @@ void ShiftChoice(Response& response, uint32_t by) {
 absl::Status ClientCancelled();
 
 // Streams to the client. One write is in flight at a time; what comes meanwhile is merged into the next. A
-// client that lets more than `max_pending_bytes` pile up is cut off with SLOW_CONSUMER. Each message is filled
-// up to a multiple of `pad_bytes`, if that is not 0. A status waits behind data that the client does not take:
-// if it takes none of it for a while the stream is reset, and the client sees a bare CANCELLED.
+// client that lets more than `max_pending_bytes` pile up is cut off with SLOW_CONSUMER. Each message is
+// filled up to a multiple of `pad_bytes`, if that is not 0. A status waits behind data that the client does
+// not take: if it takes none of it for a while the stream is reset, and the client sees a bare CANCELLED.
 template <class Response>
 class StreamRelay final : public grpc::ServerWriteReactor<Response>, private GenerationListener {
  public:
@@ -210,7 +210,8 @@ class StreamRelay final : public grpc::ServerWriteReactor<Response>, private Gen
   std::string model_;  // constant since Begin
   uint32_t first_choice_ = 0;
   absl::Time deadline_ = absl::InfiniteFuture();
-  ResetAlarm farewell_;  // of a call that is over but for what the client has yet to take, its status included
+  ResetAlarm
+      farewell_;  // of a call that is over but for what the client has yet to take, its status included
 
   absl::Mutex mu_;
   RequestRecord record_ ABSL_GUARDED_BY(mu_);

@@ -7,6 +7,13 @@ from cluster import SECONDS
 CHAT = "/v1/chat/completions"
 
 
+def data_of(text):
+    """The data of each event; comments are for nobody."""
+    assert text.endswith("\n\n"), text[-50:]
+    for event in text[:-2].split("\n\n"):
+        yield from (line.removeprefix("data: ") for line in event.split("\n") if not line.startswith(":"))
+
+
 class Api:
     """A client that sends one request a connection."""
 
