@@ -84,7 +84,7 @@ class EvenPace::Rhythm final : public std::enable_shared_from_this<Rhythm> {
     const uint32_t choice = started.choice();
     next_->OnStarted(std::move(started));
     gathered_.Begin(choice);
-    if (alarm_ != nullptr) return;
+    if (std::exchange(beats_, true)) return;
     last_ = absl::Now();
     SetAlarm();
   }
@@ -101,39 +101,43 @@ class EvenPace::Rhythm final : public std::enable_shared_from_this<Rhythm> {
   }
 
   void OnEnded(const absl::Status& status) {
-    std::unique_ptr<grpc::Alarm> alarm;  // is put off without the lock, which its call may want
+    std::unique_ptr<grpc::Alarm> alarm;
     {
       absl::MutexLock lock(&mu_);
-      if (status.ok() && alarm_ != nullptr) {
+      if (status.ok() && beats_) {
         ended_ = true;
         return;  // the next beat tells
       }
-      if (alarm_ != nullptr) gathered_.PassOn(next_);
+      if (beats_) gathered_.PassOn(next_);
       over_ = true;
       alarm = std::move(alarm_);
     }
-    alarm.reset();
+    alarm.reset();           // which puts it off
     next_->OnEnded(status);  // which may end the pace
   }
 
  private:
   void SetAlarm() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     last_ = NextBeat(last_, options_.cadence, absl::Now());
-    alarm_ = std::make_unique<grpc::Alarm>();
     alarm_->Set(absl::ToChronoTime(last_), [self = shared_from_this()](bool) { self->Beat(); });
   }
 
   void Beat() {
-    std::unique_ptr<grpc::Alarm> alarm;
+    std::unique_ptr<grpc::Alarm> rung;
+    bool ends = false;
     {
       absl::MutexLock lock(&mu_);
       if (over_) return;
       gathered_.PassOn(next_);
-      alarm = std::move(alarm_);
-      if (!ended_) return SetAlarm();
-      over_ = true;
+      rung = std::move(alarm_);
+      ends = over_ = ended_;
     }
-    next_->OnEnded(absl::OkStatus());  // which may end the pace
+    if (ends) return next_->OnEnded(absl::OkStatus());  // which may end the pace
+    auto alarm = std::make_unique<grpc::Alarm>();
+    absl::MutexLock lock(&mu_);
+    if (over_) return;
+    alarm_ = std::move(alarm);
+    SetAlarm();
   }
 
   const Options options_;
@@ -141,11 +145,14 @@ class EvenPace::Rhythm final : public std::enable_shared_from_this<Rhythm> {
 
   absl::Mutex mu_;  // held while `next_` hears an event, so that it hears one at a time
   GatheredAnswers gathered_ ABSL_GUARDED_BY(mu_);
+  bool beats_ ABSL_GUARDED_BY(mu_) = false;  // an alarm has been set
   bool ended_ ABSL_GUARDED_BY(mu_) = false;  // well
   bool over_ ABSL_GUARDED_BY(mu_) = false;   // `next_` hears no more
   absl::Time last_ ABSL_GUARDED_BY(mu_);     // the beat that alarm_ is set to
-  // One for each beat: in its own call it cannot be set again. It holds this until it is over.
-  std::unique_ptr<grpc::Alarm> alarm_ ABSL_GUARDED_BY(mu_);
+  // The next, which holds this once it is set. One for each beat: in its own call it cannot be set again.
+  // The first alarm that there is starts gRPC and the last one stops it, which waits for calls under way and
+  // calls what is left: so alarms are made and given up without mu_, and made while another is there.
+  std::unique_ptr<grpc::Alarm> alarm_ ABSL_GUARDED_BY(mu_) = std::make_unique<grpc::Alarm>();
 };
 
 EvenPace::EvenPace(const Options& options, GenerationListener* next)

@@ -141,7 +141,7 @@ TEST_F(EvenStreamTest, SlowConsumerIsCutOff) {
     std::atomic<uint64_t> sent = 0;
     worker_->SetScript([&](auto& context, const auto& request, auto& writer) {
       FakeWorker::WriteStarted(writer, request);
-      const std::string text(8 << 10, 'z');
+      const std::string text(24 << 10, 'z');
       while (!context.IsCancelled() && FakeWorker::WriteDelta(writer, sent, 1, text)) ++sent;
       cancelled.Notify();
       return grpc::Status::CANCELLED;
