@@ -18,7 +18,7 @@ v1::StreamGenerateResponse ResponseWith(size_t text_bytes) {
 
 TEST(PaddingTest, EveryMessageIsTheLeastMultipleThatItCanBe) {
   for (const size_t bytes : {1, 2, 3, 16, 100, 129, 130, 131, 132, 133, 256, 512, 1000, 16383, 16384}) {
-    for (size_t text = 0; text<17'000; text += text> 1200 && text < 15'000 ? 97 : 1) {
+    for (size_t text = 0; text < 17'000; text += text < 420 || (text > 16'300 && text < 16'420) ? 1 : 61) {
       v1::StreamGenerateResponse response = ResponseWith(text);
       const v1::StreamGenerateResponse before = response;
       size_t whole = 0;
