@@ -326,30 +326,40 @@ TEST_F(EdgeTest, ASlowReaderIsCutOff) {
   EXPECT_EQ(json::parse(EventsOf(response).back())["error"]["code"], "slow_consumer");
 }
 
-TEST_F(EdgeTest, EventsArePadded) {
+TEST_F(EdgeTest, EventsArePaddedAndSayTheSame) {
   core_.SetScript(FakeCore::Say({"Hello", "", std::string(600, 'x')}));  // the second has nothing to show
-  Start({.pad_bytes = 512});
-  const RawResponse response = Ask("POST", kChat, kStreamBody);
-  ASSERT_EQ(response.body.size() % 512, 0u);
-  std::string data;
-  size_t begin = 0;
-  int comments = 0;
-  for (size_t end; (end = response.body.find("\n\n", begin)) != std::string::npos; begin = end + 2) {
-    EXPECT_EQ((end + 2 - begin) % 512, 0u);
-    for (const absl::string_view line : absl::StrSplit(response.body.substr(begin, end - begin), '\n')) {
-      if (line[0] == ':') {
-        ++comments;
-      } else {
-        absl::StrAppend(&data, line, "\n\n");
+  const auto choices = [](const std::vector<std::string>& events) {
+    std::vector<std::string> texts;
+    for (const std::string& event : events) {
+      texts.push_back(event == "[DONE]" ? event : json::parse(event)["choices"].dump());
+    }
+    return texts;
+  };
+  Start();
+  const std::vector<std::string> plain = choices(EventsOf(Ask("POST", kChat, kStreamBody)));
+  ASSERT_EQ(plain.size(), 5u);  // a role, two texts, a reason, [DONE]
+  for (const size_t pad : {1, 7, 100, 512, 16384}) {
+    Start({.pad_bytes = pad});
+    const RawResponse response = Ask("POST", kChat, kStreamBody);
+    std::vector<std::string> data;
+    size_t begin = 0, comments = 0;
+    for (size_t end; (end = response.body.find("\n\n", begin)) != std::string::npos; begin = end + 2) {
+      EXPECT_EQ((end + 2 - begin) % pad, 0u);
+      EXPECT_LT(end + 2 - begin, 1000 + pad);
+      for (const absl::string_view line : absl::StrSplit(response.body.substr(begin, end - begin), '\n')) {
+        if (line[0] == ':') {
+          ++comments;
+        } else {
+          ASSERT_EQ(line.substr(0, 6), "data: ");
+          data.emplace_back(line.substr(6));
+        }
       }
     }
+    EXPECT_EQ(begin, response.body.size());
+    EXPECT_EQ(choices(data), plain);
+    EXPECT_EQ(comments, plain.size() + 2);  // of the second text, and of usage, which nobody asked for
   }
-  EXPECT_EQ(begin, response.body.size());
-  const std::vector<std::string> events = EventsOf({.body = data});
-  EXPECT_EQ(TextOf(events), "Hello" + std::string(600, 'x'));
-  EXPECT_EQ(events.back(), "[DONE]");
-  EXPECT_EQ(comments, static_cast<int>(events.size()) + 2);  // of that, and of usage, which nobody asked for
-  EXPECT_TRUE(core_.callers().at(0).streams);
+  EXPECT_TRUE(core_.callers().back().streams);
 }
 
 TEST_F(EdgeTest, TracesArePassedOn) {
