@@ -6,9 +6,10 @@
 namespace clamor {
 namespace {
 
-constexpr double kMemory = 64;       // requests whose weight together is that of all before the last
-constexpr double kOffMemory = 16;    // likewise, of distances
-constexpr double kDeviations = 3.5;  // mean distances above the line: what one request in a hundred exceeds
+constexpr double kMemory = 64;     // requests whose weight together is that of all before the last
+constexpr double kOffMemory = 16;  // likewise, of distances
+constexpr double kDeviations =
+    3.5;  // mean distances above the line: what about one request in a hundred exceeds
 constexpr double kLeastVariance = 0.05;  // of at_once, for a slope to mean something
 
 }  // namespace

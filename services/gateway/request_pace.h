@@ -13,7 +13,7 @@ class RequestPace {
 
   // Seconds a token where so many run; 0 until a request has ended.
   double Mean(double at_once) const;
-  double AtMost(double at_once) const;  // that all but one in a hundred keep, or fewer
+  double AtMost(double at_once) const;  // that about one in a hundred exceeds
 
  private:
   double weight_ = 0, at_once_ = 0, seconds_ = 0;  // sums of weights, and means
