@@ -44,9 +44,9 @@ def named(name, kind, suffix, settings=()):
     return found[0]
 
 
-def pod_templates(name):
+def pod_templates(name, settings=()):
     """Of each workload, its name and the template of its pods."""
-    for found in objects(name, "Deployment", "StatefulSet", "Job", "CronJob"):
+    for found in objects(name, "Deployment", "StatefulSet", "Job", "CronJob", settings=settings):
         spec = found["spec"]["jobTemplate"]["spec"] if found["kind"] == "CronJob" else found["spec"]
         yield found["metadata"]["name"], spec["template"]
 

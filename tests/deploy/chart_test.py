@@ -105,9 +105,13 @@ class ManifestTest(unittest.TestCase):
                 found = [ports for label, ports in pods if selects({"matchLabels": service["spec"]["selector"]}, label)]
                 self.assertEqual(len(found), 1, service["metadata"]["name"])
                 self.assertLessEqual({port["targetPort"] for port in service["spec"]["ports"]}, found[0])
-            for budget in objects(name, "PodDisruptionBudget"):
-                found = [label for label in labels if selects(budget["spec"]["selector"], label)]
-                self.assertEqual(len(found), 1, budget["metadata"]["name"])
+            budgets = objects(name, "PodDisruptionBudget")
+            for budget in budgets:
+                self.assertTrue(any(selects(budget["spec"]["selector"], label) for label in labels), budget)
+            for server in objects(name, "Deployment", "StatefulSet"):  # of two budgets over a pod neither would let it go
+                label = server["spec"]["template"]["metadata"]["labels"]
+                found = [budget for budget in budgets if selects(budget["spec"]["selector"], label)]
+                self.assertEqual(len(found), 1 if budgets else 0, server["metadata"]["name"])
             for policy in objects(name, "NetworkPolicy"):
                 self.assertTrue(any(selects(policy["spec"]["podSelector"], label) for label in labels), policy)
             for monitor in objects(name, "ServiceMonitor"):
@@ -206,9 +210,9 @@ class ChoiceTest(unittest.TestCase):
         names = named("redis-tls", "Certificate", "clamor")["spec"]["dnsNames"]
         for workload, template in pod_templates("redis-tls"):
             for argument in template["spec"]["containers"][0]["args"]:
-                if argument.startswith(("--workers=", "--retrieval=")):
-                    host = argument.partition("=")[2].removeprefix("dns:///").rpartition(":")[0]
-                    self.assertIn(host, names)
+                if argument.startswith(("--workers=", "--retrieval=", "--follow=")):
+                    for address in re.split("[,|]", argument.partition("=")[2]):
+                        self.assertIn(address.removeprefix("dns:///").rpartition(":")[0], names)
 
     def test_tls_reaches_everybody(self):
         for workload, template in pod_templates("redis-tls"):
@@ -220,7 +224,7 @@ class ChoiceTest(unittest.TestCase):
         settings = ("tracing.endpoint=collector.telemetry:4317", "tracing.tls=true", "tracing.sample=0")
         policy = named("redis-tls", "NetworkPolicy", "-sends-traces", settings)["spec"]
         servers = [found for found in objects("redis-tls", "Deployment", "StatefulSet", settings=settings)]
-        self.assertEqual(len(servers), 3)
+        self.assertEqual(len(servers), 4)
         for server in servers:
             template = server["spec"]["template"]
             arguments = template["spec"]["containers"][0]["args"]
@@ -258,6 +262,106 @@ class ChoiceTest(unittest.TestCase):
         self.assertEqual(claims, {"backups", f"store-{store['metadata']['name']}-0"})
 
 
+class FollowerTest(unittest.TestCase):
+    """The second store, while it follows the first and after they have changed parts."""
+
+    FOLLOWS = ("retrieval.follower.enabled=true",)
+    LEADS = (*FOLLOWS, "retrieval.follower.leads=true")
+
+    def each_way(self):
+        """Settings, with the names of the store that leads and of the one that follows it."""
+        for settings, names in ((self.FOLLOWS, ("retrieval", "retrieval-follower")),
+                                (self.LEADS, ("retrieval-follower", "retrieval"))):
+            with self.subTest(settings):
+                yield settings, *names
+
+    def arguments(self, settings):
+        """Of each component, those of its containers."""
+        found = {}
+        for _, template in pod_templates("multi-model", settings):
+            every = found.setdefault(template["metadata"]["labels"]["app.kubernetes.io/component"], [])
+            every.extend(argument for container in containers(template) for argument in container.get("args", []))
+        return found
+
+    def test_there_is_none_unless_it_is_wanted(self):
+        arguments = self.arguments(())
+        self.assertEqual(set(arguments), {"gateway", "worker", "retrieval", "backup", "ingest"})
+        self.assertNotRegex(str(arguments), r"--follow|--retrieval=[^']*\|")
+
+    def test_everybody_knows_which_one_leads(self):
+        for settings, leader, follower in self.each_way():
+            address = {name: f"demo-clamor-{name}.prod.svc.cluster.local:7720" for name in (leader, follower)}
+            arguments = self.arguments(settings)
+            self.assertNotIn("--follow", str(arguments[leader]))
+            self.assertEqual([one for one in arguments[follower] if one not in arguments[leader]], [f"--follow={address[leader]}"])
+            asked = [one for one in arguments["worker"] if one.startswith("--retrieval=")]
+            self.assertEqual(asked, [f"--retrieval={address[leader]}|{address[follower]}"] * 3)
+            for job in ("backup", "ingest"):
+                self.assertEqual({one for one in arguments[job] if one.startswith("--server=")}, {f"--server={address[leader]}"})
+
+    def test_backups_are_of_the_one_that_leads(self):
+        for settings, leader, _ in self.each_way():
+            pod = named("multi-model", "CronJob", "-backup", settings)["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+            store = named("multi-model", "StatefulSet", f"-{leader}", settings)
+            self.assertIn({"name": "store", "persistentVolumeClaim": {"claimName": f"store-{store['metadata']['name']}-0"}},
+                          pod["volumes"])
+            beside, = pod["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+            found = [one["metadata"]["name"] for one in objects("multi-model", "StatefulSet", settings=settings)
+                     if selects(beside["labelSelector"], one["spec"]["template"]["metadata"]["labels"])]
+            self.assertEqual(found, [store["metadata"]["name"]])
+
+    def test_each_has_a_volume(self):
+        stores = [named("redis-tls", "StatefulSet", suffix)["spec"] for suffix in ("-retrieval", "-retrieval-follower")]
+        for store in stores:
+            self.assertEqual([claim["metadata"]["name"] for claim in store["volumeClaimTemplates"]], ["store"])
+
+    def test_they_lie_apart_and_go_one_by_one(self):
+        labels, spread = [], []
+        for suffix in ("-retrieval", "-retrieval-follower"):
+            template = named("redis-tls", "StatefulSet", suffix)["spec"]["template"]
+            labels.append(template["metadata"]["labels"])
+            spread += [one["labelSelector"] for one in template["spec"]["topologySpreadConstraints"]]
+        budget = named("redis-tls", "PodDisruptionBudget", "-retrieval")["spec"]
+        self.assertEqual(budget["maxUnavailable"], 1)
+        for selector in (*spread, budget["selector"]):
+            self.assertTrue(all(selects(selector, label) for label in labels), selector)
+
+    def test_turning_it_on_restarts_no_store(self):
+        before, after = (named("multi-model", "StatefulSet", "-retrieval", settings) for settings in ((), self.FOLLOWS))
+        self.assertEqual(before, after)
+
+    def test_who_may_call_a_store(self):
+        for settings, leader, follower in self.each_way():
+            policies = [found["spec"] for found in objects("multi-model", "NetworkPolicy", settings=settings)]
+            labels = [template["metadata"]["labels"] for _, template in pod_templates("multi-model", settings)]
+
+            def allows(way, peers, one, other):
+                """Whether a policy of the pods `one` lets them call, or be called by, those of `other`."""
+                return any(selects(policy["podSelector"], one) and port in (7720, "grpc") and
+                           any(selects(peer.get("podSelector", {}), other) and "namespaceSelector" not in peer
+                               for peer in rule[peers])
+                           for policy in policies for rule in policy.get(way, []) if peers in rule
+                           for port in (each["port"] for each in rule.get("ports", [])))
+
+            def callers(store):
+                of = "app.kubernetes.io/component"
+                target = next(label for label in labels if label[of] == store)
+                ways = [{label[of] for label in labels if allows("egress", "to", label, target)},
+                        {label[of] for label in labels if allows("ingress", "from", target, label)}]
+                self.assertEqual(*ways, store)
+                return ways[0]
+
+            self.assertEqual(callers(leader), {"worker", "backup", "ingest", follower})
+            self.assertEqual(callers(follower), {"worker"})
+
+    def test_a_name_that_is_too_long(self):
+        longest = "clamor-" + 26 * "x"
+        for name, works in ((longest, True), (longest + "x", False)):
+            done = helm("template", name, CHART, "--set", self.FOLLOWS[0])
+            self.assertEqual(done.returncode == 0, works, done.stderr)
+        self.assertIn("a StatefulSet's name has 52 characters at most, this one 53", done.stderr)
+
+
 class RefusalTest(unittest.TestCase):
     """Values that cannot work, and the words that say which."""
 
@@ -279,6 +383,11 @@ class RefusalTest(unittest.TestCase):
         ('models=[{"name": "m", "source": {"archive": {"uri": "https://x/y"}}}]', "sha256 is required"),
         ("image.tag=latest", "image.tag: Must not validate the schema (not)"),
         ("retrieval.backup.enabled=true", "retrieval.backup.claim: String length must be greater than or equal to 1"),
+        ("retrieval.follower=true", "retrieval.follower: Invalid type"),
+        ("retrieval.follower.enabled=1", "retrieval.follower.enabled: Invalid type. Expected: boolean"),
+        ("retrieval.follower.replicas=2", "Additional property replicas is not allowed"),
+        ("retrieval.follower.leads=true", "retrieval.follower.enabled does not match: true"),
+        ('retrieval={"enabled": false, "follower": {"enabled": true}}', "retrieval.enabled does not match: true"),
         ("tls.enabled=true", "tls.existingSecret: String length must be greater than or equal to 1"),
         ("route.enabled=true", "route.parentRefs: Array must have at least 1 items"),
         ("networkPolicy.clients=[{}]", "networkPolicy.clients.0: Must have at least 1 properties"),
