@@ -267,13 +267,8 @@ class FollowerTest(unittest.TestCase):
 
     FOLLOWS = ("retrieval.follower.enabled=true",)
     LEADS = (*FOLLOWS, "retrieval.follower.leads=true")
-
-    def each_way(self):
-        """Settings, with the names of the store that leads and of the one that follows it."""
-        for settings, names in ((self.FOLLOWS, ("retrieval", "retrieval-follower")),
-                                (self.LEADS, ("retrieval-follower", "retrieval"))):
-            with self.subTest(settings):
-                yield settings, *names
+    # Settings, with the store that leads and the one that follows it.
+    BOTH_WAYS = ((FOLLOWS, "retrieval", "retrieval-follower"), (LEADS, "retrieval-follower", "retrieval"))
 
     def arguments(self, settings):
         """Of each component, those of its containers."""
@@ -289,7 +284,7 @@ class FollowerTest(unittest.TestCase):
         self.assertNotRegex(str(arguments), r"--follow|--retrieval=[^']*\|")
 
     def test_everybody_knows_which_one_leads(self):
-        for settings, leader, follower in self.each_way():
+        for settings, leader, follower in self.BOTH_WAYS:
             address = {name: f"demo-clamor-{name}.prod.svc.cluster.local:7720" for name in (leader, follower)}
             arguments = self.arguments(settings)
             self.assertNotIn("--follow", str(arguments[leader]))
@@ -300,7 +295,7 @@ class FollowerTest(unittest.TestCase):
                 self.assertEqual({one for one in arguments[job] if one.startswith("--server=")}, {f"--server={address[leader]}"})
 
     def test_backups_are_of_the_one_that_leads(self):
-        for settings, leader, _ in self.each_way():
+        for settings, leader, _ in self.BOTH_WAYS:
             pod = named("multi-model", "CronJob", "-backup", settings)["spec"]["jobTemplate"]["spec"]["template"]["spec"]
             store = named("multi-model", "StatefulSet", f"-{leader}", settings)
             self.assertIn({"name": "store", "persistentVolumeClaim": {"claimName": f"store-{store['metadata']['name']}-0"}},
@@ -331,7 +326,7 @@ class FollowerTest(unittest.TestCase):
         self.assertEqual(before, after)
 
     def test_who_may_call_a_store(self):
-        for settings, leader, follower in self.each_way():
+        for settings, leader, follower in self.BOTH_WAYS:
             policies = [found["spec"] for found in objects("multi-model", "NetworkPolicy", settings=settings)]
             labels = [template["metadata"]["labels"] for _, template in pod_templates("multi-model", settings)]
 
