@@ -58,7 +58,7 @@ class FailoverTest(unittest.TestCase):
         many = [document("ann", number) for number in range(100)]
         self.assertEqual(Store(store).append(many), [STORED] * len(many))
         def whole(pod):
-            return Store(pod).stats("ann").documents == len(many) and Store(pod).stats().documents > 0
+            return Store(pod).stats("ann").documents == len(many) and Store(pod).stats().documents > len(many)
         wait_until(lambda: whole(follower), "the follower has the answer and the other documents")
 
         store.kill()
