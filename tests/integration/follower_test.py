@@ -161,8 +161,15 @@ class ReplicasTest(ClusterTest):
         leader.kill()
         wait_until(lambda: drafted() and self.hedges("failed_won") > 0, "the follower drafts")
         leader.start().wait_ready()
+
+        def follower_helps():
+            before = self.hedges("failed_won")
+            return drafted() and self.hedges("failed_won") > before
+
+        wait_until(lambda: not follower_helps(), "the leader drafts again")
         leader.pause()
         wait_until(lambda: drafted() and self.hedges("slow_won") > 0, "the follower drafts, as far as it may be asked")
+        wait_until(follower_helps, "a leader that has said nothing for long is given up: the follower is asked everything")
         leader.resume()
         asked = sum(self.worker.metric("clamor_worker_retrieval_requests_total", outcome=outcome)
                     for outcome in ("ok", "timeout", "error"))
