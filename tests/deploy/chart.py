@@ -55,6 +55,13 @@ def containers(template):
     return template["spec"].get("initContainers", []) + template["spec"]["containers"]
 
 
+def selects(selector, labels):
+    """Whether a label selector, of any kind of object, finds what has these labels."""
+    wanted = selector.get("matchLabels", {}).items()
+    return wanted <= labels.items() and all(labels.get(one["key"]) in one["values"]
+                                            for one in selector.get("matchExpressions", []))
+
+
 def dashboards(name):
     """Of each dashboard in the ConfigMaps, its parsed JSON."""
     return [json.loads(text) for found in objects(name, "ConfigMap") for text in found["data"].values()]
