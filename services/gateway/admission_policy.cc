@@ -99,7 +99,8 @@ absl::Status AdmissionPolicy::CheckQueue(const AdmissionRequest& request) const 
 
 absl::Status AdmissionPolicy::CheckDeadline(const AdmissionRequest& request, bool runs,
                                             absl::Time now) const {
-  if (runs && 3 * (running_requests_ + 1) <= 2 * capacity_.requests) return absl::OkStatus();
+  const bool quiet = capacity_.requests == 0 || 3 * (running_requests_ + 1) <= 2 * capacity_.requests;
+  if (runs && quiet) return absl::OkStatus();
   if (running_requests_ == 0) return absl::OkStatus();  // else nothing would ever be learned again
   absl::Duration needed = absl::Seconds(pace_.AtMost(AtOnce()) * static_cast<double>(request.tokens));
   if (!runs) {

@@ -9,8 +9,9 @@
 // first goes before its next; among those of one rank the tenant with the least running goes first, then who
 // came first. Who has waited for `promote_after` counts as one rank higher, and so on. A request that would
 // be too late when its turn comes is refused when it comes, so far as that can be foreseen from how long
-// requests have been taking and how much of the workers higher ranks have been getting; who turns out to be
-// too late nevertheless is refused in the queue.
+// requests have been taking and how much of the workers higher ranks have been getting; but while a third of
+// the places is free, whoever finds one runs. Who turns out to be too late nevertheless is refused in the
+// queue.
 //
 // Not thread-safe. Tested by tests/services/gateway/admission_policy_test.cc.
 #pragma once
@@ -135,7 +136,7 @@ class AdmissionPolicy {
   double request_seconds_ = 0;                    // that requests have run for, all together
   absl::Time counted_ = absl::InfinitePast();     // up to when
   RequestPace pace_;
-  std::array<double, kRanks> lately_{};           // tokens of those that began to run, the newer the more
+  std::array<double, kRanks> lately_{};  // tokens of those that began to run, the newer the more
 };
 
 }  // namespace clamor

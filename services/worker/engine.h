@@ -73,7 +73,8 @@ struct StepReport {
   enum Phase { kPlan, kDraft, kForward, kVerify, kCommit, kPhases };
   double seconds[kPhases] = {};
   int32_t rows = 0, prompt_tokens = 0, emitted_tokens = 0, forwards = 0;  // forwards: sequences that emitted
-  int32_t preemptions = 0;  // sequences that gave their pages to others and wait again
+  int32_t preemptions = 0;    // sequences that gave their pages to others and wait again
+  int32_t displacements = 0;  // and those that gave their place to one of high priority
   std::array<int32_t, kSources> drafted{}, accepted{};
   double speculation_ratio = NAN;  // see SpeculationGuard::ratio
 };

@@ -122,8 +122,9 @@ void Engine::Rep::Admit(StepReport& report) {
     }
     if (!s->was_admitted() && !Start(*s)) continue;
     if (full) {
-      PreemptLast(report);
+      PreemptLast();
       running.pop_back();
+      ++report.displacements;
     }
     const auto behind = std::find_if(running.begin(), running.end(), [&s](const auto& other) {
       return other->request.priority < s->request.priority;
@@ -159,7 +160,8 @@ void Engine::Rep::Reserve(StepReport& report) {
     for (const auto& s : running) cache.Shrink(s->pages, static_cast<int64_t>(s->tokens.size()));
     for (const StepShare& share : plan) {
       while (running[share.sequence] != nullptr && !cache.Grow(running[share.sequence]->pages, text(share))) {
-        PreemptLast(report);
+        PreemptLast();
+        ++report.preemptions;
       }
     }
     std::erase_if(plan, [this](const StepShare& share) { return running[share.sequence] == nullptr; });
@@ -173,13 +175,12 @@ void Engine::Rep::Reserve(StepReport& report) {
 }
 
 // Its place in `running` stays empty.
-void Engine::Rep::PreemptLast(StepReport& report) {
+void Engine::Rep::PreemptLast() {
   const auto last =
       std::find_if(running.rbegin(), running.rend(), [](const auto& s) { return s != nullptr; });
   std::unique_ptr<Sequence> s = std::move(*last);
   s->pages = KvLease();
   s->committed = 0;
-  ++report.preemptions;
   absl::MutexLock lock(&mu);
   Enqueue(std::move(s));
 }

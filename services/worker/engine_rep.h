@@ -118,7 +118,7 @@ struct Engine::Rep {
 
   absl::Status Constrain(Sequence& s);
   bool Start(Sequence& s);
-  void PreemptLast(StepReport& report);
+  void PreemptLast();
   void Enqueue(std::unique_ptr<Sequence> s) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
   std::unique_ptr<Drafter> MakeDrafter(Sequence& s);
   std::optional<FinishReason> Append(Sequence& s, int32_t id, std::string& text);

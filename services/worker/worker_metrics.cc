@@ -71,6 +71,10 @@ WorkerMetrics::WorkerMetrics(prometheus::Registry& registry, const std::string& 
       preemptions_(
           Series(registry, model)
               .Counter("clamor_preemptions_total", "Sequences that lost their pages and waited again")),
+      displacements_(
+          Series(registry, model)
+              .Counter("clamor_displacements_total",
+                       "Sequences that lost their place to one of high priority and waited again")),
       generated_tokens_(Series(registry, model).Counter("clamor_generated_tokens_total", "Tokens emitted")),
       prompt_tokens_(Series(registry, model).Counter("clamor_prompt_tokens_total", "Prompt tokens computed")),
       forwards_(
@@ -129,6 +133,7 @@ void WorkerMetrics::OnStep(const StepReport& report) {
   step_rows_.Observe(report.rows);
   prompt_tokens_.Increment(report.prompt_tokens);
   preemptions_.Increment(report.preemptions);
+  displacements_.Increment(report.displacements);
   generated_tokens_.Increment(report.emitted_tokens);
   forwards_.Increment(report.forwards);
   int32_t nodes = 0;

@@ -43,6 +43,7 @@ class WorkerMetrics final : public StepObserver {
   prometheus::Counter& prefix_queries_;
   prometheus::Counter& prefix_hits_;
   prometheus::Counter& preemptions_;
+  prometheus::Counter& displacements_;
   prometheus::Counter& generated_tokens_;
   prometheus::Counter& prompt_tokens_;
   prometheus::Counter& forwards_;

@@ -18,10 +18,11 @@ class Reports : public StepObserver {
  public:
   void OnStep(const StepReport& report) override {
     preemptions += report.preemptions;
+    displacements += report.displacements;
     prompt_tokens += report.prompt_tokens;
   }
   void OnAccepted(int32_t) override {}
-  int64_t preemptions = 0, prompt_tokens = 0;
+  int64_t preemptions = 0, displacements = 0, prompt_tokens = 0;
 };
 
 class EngineSchedulingTest : public EngineTest {
@@ -234,13 +235,13 @@ TEST_F(EngineSchedulingTest, HighPriorityTakesTheLastPlace) {
   Submit(*engine, request, high);
   engine->Step();
   EXPECT_EQ(high.ids.size(), 1u);
-  EXPECT_EQ(reports_.preemptions, 1);
+  EXPECT_EQ(reports_.displacements, 1);
   Submit(*engine, request, higher);
   Submit(*engine, request, third);
   engine->Step();
   EXPECT_EQ(higher.ids.size(), 1u);
   EXPECT_TRUE(third.ids.empty()) << "no lower one is left";
-  EXPECT_EQ(reports_.preemptions, 2);
+  EXPECT_EQ(reports_.displacements, 2);
   StepUntilIdle(*engine);
   EXPECT_EQ(third.ids, high.ids);
   EXPECT_EQ(first.ids, Answer(Golden(0, 60)).ids);
