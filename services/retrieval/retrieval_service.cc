@@ -104,6 +104,14 @@ absl::Status RetrievalService::CheckMayChange() const {
   return absl::OkStatus();
 }
 
+// Where two servers change parts, one may follow the other for a moment after that has begun to follow it: it
+// would lose whatever the other has not copied yet.
+absl::Status RetrievalService::CheckMayBeFollowed() const {
+  if (draining_) return Draining();
+  if (options_.follower) return Refusal("FOLLOWER", "this server follows another one: follow that");
+  return absl::OkStatus();
+}
+
 grpc::Status RetrievalService::Lookup(grpc::ServerContext* context, const v1::LookupRequest* request,
                                       v1::LookupResponse* response) {
   Span span = Traced("Lookup", *context);
@@ -239,7 +247,7 @@ grpc::Status RetrievalService::LoadSegments(grpc::ServerContext*, const v1::Load
 
 grpc::Status RetrievalService::ListDocuments(grpc::ServerContext*, const v1::ListDocumentsRequest* request,
                                              v1::ListDocumentsResponse* response) {
-  if (draining_) return ToGrpc(Draining());
+  if (absl::Status may = CheckMayBeFollowed(); !may.ok()) return ToGrpc(may);
   std::string after;
   if (request->has_namespace_()) {
     auto ns = ToNamespace("namespace", request->namespace_());
@@ -262,7 +270,7 @@ grpc::Status RetrievalService::ListDocuments(grpc::ServerContext*, const v1::Lis
 
 grpc::Status RetrievalService::GetDocuments(grpc::ServerContext*, const v1::GetDocumentsRequest* request,
                                             v1::GetDocumentsResponse* response) {
-  if (draining_) return ToGrpc(Draining());
+  if (absl::Status may = CheckMayBeFollowed(); !may.ok()) return ToGrpc(may);
   auto ns = ToNamespace("namespace", request->namespace_());
   if (!ns.ok()) return ToGrpc(ns.status());
   if (absl::Status count = CheckCount("ids", request->ids_size(), kMaxAppendDocuments); !count.ok())
@@ -284,7 +292,7 @@ grpc::Status RetrievalService::GetDocuments(grpc::ServerContext*, const v1::GetD
 
 grpc::Status RetrievalService::ListChanges(grpc::ServerContext*, const v1::ListChangesRequest* request,
                                            v1::ListChangesResponse* response) {
-  if (draining_) return ToGrpc(Draining());
+  if (absl::Status may = CheckMayBeFollowed(); !may.ok()) return ToGrpc(may);
   if (request->wait_milliseconds() > 10000) {
     return ToGrpc(InvalidField("wait_milliseconds",
                                absl::StrCat("is ", request->wait_milliseconds(), ", must be 0 to 10000")));

@@ -61,6 +61,7 @@ class RetrievalService final : public v1::RetrievalService::Service {
 
  private:
   absl::Status CheckMayChange() const;
+  absl::Status CheckMayBeFollowed() const;
   absl::Status Look(const v1::LookupRequest& request, v1::LookupResponse* response);
   absl::Status Store(const v1::AppendRequest& request, v1::AppendResponse* response);
   // Of a call that has come.

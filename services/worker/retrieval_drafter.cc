@@ -57,6 +57,12 @@ std::shared_ptr<grpc::Channel> MakeRetrievalChannel(const std::string& target, c
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 250);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 250);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
+  // A machine that vanished without a word is noticed, and the follower asked instead: deadlines alone would
+  // leave the connection as it is.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   // We ask again ourselves. gRPC's own retries can lose a call that meets a server in the moment in which it
   // closes: in 1.51 it then never ends, not even at its deadline.
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);

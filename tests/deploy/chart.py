@@ -44,15 +44,22 @@ def named(name, kind, suffix, settings=()):
     return found[0]
 
 
-def pod_templates(name):
+def pod_templates(name, settings=()):
     """Of each workload, its name and the template of its pods."""
-    for found in objects(name, "Deployment", "StatefulSet", "Job", "CronJob"):
+    for found in objects(name, "Deployment", "StatefulSet", "Job", "CronJob", settings=settings):
         spec = found["spec"]["jobTemplate"]["spec"] if found["kind"] == "CronJob" else found["spec"]
         yield found["metadata"]["name"], spec["template"]
 
 
 def containers(template):
     return template["spec"].get("initContainers", []) + template["spec"]["containers"]
+
+
+def selects(selector, labels):
+    """Whether a label selector, of any kind of object, finds what has these labels."""
+    wanted = selector.get("matchLabels", {}).items()
+    return wanted <= labels.items() and all(labels.get(one["key"]) in one["values"]
+                                            for one in selector.get("matchExpressions", []))
 
 
 def dashboards(name):

@@ -16,17 +16,11 @@ import kubernetes_validate
 import yaml
 
 import chart
-from chart import CHART, ROOT, SETS, containers, helm, named, objects, pod_templates, render, values_file
+from chart import CHART, ROOT, SETS, containers, helm, named, objects, pod_templates, render, selects, values_file
 
 KUBERNETES = "1.31"
 CUSTOM = json.loads((pathlib.Path(__file__).parent / "custom_resources.json").read_text())
 BIN_DIR = pathlib.Path(os.environ.get("CLAMOR_BIN_DIR", ROOT / "build/release/bin"))
-
-
-def selects(selector, labels):
-    wanted = selector.get("matchLabels", {}).items()
-    return wanted <= labels.items() and all(labels.get(one["key"]) in one["values"]
-                                            for one in selector.get("matchExpressions", []))
 
 
 class ManifestTest(unittest.TestCase):
@@ -105,9 +99,13 @@ class ManifestTest(unittest.TestCase):
                 found = [ports for label, ports in pods if selects({"matchLabels": service["spec"]["selector"]}, label)]
                 self.assertEqual(len(found), 1, service["metadata"]["name"])
                 self.assertLessEqual({port["targetPort"] for port in service["spec"]["ports"]}, found[0])
-            for budget in objects(name, "PodDisruptionBudget"):
-                found = [label for label in labels if selects(budget["spec"]["selector"], label)]
-                self.assertEqual(len(found), 1, budget["metadata"]["name"])
+            budgets = objects(name, "PodDisruptionBudget")
+            for budget in budgets:
+                self.assertTrue(any(selects(budget["spec"]["selector"], label) for label in labels), budget)
+            for server in objects(name, "Deployment", "StatefulSet"):  # of two budgets over a pod neither would let it go
+                label = server["spec"]["template"]["metadata"]["labels"]
+                found = [budget for budget in budgets if selects(budget["spec"]["selector"], label)]
+                self.assertEqual(len(found), 1 if budgets else 0, server["metadata"]["name"])
             for policy in objects(name, "NetworkPolicy"):
                 self.assertTrue(any(selects(policy["spec"]["podSelector"], label) for label in labels), policy)
             for monitor in objects(name, "ServiceMonitor"):
@@ -206,9 +204,9 @@ class ChoiceTest(unittest.TestCase):
         names = named("redis-tls", "Certificate", "clamor")["spec"]["dnsNames"]
         for workload, template in pod_templates("redis-tls"):
             for argument in template["spec"]["containers"][0]["args"]:
-                if argument.startswith(("--workers=", "--retrieval=")):
-                    host = argument.partition("=")[2].removeprefix("dns:///").rpartition(":")[0]
-                    self.assertIn(host, names)
+                if argument.startswith(("--workers=", "--retrieval=", "--follow=")):
+                    for address in re.split("[,|]", argument.partition("=")[2]):
+                        self.assertIn(address.removeprefix("dns:///").rpartition(":")[0], names)
 
     def test_tls_reaches_everybody(self):
         for workload, template in pod_templates("redis-tls"):
@@ -220,7 +218,7 @@ class ChoiceTest(unittest.TestCase):
         settings = ("tracing.endpoint=collector.telemetry:4317", "tracing.tls=true", "tracing.sample=0")
         policy = named("redis-tls", "NetworkPolicy", "-sends-traces", settings)["spec"]
         servers = [found for found in objects("redis-tls", "Deployment", "StatefulSet", settings=settings)]
-        self.assertEqual(len(servers), 3)
+        self.assertEqual(len(servers), 4)
         for server in servers:
             template = server["spec"]["template"]
             arguments = template["spec"]["containers"][0]["args"]
@@ -279,6 +277,11 @@ class RefusalTest(unittest.TestCase):
         ('models=[{"name": "m", "source": {"archive": {"uri": "https://x/y"}}}]', "sha256 is required"),
         ("image.tag=latest", "image.tag: Must not validate the schema (not)"),
         ("retrieval.backup.enabled=true", "retrieval.backup.claim: String length must be greater than or equal to 1"),
+        ("retrieval.follower=true", "retrieval.follower: Invalid type"),
+        ("retrieval.follower.enabled=1", "retrieval.follower.enabled: Invalid type. Expected: boolean"),
+        ("retrieval.follower.replicas=2", "Additional property replicas is not allowed"),
+        ("retrieval.follower.leads=true", "retrieval.follower.enabled does not match: true"),
+        ('retrieval={"enabled": false, "follower": {"enabled": true}}', "retrieval.enabled does not match: true"),
         ("tls.enabled=true", "tls.existingSecret: String length must be greater than or equal to 1"),
         ("route.enabled=true", "route.parentRefs: Array must have at least 1 items"),
         ("networkPolicy.clients=[{}]", "networkPolicy.clients.0: Must have at least 1 properties"),

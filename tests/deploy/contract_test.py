@@ -66,6 +66,7 @@ def scaling():
 class ContractTest(ClusterTest):
     worker_flags = (*ClusterTest.worker_flags, "--name", MODEL)
     gateway_flags = ("--failover-wait", "0.2")
+    follower = True
 
     @classmethod
     def setUpClass(cls):
@@ -111,6 +112,12 @@ class ContractTest(ClusterTest):
             # Windows have to fill first.
             wait_until(lambda: self.problem(expression) is None, f"{name}: {self.problem(expression)}", seconds=30)
 
+    def test_1_hedges_are_counted_from_the_start(self):
+        """Of each outcome there is a series before anything happened: else the first one would be no increase."""
+        outcomes = {series["outcome"] for series in
+                    self.prometheus.get("series", **{"match[]": "clamor_worker_retrieval_hedges_total"})}
+        self.assertEqual(outcomes, {"slow_won", "slow_lost", "failed_won", "failed_lost"})
+
     def test_2_a_broken_name_is_found(self):
         for name, expression in [*rules(), *panels()]:
             for selector in set(promql.selectors(expression)):
@@ -126,7 +133,11 @@ class ContractTest(ClusterTest):
 
     def test_4_alerts_fire_under_faults(self):
         self.cluster.retrieval.kill()
-        wait_until(lambda: "ClamorRetrievalSlow" in self.prometheus.firing(), "a dead store fires", seconds=120)
+        hedges = 'clamor_worker_retrieval_hedges_total{outcome="failed_won"}'
+        wait_until(lambda: any(float(sample["value"][1]) > 0 for sample in self.prometheus.query(hedges)),
+                   "the follower answers for a dead store")
+        self.cluster.follower.kill()
+        wait_until(lambda: "ClamorRetrievalSlow" in self.prometheus.firing(), "a store dead like its follower fires", seconds=120)
         under_way = [Stream(Client(self.cluster.gateway).start(QUESTIONS[0], max_tokens=800, ignore_eos=True, nodes=0))
                      for _ in range(4)]
         wait_until(lambda: all(stream.tokens > 0 for stream in under_way), "streams are under way")

@@ -24,7 +24,7 @@ class Pod:
         self.ports = {port["name"]: free_port() for port in self.container["ports"]}
         self.address = f"127.0.0.1:{self.ports['grpc']}"
         self.folder = folder / self.name
-        self.folder.mkdir()
+        self.folder.mkdir(exist_ok=True)  # a volume outlives its pod
         self.log = folder / f"{self.name}.log"
         self.process = None
         self.command = [BIN_DIR / self.container["command"][0],
@@ -33,7 +33,7 @@ class Pod:
     def _placed(self, flag, addresses):
         name, _, value = flag.partition("=")
         for service, address in addresses.items():
-            if name in ("--workers", "--retrieval") and service in value:
+            if name in ("--workers", "--retrieval", "--follow") and service in value:
                 return f"{name}={address}"
         for port in self.container["ports"]:
             if value == f":{port['containerPort']}":

@@ -129,15 +129,20 @@ class Server:
 
 class Cluster:
     """All three, ready to answer; of workers, one for each environment. The flag STATE stands for a folder of workers, or of
-    the gateway."""
+    the gateway. With `follower` the store has one, which workers ask, too."""
 
-    def __init__(self, worker_flags=(), gateway_flags=(), worker_environments=({},)):
+    def __init__(self, worker_flags=(), gateway_flags=(), worker_environments=({},), follower=False):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="clamor-test-"))
         self.servers = []
         atexit.register(self._kill)
         self.retrieval = self.add("clamor-retrieval", "--store", self.folder / "store")
+        stores = self.retrieval.address
+        if follower:
+            self.follower = self.add("clamor-retrieval", "--store", self.folder / "copy", "--follow", self.retrieval.address,
+                                     label="-follower")
+            stores += "|" + self.follower.address
         folder = lambda name, flags: [self.folder / name if flag == "STATE" else flag for flag in flags]
-        self.workers = [self.add("clamor-worker", "--model", DEMO_MODEL, "--retrieval", self.retrieval.address,
+        self.workers = [self.add("clamor-worker", "--model", DEMO_MODEL, "--retrieval", stores,
                                  *folder("state", worker_flags), label=f"-{i}" if i else "", environment=environment)
                         for i, environment in enumerate(worker_environments)]
         self.worker = self.workers[0]
@@ -185,10 +190,11 @@ class ClusterTest(unittest.TestCase):
     worker_flags = ("--threads", "1")
     gateway_flags = ()
     worker_environments = ({},)
+    follower = False
 
     @classmethod
     def setUpClass(cls):
-        cls.cluster = Cluster(cls.worker_flags, cls.gateway_flags, cls.worker_environments)
+        cls.cluster = Cluster(cls.worker_flags, cls.gateway_flags, cls.worker_environments, cls.follower)
         cls.addClassCleanup(cls.cluster.stop)
 
     def run(self, result=None):

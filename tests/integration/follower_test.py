@@ -91,6 +91,16 @@ class FollowerTest(unittest.TestCase):
                 change()
             self.assertEqual(client.read_refusal(refused.exception).reason, "FOLLOWER")
 
+    def test_a_follower_is_not_followed(self):
+        """So that one whose leader comes to follow it keeps what that has not copied yet."""
+        own = [document("ann", number) for number in range(20)]
+        before = self.start("other")
+        Store(before).append(own)
+        before.kill()
+        other = self.start("other", "--follow", self.follow().address)
+        wait_until(lambda: other.log.read_text().count("this server follows another one") > 1, "it is refused, again and again")
+        self.assertTrue(all(Store(other).follows(each) for each in own))
+
     def test_kills_and_taking_over(self):
         documents = [document("ann", number) for number in range(400)]
         Store(self.leader).append(documents[:100])
@@ -161,8 +171,15 @@ class ReplicasTest(ClusterTest):
         leader.kill()
         wait_until(lambda: drafted() and self.hedges("failed_won") > 0, "the follower drafts")
         leader.start().wait_ready()
+
+        def follower_helps():
+            before = self.hedges("failed_won")
+            return drafted() and self.hedges("failed_won") > before
+
+        wait_until(lambda: not follower_helps(), "the leader drafts again")
         leader.pause()
         wait_until(lambda: drafted() and self.hedges("slow_won") > 0, "the follower drafts, as far as it may be asked")
+        wait_until(follower_helps, "a leader that has said nothing for long is given up: the follower is asked everything")
         leader.resume()
         asked = sum(self.worker.metric("clamor_worker_retrieval_requests_total", outcome=outcome)
                     for outcome in ("ok", "timeout", "error"))

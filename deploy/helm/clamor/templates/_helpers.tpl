@@ -19,6 +19,17 @@ clamor/model: {{ . }}
 {{- end }}
 {{- end -}}
 
+{{/* What selects the pods of which not all should be on one machine, or be evicted, at a time: those of a selector, but
+     store and follower together. Arguments as above. */}}
+{{- define "clamor.kin" -}}
+{{- if hasPrefix "retrieval" .component -}}
+matchLabels: {{ pick (include "clamor.selector" . | fromYaml) "app.kubernetes.io/name" "app.kubernetes.io/instance" | toJson }}
+matchExpressions: [{key: app.kubernetes.io/component, operator: In, values: [retrieval, retrieval-follower]}]
+{{- else -}}
+matchLabels: {{- include "clamor.selector" . | nindent 2 }}
+{{- end -}}
+{{- end -}}
+
 {{- define "clamor.labels" -}}
 {{ include "clamor.selector" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
@@ -83,7 +94,7 @@ topologySpreadConstraints:
     topologyKey: {{ .root.Values.topologySpread.key }}
     whenUnsatisfiable: ScheduleAnyway
     labelSelector:
-      matchLabels: {{- include "clamor.selector" . | nindent 8 }}
+      {{- include "clamor.kin" . | nindent 6 }}
 {{- end }}
 {{- end -}}
 
@@ -245,8 +256,34 @@ lifecycle:
 {{- end }}
 {{- end -}}
 
-{{- define "clamor.retrievalAddress" -}}
-{{ include "clamor.address" (dict "root" . "service" (printf "%s-retrieval" (include "clamor.name" .)) "port" 7720) }}
+{{/* The components that are stores, as a JSON array: first the one that takes in documents, then the one that follows it. */}}
+{{- define "clamor.stores" -}}
+{{- $follower := .Values.retrieval.follower -}}
+{{- if not .Values.retrieval.enabled -}}[]
+{{- else if not $follower.enabled -}}["retrieval"]
+{{- else if $follower.leads -}}["retrieval-follower","retrieval"]
+{{- else -}}["retrieval","retrieval-follower"]
+{{- end -}}
+{{- end -}}
+
+{{/* The one that takes in documents: its component, its name (pod and volume have a -0 behind it), its address. */}}
+{{- define "clamor.store" -}}
+{{ include "clamor.stores" . | fromJsonArray | first }}
+{{- end -}}
+{{- define "clamor.storeName" -}}
+{{ include "clamor.name" . }}-{{ include "clamor.store" . }}
+{{- end -}}
+{{- define "clamor.storeAddress" -}}
+{{ include "clamor.address" (dict "root" . "service" (include "clamor.storeName" .) "port" 7720) }}
+{{- end -}}
+{{/* A worker's --retrieval: it asks the follower where the store is slow or gone. */}}
+{{- define "clamor.storeAddresses" -}}
+{{- $addresses := list -}}
+{{- range include "clamor.stores" . | fromJsonArray -}}
+{{- $service := printf "%s-%s" (include "clamor.name" $) . -}}
+{{- $addresses = append $addresses (include "clamor.address" (dict "root" $ "service" $service "port" 7720)) -}}
+{{- end -}}
+{{ join "|" $addresses }}
 {{- end -}}
 
 {{/* A worker's, with its GPUs: what is asked for is also the limit. Takes a merged model. */}}
