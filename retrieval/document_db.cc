@@ -126,8 +126,14 @@ absl::Status DocumentDb::Write(rocksdb::WriteBatch& batch, const std::string& do
   const rocksdb::Status written = db_->Write(Synced(), &batch);
   // After an error of the disk RocksDB refuses all changes until it is told to go on, which fails while the
   // disk is as full as it was. Making the same change twice is making it once.
-  if (!written.IsIOError() || !db_->Resume().ok()) return ToStatus(written, doing);
+  if (!written.IsIOError() || !Resume().ok()) return ToStatus(written, doing);
   return ToStatus(db_->Write(Synced(), &batch), doing);
+}
+
+// One at a time: who comes second would be told that somebody is at it.
+absl::Status DocumentDb::Resume() {
+  const std::lock_guard lock(resume_mu_);
+  return ToStatus(db_->Resume(), "going on after an error");
 }
 
 absl::Status DocumentDb::Ingest(std::string_view prefix, std::span<const Change> changes,
@@ -159,7 +165,7 @@ absl::Status DocumentDb::Ingest(std::string_view prefix, std::span<const Change>
     file.options.write_global_seqno = false;
   }
   if (files.empty()) return absl::OkStatus();
-  CLAMOR_RETURN_IF_ERROR(ToStatus(db_->Resume(), "taking in documents"));  // as Write does
+  CLAMOR_RETURN_IF_ERROR(Resume());  // as Write does
   return ToStatus(db_->IngestExternalFiles(files), "taking in documents");
 }
 

@@ -10,6 +10,7 @@
 #include "rocksdb/cache.h"
 #include "rocksdb/db.h"
 #include "rocksdb/filter_policy.h"
+#include "rocksdb/listener.h"
 #include "rocksdb/options.h"
 #include "rocksdb/table.h"
 #include "rocksdb/write_batch.h"
@@ -21,6 +22,14 @@ namespace clamor {
 namespace {
 
 using namespace rocks;
+
+// RocksDB would look for room on a full disk every few seconds, refuse all changes until then, and stop the
+// process if the room is gone again at that moment: Write asks it to go on when there is something to write.
+class RecoverWhenTold : public rocksdb::EventListener {
+  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason, rocksdb::Status, bool* by_itself) override {
+    *by_itself = false;
+  }
+};
 
 rocksdb::DBOptions MakeDbOptions() {
   rocksdb::DBOptions options;
@@ -35,6 +44,7 @@ rocksdb::DBOptions MakeDbOptions() {
   options.max_manifest_file_size = 1;
   options.info_log_level = rocksdb::WARN_LEVEL;
   options.keep_log_file_num = 2;
+  options.listeners.push_back(std::make_shared<RecoverWhenTold>());
   return options;
 }
 
@@ -133,6 +143,11 @@ absl::Mutex& RocksSessionStore::LockOf(const std::string& key) {
 }
 
 absl::Status RocksSessionStore::Write(rocksdb::WriteBatch& batch, bool sync) const {
+  const rocksdb::Status written = db_->Write(Durably(sync), &batch);
+  // It stays as it is after an error, a full disk for one, until it is told to go on.
+  if (!written.IsIOError()) return ToStatus(written, "writing");
+  absl::MutexLock lock(&recovery_mu_);  // who comes second would be told that somebody is at it
+  if (!db_->Resume().ok()) return ToStatus(written, "writing");
   return ToStatus(db_->Write(Durably(sync), &batch), "writing");
 }
 
