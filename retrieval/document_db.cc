@@ -10,6 +10,7 @@
 #include "kernels/status_macros.h"
 #include "retrieval/checksum.h"
 #include "retrieval/document_db_rep.h"
+#include "retrieval/rocks.h"
 #include "rocksdb/db.h"
 #include "rocksdb/options.h"
 #include "rocksdb/slice.h"
@@ -22,12 +23,6 @@ namespace {
 
 rocksdb::Slice ToSlice(std::string_view bytes) { return {bytes.data(), bytes.size()}; }
 std::string_view ToView(const rocksdb::Slice& slice) { return {slice.data(), slice.size()}; }
-
-rocksdb::WriteOptions Synced() {
-  rocksdb::WriteOptions options;
-  options.sync = true;
-  return options;
-}
 
 }  // namespace
 
@@ -123,17 +118,7 @@ absl::Status DocumentDb::Write(std::string_view prefix, std::span<const Change> 
 }
 
 absl::Status DocumentDb::Write(rocksdb::WriteBatch& batch, const std::string& doing) {
-  const rocksdb::Status written = db_->Write(Synced(), &batch);
-  // After an error of the disk RocksDB refuses all changes until it is told to go on, which fails while the
-  // disk is as full as it was. Making the same change twice is making it once.
-  if (!written.IsIOError() || !Resume().ok()) return ToStatus(written, doing);
-  return ToStatus(db_->Write(Synced(), &batch), doing);
-}
-
-// One at a time: who comes second would be told that somebody is at it.
-absl::Status DocumentDb::Resume() {
-  const std::lock_guard lock(resume_mu_);
-  return ToStatus(db_->Resume(), "going on after an error");
+  return ToStatus(writer_->Write(*db_, /*sync=*/true, batch), doing);
 }
 
 absl::Status DocumentDb::Ingest(std::string_view prefix, std::span<const Change> changes,
@@ -165,7 +150,7 @@ absl::Status DocumentDb::Ingest(std::string_view prefix, std::span<const Change>
     file.options.write_global_seqno = false;
   }
   if (files.empty()) return absl::OkStatus();
-  CLAMOR_RETURN_IF_ERROR(Resume());  // as Write does
+  CLAMOR_RETURN_IF_ERROR(ToStatus(writer_->Resume(*db_), "taking in documents"));  // as Write does
   return ToStatus(db_->IngestExternalFiles(files), "taking in documents");
 }
 

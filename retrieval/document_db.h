@@ -36,6 +36,8 @@ class WriteBatch;
 
 namespace clamor::retrieval {
 
+class RocksWriter;
+
 class DocumentDb {
  public:
   // One document put, replaced or removed, or told another expiry: then `number` is that of `before`.
@@ -111,7 +113,6 @@ class DocumentDb {
   DocumentDb() = default;
   absl::Status CheckFormat(const std::string& folder);
   absl::Status Write(rocksdb::WriteBatch& batch, const std::string& doing);
-  absl::Status Resume();  // after an error
   absl::Status PutFormat(const std::string& version, const char* doing);
   // What `changes` do to each family; brings the format up to what they need.
   absl::StatusOr<Rows> MakeRows(std::string_view prefix, std::span<const Change> changes);
@@ -124,7 +125,7 @@ class DocumentDb {
   rocksdb::ColumnFamilyHandle* catalog_ = nullptr;
   rocksdb::ColumnFamilyHandle* documents_ = nullptr;
   rocksdb::ColumnFamilyHandle* expiries_ = nullptr;
-  std::mutex resume_mu_;         // held while RocksDB is told to go on
+  std::unique_ptr<RocksWriter> writer_;
   std::mutex format_mu_;         // guards the next
   std::string format_;           // version of the folder
   mutable std::mutex files_mu_;  // a checkpoint and a purge both steer the deletion of files

@@ -22,7 +22,7 @@ ALLOWED = {
     "services/worker/engine": ["kernels/", "model/", "services/worker/"],
     "services/worker": ["kernels/", "model/", "clamor/v1/", "services/worker/", "services/"],
     "services/edge": ["kernels/status_macros.h", "model/tokenizer/", "clamor/v1/", "services/edge/", "services/"],
-    "services/session": ["kernels/status_macros.h", "clamor/v1/", "services/session/", "services/"],
+    "services/session": ["kernels/status_macros.h", "retrieval/rocks.h", "clamor/v1/", "services/session/", "services/"],
     "services/gateway": ["kernels/status_macros.h", "model/tokenizer/", "clamor/v1/", "services/gateway/", "services/edge/", "services/"],
     "services/retrieval": ["kernels/status_macros.h", "retrieval/", "clamor/v1/", "services/retrieval/", "services/"],
     "services/cli": ["kernels/", "model/", "retrieval/", "clamor/v1/", "services/cli/", "services/worker/", "services/"],

@@ -60,9 +60,9 @@ inline std::string ExpiryKey(int64_t time, char kind, absl::string_view key) {
   return absl::StrCat(Number(static_cast<uint64_t>(time)), absl::string_view(&kind, 1), key);
 }
 
-inline rocksdb::WriteOptions Durably(bool sync) {
+inline rocksdb::WriteOptions Durably() {
   rocksdb::WriteOptions options;
-  options.sync = sync;
+  options.sync = true;
   return options;
 }
 

@@ -7,61 +7,18 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "kernels/status_macros.h"
+#include "retrieval/rocks.h"
 #include "rocksdb/cache.h"
 #include "rocksdb/db.h"
-#include "rocksdb/filter_policy.h"
-#include "rocksdb/listener.h"
 #include "rocksdb/options.h"
-#include "rocksdb/table.h"
 #include "rocksdb/write_batch.h"
 #include "services/faults/disk.h"
 #include "services/rpc_error.h"
 #include "services/session/rocks_layout.h"
 
 namespace clamor {
-namespace {
 
 using namespace rocks;
-
-// RocksDB would look for room on a full disk every few seconds, refuse all changes until then, and stop the
-// process if the room is gone again at that moment: Write asks it to go on when there is something to write.
-class RecoverWhenTold : public rocksdb::EventListener {
-  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason, rocksdb::Status, bool* by_itself) override {
-    *by_itself = false;
-  }
-};
-
-rocksdb::DBOptions MakeDbOptions() {
-  rocksdb::DBOptions options;
-  options.env = faults::Disk();
-  options.create_if_missing = true;
-  options.create_missing_column_families = true;
-  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
-  options.max_total_wal_size = 64 << 20;  // bounds the replay after a crash
-  options.max_open_files = 256;
-  // A manifest names the first and last key of each file, the log of events may name keys. A tenant that was
-  // erased must not live on in them: every change of the set of files starts a new manifest, events stay out.
-  options.max_manifest_file_size = 1;
-  options.info_log_level = rocksdb::WARN_LEVEL;
-  options.keep_log_file_num = 2;
-  options.listeners.push_back(std::make_shared<RecoverWhenTold>());
-  return options;
-}
-
-rocksdb::ColumnFamilyOptions MakeFamilyOptions(const std::shared_ptr<rocksdb::Cache>& cache) {
-  rocksdb::BlockBasedTableOptions table;
-  table.block_cache = cache;
-  table.cache_index_and_filter_blocks = true;  // so that memory does not grow with the store
-  table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
-  rocksdb::ColumnFamilyOptions options;
-  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
-  options.write_buffer_size = 16 << 20;
-  options.compression = rocksdb::kNoCompression;  // what was erased can be looked for in the files
-  options.level_compaction_dynamic_level_bytes = true;
-  return options;
-}
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<SessionStore>> RocksSessionStore::Open(const StoreOptions& options) {
   std::unique_ptr<RocksSessionStore> store(new RocksSessionStore(options));
@@ -72,7 +29,8 @@ absl::StatusOr<std::unique_ptr<SessionStore>> RocksSessionStore::Open(const Stor
   return store;
 }
 
-RocksSessionStore::RocksSessionStore(const StoreOptions& options) : options_(options) {}
+RocksSessionStore::RocksSessionStore(const StoreOptions& options)
+    : options_(options), writer_(std::make_unique<retrieval::RocksWriter>()) {}
 
 RocksSessionStore::~RocksSessionStore() {
   {
@@ -87,7 +45,8 @@ RocksSessionStore::~RocksSessionStore() {
 }
 
 absl::Status RocksSessionStore::OpenFamilies() {
-  const rocksdb::DBOptions options = MakeDbOptions();
+  rocksdb::DBOptions options = retrieval::RocksOptions(/*max_open_files=*/256);
+  options.env = faults::Disk();
   const std::string& folder = options_.location;
   // A folder of a later version may have more families; all must be opened to read its version.
   std::vector<std::string> names;
@@ -97,7 +56,7 @@ absl::Status RocksSessionStore::OpenFamilies() {
   }
   const std::shared_ptr<rocksdb::Cache> cache = rocksdb::NewLRUCache(16 << 20);
   std::vector<rocksdb::ColumnFamilyDescriptor> families;
-  for (const std::string& name : names) families.emplace_back(name, MakeFamilyOptions(cache));
+  for (const std::string& name : names) families.emplace_back(name, retrieval::RocksFamilyOptions(cache));
   rocksdb::DB* opened = nullptr;
   CLAMOR_RETURN_IF_ERROR(ToStatus(rocksdb::DB::Open(options, folder, families, &handles_, &opened), folder));
   db_.reset(opened);
@@ -114,7 +73,7 @@ absl::Status RocksSessionStore::CheckFormat() {
   std::string version;
   const rocksdb::Status found = db_->Get({}, kFormatKey, &version);
   if (found.IsNotFound()) {
-    return ToStatus(db_->Put(Durably(true), kFormatKey, kFormatVersion), options_.location);
+    return ToStatus(db_->Put(Durably(), kFormatKey, kFormatVersion), options_.location);
   }
   CLAMOR_RETURN_IF_ERROR(ToStatus(found, options_.location));
   if (version == kFormatVersion) return absl::OkStatus();
@@ -143,12 +102,7 @@ absl::Mutex& RocksSessionStore::LockOf(const std::string& key) {
 }
 
 absl::Status RocksSessionStore::Write(rocksdb::WriteBatch& batch, bool sync) const {
-  const rocksdb::Status written = db_->Write(Durably(sync), &batch);
-  // It stays as it is after an error, a full disk for one, until it is told to go on.
-  if (!written.IsIOError()) return ToStatus(written, "writing");
-  absl::MutexLock lock(&recovery_mu_);  // who comes second would be told that somebody is at it
-  if (!db_->Resume().ok()) return ToStatus(written, "writing");
-  return ToStatus(db_->Write(Durably(sync), &batch), "writing");
+  return ToStatus(writer_->Write(*db_, sync, batch), "writing");
 }
 
 // As it is stored, expired or not.

@@ -33,6 +33,10 @@ class DB;
 class WriteBatch;
 }  // namespace rocksdb
 
+namespace clamor::retrieval {
+class RocksWriter;
+}
+
 namespace clamor {
 
 class RocksSessionStore final : public SessionStore {
@@ -99,8 +103,8 @@ class RocksSessionStore final : public SessionStore {
   std::array<absl::Mutex, 64> locks_;  // of the sessions, by hash of their keys: held while one is changed
   absl::Mutex purging_;                // never taken with another held
 
-  mutable absl::Mutex recovery_mu_;  // held while RocksDB is told to go on after an error
-  absl::Mutex mu_;                   // never held while something waits
+  const std::unique_ptr<retrieval::RocksWriter> writer_;
+  absl::Mutex mu_;  // never held while something waits
   std::map<std::string, uint64_t, std::less<>> counts_ ABSL_GUARDED_BY(mu_);  // sessions of each tenant
   uint64_t sessions_kept_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t streams_kept_ ABSL_GUARDED_BY(mu_) = 0, stream_bytes_ ABSL_GUARDED_BY(mu_) = 0;

@@ -53,6 +53,14 @@ class FailoverTest : public testing::GatewayTest {
     return ready;
   }
 
+  // Of a worker that stands still after six tokens of an answer that it began, until it is left.
+  static grpc::Status StandStill(grpc::ServerContext& context, const testing::FakeWorker::Request& request,
+                                 uint64_t index) {
+    while (index == 6 && request.emitted_ids().empty() && !context.IsCancelled())
+      absl::SleepFor(absl::Milliseconds(1));
+    return context.IsCancelled() ? grpc::Status::CANCELLED : grpc::Status::OK;
+  }
+
   static std::string Counts(v1::Finished finished) {
     finished.mutable_speculation()
         ->clear_draft_nodes();  // those that a lost worker had rejected are not known

@@ -159,19 +159,8 @@ TEST_F(FailureTest, SlowConsumerIsCutOff) {
   GatewayLimits limits;
   limits.max_pending_bytes = 256 << 10;
   StartWithWorker(limits);
-  absl::Notification cancelled;
-  std::atomic<uint64_t> sent = 0;
-  worker_->SetScript([&](auto& context, const auto& request, auto& writer) {
-    FakeWorker::WriteStarted(writer, request);
-    const std::string text(32 << 10, 'z');
-    while (!context.IsCancelled() && FakeWorker::WriteDelta(writer, sent, 1, text)) ++sent;
-    cancelled.Notify();
-    return grpc::Status::CANCELLED;
-  });
-  grpc::ClientContext context;
-  auto reader = stub_->StreamGenerate(&context, IdsRequest({1}, 1));
-  ASSERT_TRUE(cancelled.WaitForNotificationWithTimeout(absl::Seconds(30)));  // nobody has read a byte
-  const Answer answer = ReadAll(*reader);
+  uint64_t sent = 0;
+  const Answer answer = ReadLate(std::string(32 << 10, 'z'), &sent);
   EXPECT_EQ(answer.status.code(), absl::StatusCode::kCancelled);
   EXPECT_EQ(ReasonOf(answer.status), "SLOW_CONSUMER") << answer.status;
   EXPECT_TRUE(answer.continuous);

@@ -3,11 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "clamor/v1/generation.grpc.pb.h"
@@ -87,6 +89,23 @@ class GatewayTest : public ::testing::Test {
     grpc::ClientContext context;
     if (!tenant.empty()) context.AddMetadata("x-clamor-tenant", tenant);
     auto reader = stub_->StreamGenerate(&context, request);
+    return ReadAll(*reader);
+  }
+  // What a client gets that reads nothing until its worker, which says `piece` again and again, is told to
+  // stop. `said`: how often it did.
+  Answer ReadLate(const std::string& piece, uint64_t* said) {
+    absl::Notification cancelled;
+    std::atomic<uint64_t> sent = 0;
+    worker_->SetScript([&](auto& context, const auto& request, auto& writer) {
+      FakeWorker::WriteStarted(writer, request);
+      while (!context.IsCancelled() && FakeWorker::WriteDelta(writer, sent, 1, piece)) ++sent;
+      cancelled.Notify();
+      return grpc::Status::CANCELLED;
+    });
+    grpc::ClientContext context;
+    auto reader = stub_->StreamGenerate(&context, IdsRequest({1}, 1));
+    EXPECT_TRUE(cancelled.WaitForNotificationWithTimeout(absl::Seconds(30)));
+    *said = sent;
     return ReadAll(*reader);
   }
   static v1::StreamGenerateRequest IdsRequest(const std::vector<uint32_t>& ids, uint32_t max_tokens) {
