@@ -35,9 +35,10 @@ WorkerCall::WorkerCall(WorkerLease lease, const v1::WorkerServiceStreamGenerateR
 
 void WorkerCall::Start() {
   lease_.worker().ReportBegin();
-  lease_.worker().stub().async()->StreamGenerate(&context_, &request_, this);
+  lease_.worker().PrepareGenerate(&context_, this);
   lease_.OnLeave([this](Loss why) { Leave(why); });
-  StartRead(&response_);
+  StartWriteLast(&request_, grpc::WriteOptions());
+  StartRead(&bytes_);
   StartCall();
 }
 
@@ -61,23 +62,19 @@ bool WorkerCall::over() {
 }
 
 void WorkerCall::OnReadDone(bool ok) {
-  if (over()) return;
-  if (!ok) {
-    // The end; or a message that cannot be read, and then there are others behind it.
-    if (!std::exchange(read_failed_, true)) StartRead(&response_);
-    return;
-  }
-  if (read_failed_ || !Intact()) return Leave(Loss::kDamaged);
+  if (!ok || over()) return;
+  if (!Parse()) return Leave(Loss::kDamaged);
   lease_.worker().ReportAlive();
   if (absl::Status status = Accept(); !status.ok()) {
     Cancel(std::move(status));
     return;
   }
-  response_.Clear();
-  StartRead(&response_);
+  StartRead(&bytes_);
 }
 
-bool WorkerCall::Intact() {
+bool WorkerCall::Parse() {
+  using Traits = grpc::SerializationTraits<v1::WorkerServiceStreamGenerateResponse>;
+  if (!Traits::Deserialize(&bytes_, &response_).ok()) return false;
   const uint64_t sum = check_.Add(response_);
   checked_ |= response_.has_check();
   return !checked_ || (response_.has_check() && response_.check() == sum);
@@ -138,7 +135,7 @@ absl::Status WorkerCall::EndStatus(const grpc::Status& status) {
     if (!cancelled_.ok()) return cancelled_;
     left = left_;
   }
-  if (status.ok() && !finished_ && !left && !checked_) {
+  if (status.ok() && !finished_ && !left) {
     return absl::InternalError(
         absl::StrCat("worker ", lease_.worker().address(), " ended a stream without Finished"));
   }
@@ -149,8 +146,6 @@ absl::Status WorkerCall::EndStatus(const grpc::Status& status) {
   if (finished_ && (status.ok() || broke || reason == "DRAINING"))
     return absl::OkStatus();  // nothing is missing
   if (left) return Lost(*left, LossName(*left));
-  if (status.ok() && checked_)
-    return Lost(Loss::kDamaged, "ended a stream without a Finished that can be read");
   if (broke) {
     lease_.worker().ReportLost();
     const bool draining = lease_.worker().Snapshot().load.draining();

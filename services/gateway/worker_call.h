@@ -23,6 +23,7 @@
 #include "absl/time/time.h"
 #include "clamor/v1/worker.grpc.pb.h"
 #include "grpcpp/client_context.h"
+#include "grpcpp/support/byte_buffer.h"
 #include "services/content_check.h"
 #include "services/gateway/worker_channel.h"
 #include "services/generation_listener.h"
@@ -41,7 +42,9 @@ struct WorkerCallOptions {
   TracePlace trace = {};  // of the request
 };
 
-class WorkerCall final : private grpc::ClientReadReactor<v1::WorkerServiceStreamGenerateResponse> {
+// Events are read as bytes and parsed here: where gRPC parses, a message that cannot be read looks like the
+// end of a stream, behind which others wait for ever.
+class WorkerCall final : private WorkerChannel::GenerateReactor {
  public:
   // `lease` is of a worker that was reached. `request` and `listener` must outlive the call, the one
   // unchanged.
@@ -66,7 +69,7 @@ class WorkerCall final : private grpc::ClientReadReactor<v1::WorkerServiceStream
   void OnDone(const grpc::Status& status) override;
   void Leave(Loss why);
   bool over();            // what still comes is of no interest
-  bool Intact();          // response_, as far as it can be known
+  bool Parse();           // bytes_ into response_; false if they are damaged, as far as that can be known
   absl::Status Accept();  // response_; an error if it breaks the rules
   absl::Status AcceptDelta();
   absl::Status EndStatus(const grpc::Status& status);
@@ -79,10 +82,10 @@ class WorkerCall final : private grpc::ClientReadReactor<v1::WorkerServiceStream
   grpc::ClientContext context_;
   Span span_;  // of the attempt; from its start to its end
 
-  v1::WorkerServiceStreamGenerateResponse response_;  // of the read under way
-  bool started_ = false, finished_ = false;           // read reactions only, as the next three
-  bool read_failed_ = false;                          // the last one
-  bool checked_ = false;                              // the worker sends checksums
+  grpc::ByteBuffer bytes_;                            // of the read under way
+  v1::WorkerServiceStreamGenerateResponse response_;  // the last one; read reactions only, as the next four
+  bool started_ = false, finished_ = false;
+  bool checked_ = false;  // the worker sends checksums
   ContentCheck check_;
   uint64_t next_token_index_, next_text_byte_;
   std::optional<Loss> loss_;  // since the end

@@ -69,6 +69,7 @@ WorkerChannel::WorkerChannel(WorkerAddress where, absl::Duration hang_after,
       hang_after_(hang_after),
       channel_(NewChannel(where_, credentials)),
       stub_(v1::WorkerService::NewStub(channel_)),
+      generate_(channel_),
       breaker_(kBreaker) {
   snapshot_.address = where_.address;
 }
@@ -92,6 +93,10 @@ WorkerSnapshot WorkerChannel::Snapshot() const {
   WorkerSnapshot snapshot = snapshot_;
   snapshot.breaker_open = !breaker_.Allow(absl::Now());
   return snapshot;
+}
+
+void WorkerChannel::PrepareGenerate(grpc::ClientContext* context, GenerateReactor* reactor) {
+  generate_.PrepareBidiStreamingCall(context, "/clamor.v1.WorkerService/StreamGenerate", {}, reactor);
 }
 
 void WorkerChannel::ReportLost() {

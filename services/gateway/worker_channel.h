@@ -28,6 +28,7 @@
 #include "clamor/v1/worker.grpc.pb.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
+#include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/security/credentials.h"
 #include "services/circuit_breaker.h"
 #include "services/gateway/served_model.h"
@@ -78,6 +79,10 @@ class WorkerChannel {
 
   WorkerSnapshot Snapshot() const;
   v1::WorkerService::StubInterface& stub() { return *stub_; }
+  // Readies a StreamGenerate for `reactor`, which writes the request and reads serialized
+  // WorkerServiceStreamGenerateResponses.
+  using GenerateReactor = grpc::ClientBidiReactor<v1::WorkerServiceStreamGenerateRequest, grpc::ByteBuffer>;
+  void PrepareGenerate(grpc::ClientContext* context, GenerateReactor* reactor);
   const WorkerAddress& where() const { return where_; }
   const std::string& address() const { return where_.address; }
 
@@ -117,6 +122,7 @@ class WorkerChannel {
   std::function<void()> on_change_;  // constant since Connect
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<v1::WorkerService::StubInterface> stub_;
+  grpc::TemplatedGenericStub<v1::WorkerServiceStreamGenerateRequest, grpc::ByteBuffer> generate_;
 
   std::atomic<std::chrono::steady_clock::time_point> last_sign_{};  // of life
 

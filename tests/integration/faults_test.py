@@ -136,9 +136,14 @@ class FaultsTest(ClusterTest):
         self.assertTrue(worker.alive())
 
     def test_the_store_is_slow(self):
-        set_faults(self.cluster.retrieval, fault("SLOW", "RetrievalService/Lookup", seconds=0.3))
-        self.assertEqual(Client(self.cluster.gateway).ask(QUESTIONS[0], nodes=16, **LONG).ids, self.expected[0])
-        self.assertGreater(set_faults(self.cluster.retrieval)[0], 0)
+        slow = fault("SLOW", "RetrievalService/Lookup", seconds=0.3)
+        set_faults(self.cluster.retrieval, slow)
+
+        def met():
+            self.assertEqual(Client(self.cluster.gateway).ask(QUESTIONS[0], nodes=16, **LONG).ids, self.expected[0])
+            return set_faults(self.cluster.retrieval, slow)[0]
+
+        wait_until(met, "a look-up meets it")  # a worker whose breaker is open asks nobody
 
     def test_a_workers_connection_breaks(self):
         before = self.moved(reason="died")

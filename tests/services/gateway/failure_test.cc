@@ -155,6 +155,28 @@ TEST_F(FailureTest, NonsenseOfTheWorkerIsInternal) {
   EXPECT_TRUE(Stream(IdsRequest({1}, 1)).status.ok());
 }
 
+// However many there are in a row, and wherever: the answer leaves the worker at the first one.
+TEST_F(FailureTest, MessagesThatCannotBeReadAreALoss) {
+  StartWithWorker(kHasty);
+  for (const int before : {0, 2}) {
+    for (const int unreadable : {1, 2, 3, 100}) {
+      worker_->SetScript([&](auto& context, const auto& request, auto& writer) {
+        FakeWorker::WriteStarted(writer, request);
+        for (int i = 0; i < before; ++i) FakeWorker::WriteDelta(writer, i, 1, "x");
+        for (int i = 0; i < unreadable; ++i)
+          FakeWorker::WriteDelta(writer, before + i, 1, "\xff");  // no UTF-8
+        while (!context.IsCancelled()) absl::SleepFor(absl::Milliseconds(1));
+        return grpc::Status::CANCELLED;
+      });
+      const Answer answer = Stream(IdsRequest({1}, 200));
+      EXPECT_EQ(ReasonOf(answer.status), "NO_COMPATIBLE_WORKER") << answer.status;
+      EXPECT_THAT(std::string(answer.status.message()),
+                  ::testing::HasSubstr(absl::StrCat("damaged after ", before, " tokens")));
+      EXPECT_EQ(answer.ids.size(), before);
+    }
+  }
+}
+
 TEST_F(FailureTest, SlowConsumerIsCutOff) {
   GatewayLimits limits;
   limits.max_pending_bytes = 256 << 10;
