@@ -1,7 +1,9 @@
 """A real Prometheus beside a cluster of tests/integration/cluster.py: it scrapes the servers every second and evaluates
 the rules of deploy/prometheus every second."""
+import contextlib
 import json
 import pathlib
+import random
 import re
 import shutil
 import socket
@@ -28,8 +30,12 @@ def hurry(text, times=20):
 
 
 def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        return held.getsockname()[1]
+    """A port for a server that is told its port. Below those that the system gives to whoever asks for any, one of which
+    would often be given away before the server listens."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 class Prometheus:
