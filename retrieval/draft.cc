@@ -118,10 +118,12 @@ Trie Draft(const Parts& parts, std::span<const uint32_t> context, const DraftOpt
   Merger merger(&trie, options.max_nodes);
   for (uint32_t length = longest; length >= static_cast<uint32_t>(options.min_match); length /= 2) {
     std::vector<std::span<const uint32_t>> continuations;
-    for (const auto& occurrence :
-         NewestOccurrences(newest_first, segments, searches, context.last(length), options)) {
+    const auto newest = NewestOccurrences(newest_first, segments, searches, context.last(length), options);
+    const size_t depth = options.max_depth;
+    std::vector<uint32_t> buffer(newest.size() * depth);
+    for (size_t i = 0; i < newest.size(); ++i) {
       // The first look at this text: what is not among the newest is not brought into memory.
-      const std::span<const uint32_t> following = occurrence.continuation;
+      const auto following = newest[i].segment->Words(newest[i].continuation, &buffer[i * depth]);
       const auto stop = std::ranges::find_if(following, [](uint32_t token) { return token >= kTokenLimit; });
       continuations.push_back({following.begin(), stop});
     }

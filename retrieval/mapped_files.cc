@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <iterator>
 
 namespace clamor::retrieval {
 
@@ -15,17 +16,42 @@ MappedFiles& MappedFiles::OfProcess() {
   return *files;
 }
 
-void MappedFiles::Add(std::span<std::byte> range) {
+void MappedFiles::Add(File* file) {
   const std::lock_guard lock(mu_);
-  ranges_.push_back(range);
+  files_.push_back(file);
 }
 
-void MappedFiles::Remove(std::span<std::byte> range) {
+void MappedFiles::Remove(File* file) {
   const std::lock_guard lock(mu_);
-  const auto found = std::ranges::find(ranges_, range.data(), [](auto each) { return each.data(); });
-  if (found == ranges_.end()) return;
-  *found = ranges_.back();
-  ranges_.pop_back();
+  std::erase(files_, file);
+  Choose();
+}
+
+void MappedFiles::Serve(File* file, uint64_t index_bytes) {
+  const std::lock_guard lock(mu_);
+  file->served = true;
+  file->index_bytes = index_bytes;
+  Choose();
+}
+
+void MappedFiles::SetLimit(uint64_t bytes) {
+  const std::lock_guard lock(mu_);
+  limit_ = bytes;
+  Choose();
+}
+
+void MappedFiles::Choose() {
+  std::vector<File*> served;
+  std::ranges::copy_if(files_, std::back_inserter(served), &File::served);
+  std::ranges::sort(served, {}, [](const File* file) { return file->range.size(); });
+  uint64_t room = limit_ - limit_ / 8;
+  auto take = [&](uint64_t bytes) {
+    const bool fits = bytes <= room;
+    room -= std::min(room, bytes);
+    return fits;
+  };
+  for (const File* file : served) take(file->index_bytes);
+  for (File* file : served) file->kept = take(file->range.size() - file->index_bytes);
 }
 
 uint64_t MappedFiles::ResidentBytes() {
@@ -50,13 +76,13 @@ void MappedFiles::Look() {
 
 void MappedFiles::Drop() {
   // Once around at most.
-  for (size_t ends = 0; ends <= ranges_.size() && !ranges_.empty();) {
-    if (hand_ >= ranges_.size() || offset_ >= ranges_[hand_].size()) {
-      hand_ = hand_ + 1 < ranges_.size() ? hand_ + 1 : 0;
+  for (size_t ends = 0; ends <= files_.size() && !files_.empty();) {
+    if (hand_ >= files_.size() || offset_ >= files_[hand_]->range.size()) {
+      hand_ = hand_ + 1 < files_.size() ? hand_ + 1 : 0;
       offset_ = 0;
       ++ends;
     }
-    const std::span<std::byte> rest = ranges_[hand_].subspan(offset_);
+    const std::span<std::byte> rest = files_[hand_]->range.subspan(offset_);
     madvise(rest.data(), std::min(rest.size(), kSlice), MADV_DONTNEED);
     offset_ += kSlice;
     if (ResidentBytes() <= limit_) return;

@@ -2,9 +2,11 @@
 // time.
 //
 // Mapped pages that were read count as memory of the process, and nothing takes them away before the machine
-// is short of it; lookups all over a large store would bring in all of it. Past the limit the ranges are
-// dropped in turn, like the hand of a clock: a page that is wanted again comes back from the page cache in a
-// microsecond.
+// is short of it; lookups all over a large store would bring in all of it. So lookups read through the
+// mapping only of files that are kept: the smallest, as many as fit the limit together. Of the others they
+// copy what they need from the page cache, which costs half a microsecond; to bring in a page, the fifteen
+// around it and to drop them all again costs eight. Whoever builds, merges or checks reads through mappings
+// all the same; past the limit, ranges are dropped in turn, like the hand of a clock.
 //
 // There is one of it, as there is one such number for the process. Threads: all methods may be called from
 // any thread. Tested by tests/retrieval/mapped_files_test.cc.
@@ -23,13 +25,24 @@ class MappedFiles {
  public:
   static MappedFiles& OfProcess();
 
-  // A range is a whole mapping of a file, shared, so that dropping its pages loses nothing. Remove before it
-  // is unmapped.
-  void Add(std::span<std::byte> range);
-  void Remove(std::span<std::byte> range);
+  // A whole mapping of a file, shared, so that dropping its pages loses nothing.
+  struct File {
+    std::span<std::byte> range;
+    std::atomic<bool> kept = false;
+    // Of MappedFiles:
+    bool served = false;
+    uint64_t index_bytes = 0;
+  };
+  // `file` must be removed before it is unmapped.
+  void Add(File* file);
+  void Remove(File* file);
+  // It is no longer written, but looked up in, the first `index_bytes` through the mapping in any case. It may
+  // be kept from now on.
+  void Serve(File* file, uint64_t index_bytes);
 
-  // Bytes of mapped files in memory, libraries included. None at first.
-  void SetLimit(uint64_t bytes) { limit_ = bytes; }
+  // Bytes of mapped files in memory, libraries included; indexes and kept files have seven eighths of it. None
+  // at first.
+  void SetLimit(uint64_t bytes);
 
   // To be called now and then by who reads, every lookup for one: looks how much there is, which takes a
   // microsecond, and drops what is over the limit. So each lookup drops about as much as the one before
@@ -43,11 +56,12 @@ class MappedFiles {
   static constexpr size_t kSlice = 2 << 20;
 
   MappedFiles() = default;
-  void Drop();  // REQUIRES: mu_ is held
+  void Drop();    // these two REQUIRE mu_
+  void Choose();  // what is kept
 
   std::atomic<uint64_t> limit_{UINT64_MAX};
   std::mutex mu_;  // guards what follows
-  std::vector<std::span<std::byte>> ranges_;
+  std::vector<File*> files_;
   size_t hand_ = 0, offset_ = 0;  // the slice to drop next
 };
 

@@ -16,7 +16,7 @@ namespace clamor::retrieval {
 namespace {
 
 constexpr uint32_t kMagic = 0x534d4c43;  // "CLMS"
-constexpr uint32_t kVersion = 3;
+constexpr uint32_t kVersion = 4;
 
 struct Header {
   uint32_t magic, version;
@@ -163,6 +163,7 @@ absl::StatusOr<std::shared_ptr<const Segment>> Segment::Open(std::string path) {
     return absl::DataLossError(
         absl::StrCat(path, ": has ", storage.size(), " bytes, its header says ", layout.end));
   }
+  storage.Serve(layout.text);
   storage.ReadAhead(0, layout.text);
   std::shared_ptr<Segment> segment(new Segment(std::move(storage)));
   segment->SetSpans();
@@ -211,7 +212,9 @@ absl::Status Segment::Seal() {
   Header& header = HeaderOf(storage_);
   header.body_checksum = BodyChecksum();
   header.table_checksum = TableChecksum();
-  return storage_.Seal();
+  CLAMOR_RETURN_IF_ERROR(storage_.Seal());
+  storage_.Serve(Layout(header).text);
+  return absl::OkStatus();
 }
 
 void Segment::FillSpans() {

@@ -9,8 +9,8 @@
 //
 // IMPLEMENTATION. One flat block (segment_storage.h): header, namespace prefix, table of documents by rising
 // number, signs, text (documents in that order, each after an end mark), order, peaks. Newer documents lie
-// behind older ones in the text, so a higher position is a newer place. 8 bytes per token. `order` has two
-// small indexes. Signs are the four tokens before every 128th place: a search goes through them first, so
+// behind older ones in the text, so a higher position is a newer place. 8.5 bytes per token. `order` has two
+// small indexes. Signs are the four tokens before every 32nd place: a search goes through them first, so
 // that it touches some pages of order and text and not two for each of its steps. Peaks are the greatest of
 // each 1024 places: they let a search for the newest places pass over most.
 //
@@ -45,7 +45,7 @@ static_assert(kMaxSegmentTokens <= 1u << 30, "place_sort.h");
 class Segment {
  public:
   static constexpr uint32_t kSpan = 1024;     // entries of `order` under one peak
-  static constexpr uint32_t kSignSpan = 128;  // and under one sign
+  static constexpr uint32_t kSignSpan = 32;  // and under one sign
   using DeadSet = std::vector<bool>;          // by index of the document; a null pointer: all live
 
   struct Document {
@@ -67,9 +67,10 @@ class Segment {
   };
   // What follows a match.
   struct Occurrence {
-    uint64_t number;                         // of the document
-    uint32_t position;                       // in the document, of the first token that follows
-    std::span<const uint32_t> continuation;  // borrowed from the segment
+    uint64_t number;    // of the document
+    uint32_t position;  // in the document, of the first token that follows
+    const Segment* segment;
+    std::span<const uint32_t> continuation;  // where it is in the segment: to be read by Words
   };
 
   // A segment of `documents`, of which there is at least one and which come by rising number; on the heap, or
@@ -118,6 +119,11 @@ class Segment {
   uint32_t LongestMatch(std::span<const uint32_t> context, const Search& search, uint32_t at_least,
                         const DeadSet* dead) const;
 
+  // `part` of the text, or as much of it read into `buffer`: SegmentStorage.
+  std::span<const uint32_t> Words(std::span<const uint32_t> part, uint32_t* buffer) const {
+    return storage_.Words(part, buffer);
+  }
+
   // Appends to `out` the newest `limit` live places of the last suffix of `search`, in no order, each with up
   // to `depth` tokens that follow. Leaves out documents with numbers below `oldest`.
   void FindOccurrences(const Search& search, size_t limit, size_t depth, uint64_t oldest, const DeadSet* dead,
@@ -144,7 +150,8 @@ class Segment {
   uint64_t TableChecksum() const;
   uint64_t BodyChecksum() const;
   static void Finish(std::span<Bisection> bisections);
-  std::pair<size_t, size_t> SignRange(std::span<const uint32_t> context) const;
+  std::pair<Bisection, Bisection> BySigns(std::span<const uint32_t> context) const;
+  uint32_t Entry(size_t index) const;
   int CompareContext(uint32_t position, std::span<const uint32_t> context) const;
   uint32_t CommonLength(uint32_t position, std::span<const uint32_t> context) const;
   const Document* LiveDocumentAt(uint32_t position, const DeadSet* dead) const;

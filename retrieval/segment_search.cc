@@ -1,5 +1,6 @@
 // Lookups in a segment; segment.cc makes and checks one.
 #include <algorithm>
+#include <array>
 #include <functional>
 
 #include "retrieval/key_codec.h"
@@ -31,19 +32,63 @@ const Segment::Document* Segment::LiveDocumentAt(uint32_t position, const DeadSe
   return &*document;
 }
 
+// What a search reads of text and order goes through Words: most of a large store is in the page cache alone.
+uint32_t Segment::Entry(size_t index) const {
+  uint32_t entry;
+  return Bounded(storage_.Words(order_.subspan(index, 1), &entry).front());
+}
+
 // Below, at or above the places before which `context` stands.
 int Segment::CompareContext(uint32_t position, std::span<const uint32_t> context) const {
+  std::array<uint32_t, kMaxMatch> buffer;
+  const size_t some = std::min<size_t>(position, context.size());
+  const auto before = storage_.Words(text_.subspan(position - some, some), buffer.data());
   for (size_t i = 0; i < context.size(); ++i) {
-    const uint32_t token = i < position ? text_[position - 1 - i] : kEndMark;
+    const uint32_t token = i < some ? before[some - 1 - i] : kEndMark;
     const uint32_t wanted = context[context.size() - 1 - i];
     if (token != wanted) return token < wanted ? -1 : 1;
   }
   return 0;
 }
 
-// The first and the last entry of `order` between which the signs say that the places of `context` begin and
-// end.
-std::pair<size_t, size_t> Segment::SignRange(std::span<const uint32_t> context) const {
+// Looks for the first entry of `order` whose place compares to `context` as `at_least` (0 or 1) or above: it
+// is in [low, high].
+struct Segment::Bisection {
+  const Segment& segment;
+  std::span<const uint32_t> context;
+  int at_least;
+  size_t low, high;
+  // Not 0: it is near high, or with `at_least` 1 near low, and this far from there is the next look.
+  size_t stride = 0;
+
+  // The last entries between low and high, together, and where they begin.
+  static constexpr size_t kTogether = 64;
+  std::array<uint32_t, kTogether> buffer = {};
+  std::span<const uint32_t> entries = {};
+  size_t entries_begin = 0;
+  uint32_t position = 0;  // of the place looked at
+
+  size_t middle() const {
+    if (stride == 0 || stride > (high - low) / 2) return low + (high - low) / 2;
+    return at_least == 1 ? low + stride - 1 : high - stride;
+  }
+  void Look() {
+    if (entries.empty() && high - low <= kTogether) {
+      entries_begin = low;
+      entries = segment.storage_.Words(segment.order_.subspan(low, high - low), buffer.data());
+    }
+    position = entries.empty() ? segment.Entry(middle()) : segment.Bounded(entries[middle() - entries_begin]);
+  }
+  void GoOn() {
+    const size_t at = middle();
+    const bool below = segment.CompareContext(position, context) < at_least;
+    (below ? low : high) = below ? at + 1 : at;
+    stride = below == (at_least == 1) ? 2 * stride : 0;
+  }
+};
+
+// Where the signs say that the places of `context` begin and end.
+std::pair<Segment::Bisection, Segment::Bisection> Segment::BySigns(std::span<const uint32_t> context) const {
   // Signs tell on which side of the context a span begins, or that it begins with the context's last tokens.
   auto compare = [&](const Sign& sign) {
     for (size_t i = 0; i < std::min(context.size(), sign.tokens.size()); ++i) {
@@ -56,46 +101,42 @@ std::pair<size_t, size_t> Segment::SignRange(std::span<const uint32_t> context) 
       std::ranges::partition_point(signs_, [&](const Sign& sign) { return compare(sign) < 0; });
   const auto last =
       std::partition_point(first, signs_.end(), [&](const Sign& sign) { return compare(sign) <= 0; });
-  return {first == signs_.begin() ? 0 : (first - signs_.begin() - 1) * size_t{kSignSpan},
-          std::min<size_t>((last - signs_.begin()) * size_t{kSignSpan}, order_.size())};
+  auto begin_of = [&](auto sign) {
+    return std::min<size_t>((sign - signs_.begin()) * size_t{kSignSpan}, order_.size());
+  };
+  auto before = [&](auto sign) { return sign == signs_.begin() ? 0 : begin_of(sign - 1); };
+  const bool known = context.size() <= Sign{}.tokens.size();  // all of it, by the signs
+  return {{*this, context, 0, before(first), begin_of(known ? first : last)},
+          {*this, context, 1, before(known ? last : first), begin_of(last)}};
 }
 
-// Looks for the first entry of `order` whose place compares to `context` as `at_least` (0 or 1) or above: it
-// is in [low, high].
-struct Segment::Bisection {
-  const Segment& segment;
-  std::span<const uint32_t> context;
-  int at_least;
-  size_t low, high;
-
-  size_t middle() const { return low + (high - low) / 2; }
-  uint32_t position() const { return segment.Bounded(segment.order_[middle()]); }
-};
-
-// Until low equals high in all of them. What they look at next is on its way for all before it is looked at.
+// Until low equals high in all of them, which must stay where they are. What they look at next is on its way
+// for all before it is looked at.
 void Segment::Finish(std::span<Bisection> bisections) {
   for (bool going = true; going;) {
     going = false;
     for (const Bisection& each : bisections) {
       if (each.low < each.high) __builtin_prefetch(&each.segment.order_[each.middle()]);
     }
-    for (const Bisection& each : bisections) {
-      if (each.low < each.high) __builtin_prefetch(each.segment.text_.data() + each.position());
+    for (Bisection& each : bisections) {
+      if (each.low == each.high) continue;
+      each.Look();
+      __builtin_prefetch(each.segment.text_.data() + each.position);
     }
     for (Bisection& each : bisections) {
       if (each.low == each.high) continue;
-      const size_t middle = each.middle();
-      const bool below = each.segment.CompareContext(each.position(), each.context) < each.at_least;
-      (below ? each.low : each.high) = below ? middle + 1 : middle;
+      each.GoOn();
       going = true;
     }
   }
 }
 
 uint32_t Segment::CommonLength(uint32_t position, std::span<const uint32_t> context) const {
-  const size_t limit = std::min<size_t>(position, context.size());
+  std::array<uint32_t, kMaxMatch> buffer;
+  const size_t some = std::min<size_t>(position, context.size());
+  const auto before = storage_.Words(text_.subspan(position - some, some), buffer.data());
   uint32_t length = 0;
-  while (length < limit && text_[position - 1 - length] == context[context.size() - 1 - length]) ++length;
+  while (length < some && before[some - 1 - length] == context[context.size() - 1 - length]) ++length;
   return length;
 }
 
@@ -104,8 +145,7 @@ std::vector<Segment::Search> Segment::Begin(std::span<const Segment* const> segm
   if (context.size() > kMaxMatch) context = context.last(kMaxMatch);
   std::vector<Bisection> bisections;
   for (const Segment* segment : segments) {
-    const auto [low, high] = segment->SignRange(context);
-    bisections.push_back({*segment, context, 0, low, high});
+    bisections.push_back(segment->BySigns(context).first);
   }
   Finish(bisections);
   std::vector<Search> searches;
@@ -113,10 +153,9 @@ std::vector<Segment::Search> Segment::Begin(std::span<const Segment* const> segm
     // The longest matches are next to where the context would stand.
     const Segment& segment = found.segment;
     const size_t at = found.low;
-    const uint32_t before =
-        at > 0 ? segment.CommonLength(segment.Bounded(segment.order_[at - 1]), context) : 0;
+    const uint32_t before = at > 0 ? segment.CommonLength(segment.Entry(at - 1), context) : 0;
     const uint32_t behind =
-        at < segment.order_.size() ? segment.CommonLength(segment.Bounded(segment.order_[at]), context) : 0;
+        at < segment.order_.size() ? segment.CommonLength(segment.Entry(at), context) : 0;
     searches.push_back({std::max(before, behind), at, at});
   }
   return searches;
@@ -128,9 +167,15 @@ void Segment::GoOn(std::span<const Segment* const> segments, std::span<const uin
   std::vector<Bisection> bisections;
   for (size_t i = 0; i < segments.size(); ++i) {
     if (suffix.size() > searches[i].longest) continue;
-    const auto [low, high] = segments[i]->SignRange(suffix);
-    bisections.push_back({*segments[i], suffix, 0, std::min(low, searches[i].begin), searches[i].begin});
-    bisections.push_back({*segments[i], suffix, 1, searches[i].end, std::max(high, searches[i].end)});
+    auto [begin, end] = segments[i]->BySigns(suffix);
+    begin.high = std::min(begin.high, searches[i].begin);
+    begin.low = std::min(begin.low, begin.high);
+    end.low = std::max(end.low, searches[i].end);
+    end.high = std::max(end.low, end.high);
+    // Where the signs do not know all of it, it is the end of few places as a rule.
+    if (suffix.size() > Sign{}.tokens.size()) begin.stride = end.stride = 1;
+    bisections.push_back(begin);
+    bisections.push_back(end);
   }
   Finish(bisections);
   auto found = bisections.begin();
@@ -147,15 +192,12 @@ uint32_t Segment::LongestMatch(std::span<const uint32_t> context, const Search& 
   if (context.size() > kMaxMatch) context = context.last(kMaxMatch);
   // Matches get shorter away from where the context would stand, on both sides.
   size_t left = search.begin, right = left;  // next: left - 1 and right
-  auto left_length = [&] { return left > 0 ? CommonLength(Bounded(order_[left - 1]), context) : 0; };
-  auto right_length = [&] {
-    return right < order_.size() ? CommonLength(Bounded(order_[right]), context) : 0;
-  };
+  auto left_length = [&] { return left > 0 ? CommonLength(Entry(left - 1), context) : 0; };
+  auto right_length = [&] { return right < order_.size() ? CommonLength(Entry(right), context) : 0; };
   uint32_t before = left_length(), behind = right_length();
   while (std::max(before, behind) > at_least) {
     const bool go_left = before > behind;
-    const uint32_t entry = order_[go_left ? left - 1 : right];
-    if (LiveDocumentAt(Bounded(entry), dead) != nullptr) return go_left ? before : behind;
+    if (LiveDocumentAt(Entry(go_left ? left - 1 : right), dead) != nullptr) return go_left ? before : behind;
     if (go_left) {
       --left;
       before = left_length();
@@ -177,21 +219,22 @@ void Segment::FindOccurrences(const Search& search, size_t limit, size_t depth, 
   // has many more places than that; the peaks pass over blocks that hold none of the highest.
   std::vector<uint32_t> newest;
   uint32_t floor = first->start;  // what is not above it is too old
-  for (size_t i = begin; i < end; ++i) {
-    if (i % kSpan == 0 && i + kSpan <= end && peaks_[i / kSpan] <= floor) {
-      i += kSpan - 1;
-      continue;
+  std::array<uint32_t, kSpan> buffer;
+  for (size_t i = begin, next; i < end; i = next) {
+    next = std::min((i / kSpan + 1) * kSpan, end);
+    if (next - i == kSpan && peaks_[i / kSpan] <= floor) continue;
+    for (const uint32_t entry : storage_.Words(order_.subspan(i, next - i), buffer.data())) {
+      const uint32_t position = Bounded(entry);
+      if (position <= floor) continue;
+      if (dead != nullptr && LiveDocumentAt(position, dead) == nullptr) continue;
+      if (newest.size() == limit) {
+        std::ranges::pop_heap(newest, std::greater());
+        newest.pop_back();
+      }
+      newest.push_back(position);
+      std::ranges::push_heap(newest, std::greater());
+      if (newest.size() == limit) floor = newest.front();
     }
-    const uint32_t position = Bounded(order_[i]);
-    if (position <= floor) continue;
-    if (dead != nullptr && LiveDocumentAt(position, dead) == nullptr) continue;
-    if (newest.size() == limit) {
-      std::ranges::pop_heap(newest, std::greater());
-      newest.pop_back();
-    }
-    newest.push_back(position);
-    std::ranges::push_heap(newest, std::greater());
-    if (newest.size() == limit) floor = newest.front();
   }
   for (const uint32_t position : newest)
     __builtin_prefetch(&text_[position]);  // soon looked at, and far apart
@@ -200,7 +243,7 @@ void Segment::FindOccurrences(const Search& search, size_t limit, size_t depth, 
     if (document == nullptr) continue;  // a damaged entry
     const size_t rest = document->start + document->size - position;
     out.push_back(
-        {document->number, position - document->start, text_.subspan(position, std::min(rest, depth))});
+        {document->number, position - document->start, this, text_.subspan(position, std::min(rest, depth))});
   }
 }
 

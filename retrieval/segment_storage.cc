@@ -13,7 +13,6 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/status_macros.h"
-#include "retrieval/mapped_files.h"
 
 namespace clamor::retrieval {
 namespace {
@@ -56,54 +55,62 @@ absl::StatusOr<SegmentStorage> SegmentStorage::CreateFile(std::string path, size
   SegmentStorage storage;
   storage.path_ = std::move(path);
   const std::string temporary = absl::StrCat(storage.path_, kTemporary);
-  const int fd = open(temporary.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (fd < 0) return Errno(errno, temporary);
-  const auto closer = absl::MakeCleanup([fd] { close(fd); });
+  storage.fd_ = open(temporary.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (storage.fd_ < 0) return Errno(errno, temporary);
   storage.unsealed_file_ = true;
   storage.size_ = bytes;
   // A mapped write into a hole of a full disk would be a SIGBUS: take the room first.
-  if (const int error = posix_fallocate(fd, 0, static_cast<off_t>(bytes)); error != 0)
+  if (const int error = posix_fallocate(storage.fd_, 0, static_cast<off_t>(bytes)); error != 0)
     return Errno(error, temporary);
-  CLAMOR_RETURN_IF_ERROR(storage.Map(fd, PROT_READ | PROT_WRITE));
+  CLAMOR_RETURN_IF_ERROR(storage.Map(PROT_READ | PROT_WRITE));
   return storage;
 }
 
 absl::StatusOr<SegmentStorage> SegmentStorage::OpenFile(std::string path) {
   SegmentStorage storage;
   storage.path_ = std::move(path);
-  const int fd = open(storage.path_.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return Errno(errno, storage.path_);
-  const auto closer = absl::MakeCleanup([fd] { close(fd); });
+  storage.fd_ = open(storage.path_.c_str(), O_RDONLY | O_CLOEXEC);
+  if (storage.fd_ < 0) return Errno(errno, storage.path_);
   struct stat info;
-  if (fstat(fd, &info) != 0) return Errno(errno, storage.path_);
+  if (fstat(storage.fd_, &info) != 0) return Errno(errno, storage.path_);
   storage.size_ = static_cast<size_t>(info.st_size);
   if (storage.size_ == 0) return absl::DataLossError(absl::StrCat(storage.path_, ": is empty"));
-  CLAMOR_RETURN_IF_ERROR(storage.Map(fd, PROT_READ));
-  // Lookups jump about: what lies beside a page that is read from the disk is not worth reading.
-  madvise(storage.data_, storage.size_, MADV_RANDOM);
+  CLAMOR_RETURN_IF_ERROR(storage.Map(PROT_READ));
   return storage;
 }
 
-absl::Status SegmentStorage::Map(int fd, int protection) {
-  void* mapped = mmap(nullptr, size_, protection, MAP_SHARED, fd, 0);
+absl::Status SegmentStorage::Map(int protection) {
+  void* mapped = mmap(nullptr, size_, protection, MAP_SHARED, fd_, 0);
   if (mapped == MAP_FAILED) return Errno(errno, path_);
   data_ = static_cast<std::byte*>(mapped);
-  MappedFiles::OfProcess().Add({data_, size_});
+  mapped_ = std::make_unique<MappedFiles::File>(std::span(data_, size_));
+  MappedFiles::OfProcess().Add(mapped_.get());
   return absl::OkStatus();
+}
+
+void SegmentStorage::Serve(size_t index_bytes) const {
+  if (mapped_ == nullptr) return;
+  // Lookups jump about: what lies beside a page that is read from the disk is not worth reading.
+  madvise(data_, size_, MADV_RANDOM);
+  posix_fadvise(fd_, 0, 0, POSIX_FADV_RANDOM);
+  MappedFiles::OfProcess().Serve(mapped_.get(), index_bytes);
 }
 
 SegmentStorage::SegmentStorage(SegmentStorage&& other) noexcept
     : heap_(std::move(other.heap_)),
+      mapped_(std::move(other.mapped_)),
+      fd_(std::exchange(other.fd_, -1)),
       data_(std::exchange(other.data_, nullptr)),
       size_(other.size_),
       path_(std::move(other.path_)),
       unsealed_file_(std::exchange(other.unsealed_file_, false)) {}
 
 SegmentStorage::~SegmentStorage() {
-  if (data_ != nullptr && heap_ == nullptr) {
-    MappedFiles::OfProcess().Remove({data_, size_});
+  if (mapped_ != nullptr) {
+    MappedFiles::OfProcess().Remove(mapped_.get());
     munmap(data_, size_);
   }
+  if (fd_ >= 0) close(fd_);
   if (unsealed_file_) unlink(absl::StrCat(path_, kTemporary).c_str());
 }
 
@@ -114,7 +121,6 @@ absl::Status SegmentStorage::Seal() {
   if (mprotect(data_, size_, PROT_READ) != 0) return Errno(errno, temporary);
   if (rename(temporary.c_str(), path_.c_str()) != 0) return Errno(errno, path_);
   unsealed_file_ = false;
-  madvise(data_, size_, MADV_RANDOM);
   Forget(0, size_);
   return SyncFolderOf(path_);
 }
@@ -124,6 +130,23 @@ void SegmentStorage::Forget(size_t offset, size_t bytes) const {
   const size_t page = PageBytes();
   const size_t begin = (offset + page - 1) / page * page, end = std::min(offset + bytes, size_) / page * page;
   if (begin < end) madvise(data_ + begin, end - begin, MADV_DONTNEED);
+}
+
+std::span<const uint32_t> SegmentStorage::Words(std::span<const uint32_t> part, uint32_t* buffer) const {
+  if (mapped_ == nullptr || mapped_->kept.load(std::memory_order_relaxed)) return part;
+  const auto begin = reinterpret_cast<const std::byte*>(part.data()) - data_;
+  size_t done = 0;
+  while (done < part.size_bytes()) {
+    const ssize_t some = pread(fd_, reinterpret_cast<std::byte*>(buffer) + done, part.size_bytes() - done,
+                               begin + static_cast<off_t>(done));
+    if (some < 0 && errno == EINTR) continue;
+    if (some <= 0) {
+      std::fill_n(buffer, part.size(), 0);
+      break;
+    }
+    done += static_cast<size_t>(some);
+  }
+  return {buffer, part.size()};
 }
 
 void SegmentStorage::ReadAhead(size_t offset, size_t bytes) const {

@@ -9,11 +9,14 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "retrieval/mapped_files.h"
 
 namespace clamor::retrieval {
 
@@ -31,6 +34,10 @@ class SegmentStorage {
   // Ends writing. Does nothing on the heap.
   absl::Status Seal();
 
+  // From now on it is looked up in: the first `index_bytes` all the time, the rest by Words. Does nothing on
+  // the heap.
+  void Serve(size_t index_bytes) const;
+
   // Takes the pages that lie wholly in `bytes` from `offset` on out of memory, until they are used again.
   // Does nothing on the heap.
   void Forget(size_t offset, size_t bytes) const;
@@ -40,15 +47,22 @@ class SegmentStorage {
   // itself. Does nothing on the heap.
   void ReadAhead(size_t offset, size_t bytes) const;
 
+  // The words of `part` of data(), for a look here and there: `part` itself if it is on the heap or of a file
+  // that is kept in memory (mapped_files.h), else read from the file into `buffer`, which has room for them.
+  // What cannot be read is 0.
+  std::span<const uint32_t> Words(std::span<const uint32_t> part, uint32_t* buffer) const;
+
   std::byte* data() const { return data_; }
   size_t size() const { return size_; }
   const std::string& path() const { return path_; }  // empty on the heap
 
  private:
   SegmentStorage() = default;
-  absl::Status Map(int fd, int protection);
+  absl::Status Map(int protection);
 
   std::unique_ptr<std::byte[]> heap_;
+  std::unique_ptr<MappedFiles::File> mapped_;  // null on the heap
+  int fd_ = -1;
   std::byte* data_ = nullptr;
   size_t size_ = 0;
   std::string path_;

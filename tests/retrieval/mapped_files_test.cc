@@ -23,13 +23,15 @@ class Mapping {
     void* mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     EXPECT_NE(mapped, MAP_FAILED);
     close(fd);
-    range_ = {static_cast<std::byte*>(mapped), bytes};
-    MappedFiles::OfProcess().Add(range_);
+    file_.range = range_ = {static_cast<std::byte*>(mapped), bytes};
+    MappedFiles::OfProcess().Add(&file_);
   }
   ~Mapping() {
-    MappedFiles::OfProcess().Remove(range_);
+    MappedFiles::OfProcess().Remove(&file_);
     munmap(range_.data(), range_.size());
   }
+  void Serve(uint64_t index_bytes = 0) { MappedFiles::OfProcess().Serve(&file_, index_bytes); }
+  bool kept() const { return file_.kept; }
   void Write() {
     for (size_t at = 0; at < range_.size(); at += kPage) *reinterpret_cast<size_t*>(range_.data() + at) = at;
   }
@@ -42,6 +44,7 @@ class Mapping {
 
  private:
   std::span<std::byte> range_;
+  MappedFiles::File file_;
 };
 
 void LookOften() {
@@ -70,6 +73,37 @@ TEST(MappedFilesTest, KeepsToItsLimitAndLosesNothing) {
   LookOften();
   EXPECT_LT(MappedFiles::ResidentBytes(), before + (4 << 20));
   EXPECT_TRUE(a.Holds() && b.Holds());
+  files.SetLimit(UINT64_MAX);
+}
+
+TEST(MappedFilesTest, KeepsTheSmallestThatFit) {
+  TempFolder folder;
+  MappedFiles& files = MappedFiles::OfProcess();
+  Mapping large(folder / "a", 5 << 20), small(folder / "b", 1 << 20);
+  EXPECT_FALSE(large.kept() || small.kept()) << "they are being written";
+  large.Serve();
+  EXPECT_TRUE(large.kept());
+  files.SetLimit(6 << 20);  // seven eighths of it are 5.25 MiB
+  EXPECT_TRUE(large.kept());
+  small.Serve();
+  EXPECT_TRUE(small.kept());
+  EXPECT_FALSE(large.kept());
+  {
+    Mapping middle(folder / "c", 4 << 20);
+    middle.Serve();
+    EXPECT_TRUE(middle.kept() && small.kept());
+    files.SetLimit(4 << 20);
+    EXPECT_FALSE(middle.kept());
+    EXPECT_TRUE(small.kept());
+  }
+  files.SetLimit(UINT64_MAX);
+  EXPECT_TRUE(large.kept() && small.kept());
+  files.SetLimit(7 << 20);  // 6.125 MiB
+  EXPECT_TRUE(large.kept() && small.kept());
+  Mapping indexed(folder / "d", 9 << 20);
+  indexed.Serve(1 << 20);
+  EXPECT_TRUE(small.kept());
+  EXPECT_FALSE(large.kept() || indexed.kept()) << "its index is read in any case";
   files.SetLimit(UINT64_MAX);
 }
 

@@ -9,6 +9,7 @@
 #include <random>
 
 #include "gtest/gtest.h"
+#include "retrieval/mapped_files.h"
 #include "tests/retrieval/naive_store.h"
 #include "tests/retrieval/seal_segment_file.h"
 #include "tests/retrieval/test_support.h"
@@ -34,6 +35,28 @@ void CheckDraft(const Segment& segment, const Segment::DeadSet* dead, const Naiv
                   .dead = dead ? std::make_shared<Segment::DeadSet>(*dead) : nullptr}};
   ASSERT_EQ(Draft(parts, context, options), naive.Draft({"t", "f"}, context, options));
 }
+
+// How a segment is read depends on where it is.
+enum class Place { kHeap, kKeptFile, kPageCache };
+
+class PlacedSegmentTest : public ::testing::TestWithParam<Place> {
+ protected:
+  void SetUp() override {
+    MappedFiles::OfProcess().SetLimit(GetParam() == Place::kPageCache ? 1 : UINT64_MAX);
+  }
+  void TearDown() override { MappedFiles::OfProcess().SetLimit(UINT64_MAX); }
+
+  std::shared_ptr<const Segment> Build(const std::vector<Tokens>& documents) {
+    std::filesystem::remove(folder_ / "a.seg");
+    return BuildSegment(documents, 1, 1, GetParam() == Place::kHeap ? "" : folder_ / "a.seg");
+  }
+
+ private:
+  TempFolder folder_;
+};
+
+INSTANTIATE_TEST_SUITE_P(, PlacedSegmentTest,
+                         ::testing::Values(Place::kHeap, Place::kKeptFile, Place::kPageCache));
 
 TEST(SegmentTest, AllSmallTextsAndContexts) {
   // All pairs of documents of up to 4 tokens over {0, 1}, all contexts of up to 3.
@@ -65,13 +88,13 @@ TEST(SegmentTest, AllSmallTextsAndContexts) {
   }
 }
 
-TEST(SegmentTest, RandomTextsWithDeadDocuments) {
+TEST_P(PlacedSegmentTest, RandomTextsWithDeadDocuments) {
   std::mt19937_64 random(3);
   for (int round = 0; round < 200 / kSlow; ++round) {
     const uint32_t alphabet = 1 + random() % 5;
     std::vector<Tokens> documents(1 + random() % 20);
     for (Tokens& tokens : documents) tokens = RandomTokens(random, 1 + random() % 40, alphabet);
-    const auto segment = BuildSegment(documents);
+    const auto segment = Build(documents);
     ASSERT_TRUE(segment->CheckIntegrity().ok()) << segment->CheckIntegrity();
     Segment::DeadSet dead(documents.size());
     NaiveStore naive;
@@ -86,12 +109,12 @@ TEST(SegmentTest, RandomTextsWithDeadDocuments) {
   }
 }
 
-TEST(SegmentTest, ManyPlacesUnderOneSuffixPassOverPeaks) {
+TEST_P(PlacedSegmentTest, ManyPlacesUnderOneSuffixPassOverPeaks) {
   // One suffix has tens of thousands of places, far more than a peak covers; many of the newest are dead.
   std::mt19937_64 random(4);
   std::vector<Tokens> documents;
   for (int i = 0; i < 400; ++i) documents.push_back(RandomTokens(random, 100, 2));
-  const auto segment = BuildSegment(documents);
+  const auto segment = Build(documents);
   Segment::DeadSet dead(documents.size());
   NaiveStore naive;
   for (size_t i = 0; i < documents.size(); ++i) {
@@ -106,14 +129,43 @@ TEST(SegmentTest, ManyPlacesUnderOneSuffixPassOverPeaks) {
   }
 }
 
-TEST(SegmentTest, MatchesStopAtTheLimitOfSortedTokens) {
+TEST(SegmentStorageTest, WordsAreTheSameEverywhere) {
+  TempFolder folder;
+  SegmentStorage heap = SegmentStorage::OnHeap(40'000);
+  auto file = SegmentStorage::CreateFile(folder / "a", 40'000);
+  ASSERT_TRUE(file.ok()) << file.status();
+  auto words = [](const SegmentStorage& storage) {
+    return std::span(reinterpret_cast<uint32_t*>(storage.data()), storage.size() / 4);
+  };
+  for (uint32_t i = 0; i < 10'000; ++i) words(heap)[i] = words(*file)[i] = i * i;
+  ASSERT_TRUE(file->Seal().ok());
+  file->Serve(0);
+  Tokens buffer(10'000);
+  for (const auto& [at, count] : {std::pair(0, 1), {1'023, 2}, {9'999, 1}, {17, 9'000}, {5, 0}}) {
+    for (const SegmentStorage* storage : {&heap, &*file}) {
+      for (const uint64_t limit : {UINT64_MAX, uint64_t{1}}) {
+        MappedFiles::OfProcess().SetLimit(limit);
+        const auto part = words(*storage).subspan(at, count);
+        const auto read = storage->Words(part, buffer.data());
+        EXPECT_EQ(read.data() == part.data(), storage == &heap || limit != 1);
+        EXPECT_TRUE(std::ranges::equal(read, words(heap).subspan(at, count)));
+      }
+    }
+  }
+  ASSERT_EQ(truncate((folder / "a").c_str(), 20'000), 0);  // as a disk that does not answer
+  const auto read = file->Words(words(*file).subspan(4'999, 2), buffer.data());
+  EXPECT_TRUE(std::ranges::equal(read, Tokens{0, 0}));
+  MappedFiles::OfProcess().SetLimit(UINT64_MAX);
+}
+
+TEST_P(PlacedSegmentTest, MatchesStopAtTheLimitOfSortedTokens) {
   // Longer repetitions than kMaxMatch: the order beyond it is by age.
   Tokens period;
   for (uint32_t i = 0; i < 1000; ++i) period.push_back(i % 3);
   NaiveStore naive;
   naive.Append({"t", "f"}, "0", period);
   naive.Append({"t", "f"}, "1", Tokens(700, 1));
-  const auto segment = BuildSegment({period, Tokens(700, 1)});
+  const auto segment = Build({period, Tokens(700, 1)});
   ASSERT_TRUE(segment->CheckIntegrity().ok()) << segment->CheckIntegrity();
   DraftOptions options;
   options.max_match = kMaxMatch;
