@@ -33,7 +33,7 @@ uint64_t TextSize(const Part& part) { return part.segment->tokens() + part.segme
 
 }  // namespace
 
-std::vector<size_t> PickMerge(const Parts& parts) {
+std::vector<size_t> PickMerge(const Parts& parts, uint64_t max_tokens) {
   for (size_t i = 0; i < parts.size(); ++i) {
     if (parts[i].dead_tokens * 4 >= parts[i].segment->tokens()) return {i};
   }
@@ -47,11 +47,20 @@ std::vector<size_t> PickMerge(const Parts& parts) {
   for (size_t count = 1; count <= by_size.size(); ++count) {
     const uint64_t greatest = TextSize(parts[by_size[count - 1]]);
     total += greatest;
-    if (total > kMaxSegmentTokens) break;
+    if (total > max_tokens) break;
     if (greatest * kFanIn <= total || parts.size() > kManyParts) best = count;
   }
-  by_size.resize(best > 1 ? best : 0);
-  return by_size;
+  if (best > 1) {
+    by_size.resize(best);
+    return by_size;
+  }
+  // Two that nearly make a full segment, which is merged no more.
+  for (size_t i = 1; i < by_size.size(); ++i) {
+    const uint64_t smaller = TextSize(parts[by_size[i - 1]]), both = smaller + TextSize(parts[by_size[i]]);
+    if (both <= max_tokens && both >= max_tokens / 4 * 3 && smaller >= both / kFanIn)
+      return {by_size[i - 1], by_size[i]};
+  }
+  return {};
 }
 
 Compactor::Compactor(std::string folder, uint64_t next_file, int64_t hot_limit, uint64_t large_tokens)

@@ -135,6 +135,10 @@ class Segment {
  private:
   class Run;
   struct Bisection;
+  struct Comparison {
+    int order;  // below, at or above: -1, 0, 1
+    uint32_t common;
+  };
   static constexpr uint32_t kBlock = 512;
 
   explicit Segment(SegmentStorage storage);
@@ -152,8 +156,7 @@ class Segment {
   static void Finish(std::span<Bisection> bisections);
   std::pair<Bisection, Bisection> BySigns(std::span<const uint32_t> context) const;
   uint32_t Entry(size_t index) const;
-  int CompareContext(uint32_t position, std::span<const uint32_t> context) const;
-  uint32_t CommonLength(uint32_t position, std::span<const uint32_t> context) const;
+  Comparison Compare(uint32_t position, std::span<const uint32_t> context) const;
   const Document* LiveDocumentAt(uint32_t position, const DeadSet* dead) const;
   uint32_t Bounded(uint32_t entry) const;
   Sign SignOf(uint32_t position) const;

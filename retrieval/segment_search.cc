@@ -38,26 +38,29 @@ uint32_t Segment::Entry(size_t index) const {
   return Bounded(storage_.Words(order_.subspan(index, 1), &entry).front());
 }
 
-// Below, at or above the places before which `context` stands.
-int Segment::CompareContext(uint32_t position, std::span<const uint32_t> context) const {
+// How the place at `position` compares to those before which `context` stands, and how many tokens of the
+// context's end stand before it.
+Segment::Comparison Segment::Compare(uint32_t position, std::span<const uint32_t> context) const {
   std::array<uint32_t, kMaxMatch> buffer;
   const size_t some = std::min<size_t>(position, context.size());
   const auto before = storage_.Words(text_.subspan(position - some, some), buffer.data());
-  for (size_t i = 0; i < context.size(); ++i) {
+  for (uint32_t i = 0; i < context.size(); ++i) {
     const uint32_t token = i < some ? before[some - 1 - i] : kEndMark;
     const uint32_t wanted = context[context.size() - 1 - i];
-    if (token != wanted) return token < wanted ? -1 : 1;
+    if (token != wanted) return {token < wanted ? -1 : 1, i};
   }
-  return 0;
+  return {0, static_cast<uint32_t>(context.size())};
 }
 
 // Looks for the first entry of `order` whose place compares to `context` as `at_least` (0 or 1) or above: it
-// is in [low, high].
+// is in [low, high]. The one before low has `before` tokens in common with the context, the one at high
+// `behind`.
 struct Segment::Bisection {
   const Segment& segment;
   std::span<const uint32_t> context;
   int at_least;
   size_t low, high;
+  uint32_t before, behind;
   // Not 0: it is near high, or with `at_least` 1 near low, and this far from there is the next look.
   size_t stride = 0;
 
@@ -81,8 +84,10 @@ struct Segment::Bisection {
   }
   void GoOn() {
     const size_t at = middle();
-    const bool below = segment.CompareContext(position, context) < at_least;
+    const Comparison compared = segment.Compare(position, context);
+    const bool below = compared.order < at_least;
     (below ? low : high) = below ? at + 1 : at;
+    (below ? before : behind) = compared.common;
     stride = below == (at_least == 1) ? 2 * stride : 0;
   }
 };
@@ -90,24 +95,31 @@ struct Segment::Bisection {
 // Where the signs say that the places of `context` begin and end.
 std::pair<Segment::Bisection, Segment::Bisection> Segment::BySigns(std::span<const uint32_t> context) const {
   // Signs tell on which side of the context a span begins, or that it begins with the context's last tokens.
-  auto compare = [&](const Sign& sign) {
-    for (size_t i = 0; i < std::min(context.size(), sign.tokens.size()); ++i) {
+  auto compare = [&](const Sign& sign) -> Comparison {
+    const size_t some = std::min(context.size(), sign.tokens.size());
+    for (uint32_t i = 0; i < some; ++i) {
       const uint32_t wanted = context[context.size() - 1 - i];
-      if (sign.tokens[i] != wanted) return sign.tokens[i] < wanted ? -1 : 1;
+      if (sign.tokens[i] != wanted) return {sign.tokens[i] < wanted ? -1 : 1, i};
     }
-    return 0;
+    return {0, static_cast<uint32_t>(some)};
   };
   const auto first =
-      std::ranges::partition_point(signs_, [&](const Sign& sign) { return compare(sign) < 0; });
-  const auto last =
-      std::partition_point(first, signs_.end(), [&](const Sign& sign) { return compare(sign) <= 0; });
-  auto begin_of = [&](auto sign) {
-    return std::min<size_t>((sign - signs_.begin()) * size_t{kSignSpan}, order_.size());
+      std::ranges::partition_point(signs_, [&](const Sign& sign) { return compare(sign).order < 0; });
+  const auto last = std::partition_point(first, signs_.end(),
+                                         [&](const Sign& sign) { return compare(sign).order <= 0; });
+  auto between = [&](int at_least, auto below, auto above) -> Bisection {
+    const size_t low = below == signs_.begin() ? 0 : (below - 1 - signs_.begin()) * size_t{kSignSpan} + 1;
+    const size_t high = std::min<size_t>((above - signs_.begin()) * size_t{kSignSpan}, order_.size());
+    return {.segment = *this,
+            .context = context,
+            .at_least = at_least,
+            .low = low,
+            .high = high,
+            .before = below == signs_.begin() ? 0 : compare(*(below - 1)).common,
+            .behind = above == signs_.end() ? 0 : compare(*above).common};
   };
-  auto before = [&](auto sign) { return sign == signs_.begin() ? 0 : begin_of(sign - 1); };
   const bool known = context.size() <= Sign{}.tokens.size();  // all of it, by the signs
-  return {{*this, context, 0, before(first), begin_of(known ? first : last)},
-          {*this, context, 1, before(known ? last : first), begin_of(last)}};
+  return {between(0, first, known ? first : last), between(1, known ? last : first, last)};
 }
 
 // Until low equals high in all of them, which must stay where they are. What they look at next is on its way
@@ -131,15 +143,6 @@ void Segment::Finish(std::span<Bisection> bisections) {
   }
 }
 
-uint32_t Segment::CommonLength(uint32_t position, std::span<const uint32_t> context) const {
-  std::array<uint32_t, kMaxMatch> buffer;
-  const size_t some = std::min<size_t>(position, context.size());
-  const auto before = storage_.Words(text_.subspan(position - some, some), buffer.data());
-  uint32_t length = 0;
-  while (length < some && before[some - 1 - length] == context[context.size() - 1 - length]) ++length;
-  return length;
-}
-
 std::vector<Segment::Search> Segment::Begin(std::span<const Segment* const> segments,
                                             std::span<const uint32_t> context) {
   if (context.size() > kMaxMatch) context = context.last(kMaxMatch);
@@ -151,12 +154,7 @@ std::vector<Segment::Search> Segment::Begin(std::span<const Segment* const> segm
   std::vector<Search> searches;
   for (const Bisection& found : bisections) {
     // The longest matches are next to where the context would stand.
-    const Segment& segment = found.segment;
-    const size_t at = found.low;
-    const uint32_t before = at > 0 ? segment.CommonLength(segment.Entry(at - 1), context) : 0;
-    const uint32_t behind =
-        at < segment.order_.size() ? segment.CommonLength(segment.Entry(at), context) : 0;
-    searches.push_back({std::max(before, behind), at, at});
+    searches.push_back({std::max(found.before, found.behind), found.low, found.low});
   }
   return searches;
 }
@@ -192,8 +190,8 @@ uint32_t Segment::LongestMatch(std::span<const uint32_t> context, const Search& 
   if (context.size() > kMaxMatch) context = context.last(kMaxMatch);
   // Matches get shorter away from where the context would stand, on both sides.
   size_t left = search.begin, right = left;  // next: left - 1 and right
-  auto left_length = [&] { return left > 0 ? CommonLength(Entry(left - 1), context) : 0; };
-  auto right_length = [&] { return right < order_.size() ? CommonLength(Entry(right), context) : 0; };
+  auto left_length = [&] { return left > 0 ? Compare(Entry(left - 1), context).common : 0; };
+  auto right_length = [&] { return right < order_.size() ? Compare(Entry(right), context).common : 0; };
   uint32_t before = left_length(), behind = right_length();
   while (std::max(before, behind) > at_least) {
     const bool go_left = before > behind;

@@ -42,6 +42,18 @@ TEST(PickMergeTest, MergesTheSmallestOfLikeSize) {
   EXPECT_THAT(PickMerge(PartsOfSizes({100, 400, 1600, 6400})), IsEmpty());
 }
 
+TEST(PickMergeTest, MakesFullSegmentsOfTwo) {
+  using testing::IsEmpty;
+  using testing::UnorderedElementsAre;
+  // With end marks, each of them has two tokens more.
+  EXPECT_THAT(PickMerge(PartsOfSizes({498, 498, 10}), 1000), UnorderedElementsAre(0, 1));
+  EXPECT_THAT(PickMerge(PartsOfSizes({298, 598, 200}), 1000), UnorderedElementsAre(0, 1));
+  EXPECT_THAT(PickMerge(PartsOfSizes({499, 498}), 1000), IsEmpty()) << "more than one may have";
+  EXPECT_THAT(PickMerge(PartsOfSizes({373, 372}), 1000), IsEmpty()) << "there will be others to merge with";
+  EXPECT_THAT(PickMerge(PartsOfSizes({373, 373}), 1000), UnorderedElementsAre(0, 1));
+  EXPECT_THAT(PickMerge(PartsOfSizes({798, 190}), 1000), IsEmpty()) << "most of it would be copied for little";
+}
+
 TEST(PickMergeTest, RewritesWhatIsAQuarterDead) {
   Parts parts = PartsOfSizes({100, 1000});
   parts[1].dead_tokens = 249;
