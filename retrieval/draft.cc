@@ -14,8 +14,6 @@
 namespace clamor::retrieval {
 namespace {
 
-constexpr size_t kTogether = 8;  // parts that are searched in step
-
 absl::Status CheckRange(const char* field, int32_t value, int32_t high) {
   if (value >= 1 && value <= high) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, ", must be 1 to ", high));
@@ -24,7 +22,6 @@ absl::Status CheckRange(const char* field, int32_t value, int32_t high) {
 // The newest occurrences of `suffix`; `searches` in the parts go on to it. From the parts with the newest
 // documents on: once there are enough, documents older than all of them cannot count.
 std::vector<Segment::Occurrence> NewestOccurrences(std::span<const Part* const> newest_first,
-                                                   std::span<const Segment* const> segments,
                                                    std::span<Segment::Search> searches,
                                                    std::span<const uint32_t> suffix,
                                                    const DraftOptions& options) {
@@ -32,12 +29,9 @@ std::vector<Segment::Occurrence> NewestOccurrences(std::span<const Part* const> 
   uint64_t oldest = 0;
   std::vector<Segment::Occurrence> occurrences;
   for (size_t i = 0; i < newest_first.size(); ++i) {
-    if (segments[i]->documents().back().number < oldest) break;  // so are the rest
-    if (i % kTogether == 0) {
-      const size_t some = std::min(kTogether, newest_first.size() - i);
-      Segment::GoOn(segments.subspan(i, some), suffix, searches.subspan(i, some));
-    }
     const auto& [segment, dead, dead_tokens] = *newest_first[i];
+    if (segment->documents().back().number < oldest) break;  // so are the rest
+    segment->GoOn(suffix, searches[i]);
     segment->FindOccurrences(searches[i], limit, options.max_depth, oldest, dead.get(), occurrences);
     if (occurrences.size() < limit) continue;
     const auto last = occurrences.begin() + static_cast<std::ptrdiff_t>(limit) - 1;
@@ -118,12 +112,12 @@ Trie Draft(const Parts& parts, std::span<const uint32_t> context, const DraftOpt
   Merger merger(&trie, options.max_nodes);
   for (uint32_t length = longest; length >= static_cast<uint32_t>(options.min_match); length /= 2) {
     std::vector<std::span<const uint32_t>> continuations;
-    const auto newest = NewestOccurrences(newest_first, segments, searches, context.last(length), options);
+    const auto newest = NewestOccurrences(newest_first, searches, context.last(length), options);
     const size_t depth = options.max_depth;
     std::vector<uint32_t> buffer(newest.size() * depth);
     for (size_t i = 0; i < newest.size(); ++i) {
       // The first look at this text: what is not among the newest is not brought into memory.
-      const auto following = newest[i].segment->Words(newest[i].continuation, &buffer[i * depth]);
+      const auto following = newest[i].segment->TextWords(newest[i].continuation, &buffer[i * depth]);
       const auto stop = std::ranges::find_if(following, [](uint32_t token) { return token >= kTokenLimit; });
       continuations.push_back({following.begin(), stop});
     }

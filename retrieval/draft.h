@@ -24,7 +24,7 @@ struct DraftOptions {
   int32_t min_match = 2;          // shorter matches answer nothing, 1..max_match
   int32_t max_nodes = 64;         // of the trie, best first by path count, 1..1024
   int32_t max_depth = 32;         // of the trie, 1..256
-  int32_t max_occurrences = 256;  // examined, 1..4096
+  int32_t max_occurrences = 64;  // examined, 1..4096
 
   absl::Status Validate() const;  // INVALID_ARGUMENT names the field, its value and its limits
 };

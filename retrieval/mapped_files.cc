@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
-#include <iterator>
+#include <functional>
 
 namespace clamor::retrieval {
 
@@ -27,10 +27,9 @@ void MappedFiles::Remove(File* file) {
   Choose();
 }
 
-void MappedFiles::Serve(File* file, uint64_t index_bytes) {
+void MappedFiles::Serve(File* file, const Use& use) {
   const std::lock_guard lock(mu_);
-  file->served = true;
-  file->index_bytes = index_bytes;
+  file->use = use;
   Choose();
 }
 
@@ -41,17 +40,17 @@ void MappedFiles::SetLimit(uint64_t bytes) {
 }
 
 void MappedFiles::Choose() {
-  std::vector<File*> served;
-  std::ranges::copy_if(files_, std::back_inserter(served), &File::served);
-  std::ranges::sort(served, {}, [](const File* file) { return file->range.size(); });
+  std::vector<File*> newest_first = files_;
+  std::ranges::sort(newest_first, std::greater(), [](const File* file) { return file->use.newest; });
   uint64_t room = limit_ - limit_ / 8;
-  auto take = [&](uint64_t bytes) {
-    const bool fits = bytes <= room;
-    room -= std::min(room, bytes);
-    return fits;
-  };
-  for (const File* file : served) take(file->index_bytes);
-  for (File* file : served) file->kept = take(file->range.size() - file->index_bytes);
+  for (const File* file : files_) room -= std::min(room, file->use.index_bytes);
+  for (size_t piece = 0; piece < kPieces; ++piece) {
+    for (File* file : newest_first) {
+      const uint64_t bytes = file->use.piece_bytes[piece];
+      file->kept[piece] = bytes > 0 && bytes <= room;
+      if (file->kept[piece]) room -= bytes;
+    }
+  }
 }
 
 uint64_t MappedFiles::ResidentBytes() {

@@ -3,15 +3,16 @@
 //
 // Mapped pages that were read count as memory of the process, and nothing takes them away before the machine
 // is short of it; lookups all over a large store would bring in all of it. So lookups read through the
-// mapping only of files that are kept: the smallest, as many as fit the limit together. Of the others they
-// copy what they need from the page cache, which costs half a microsecond; to bring in a page, the fifteen
-// around it and to drop them all again costs eight. Whoever builds, merges or checks reads through mappings
-// all the same; past the limit, ranges are dropped in turn, like the hand of a clock.
+// mapping only pieces of files that are kept, as many as fit the limit together, of the newest files first. Of
+// the others they copy what they need from the page cache, which costs half a microsecond; to bring in a page,
+// the fifteen around it and to drop them all again costs eight. Whoever builds, merges or checks reads through
+// mappings all the same; past the limit, ranges are dropped in turn, like the hand of a clock.
 //
 // There is one of it, as there is one such number for the process. Threads: all methods may be called from
 // any thread. Tested by tests/retrieval/mapped_files_test.cc.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -26,22 +27,25 @@ class MappedFiles {
   static MappedFiles& OfProcess();
 
   // A whole mapping of a file, shared, so that dropping its pages loses nothing.
+  static constexpr size_t kPieces = 2;
+  // What a file is when it is no longer written, but looked up in.
+  struct Use {
+    uint64_t newest = 0;       // document in it: newer files are kept rather
+    uint64_t index_bytes = 0;  // from its beginning: read through the mapping in any case
+    std::array<uint64_t, kPieces> piece_bytes = {};  // of what follows; of all files the first pieces, then the others
+  };
   struct File {
     std::span<std::byte> range;
-    std::atomic<bool> kept = false;
-    // Of MappedFiles:
-    bool served = false;
-    uint64_t index_bytes = 0;
+    std::array<std::atomic<bool>, kPieces> kept = {};
+    Use use = {};  // owned by MappedFiles
   };
   // `file` must be removed before it is unmapped.
   void Add(File* file);
   void Remove(File* file);
-  // It is no longer written, but looked up in, the first `index_bytes` through the mapping in any case. It may
-  // be kept from now on.
-  void Serve(File* file, uint64_t index_bytes);
+  void Serve(File* file, const Use& use);
 
-  // Bytes of mapped files in memory, libraries included; indexes and kept files have seven eighths of it. None
-  // at first.
+  // Bytes of mapped files in memory, libraries included; indexes and what is kept have seven eighths of it.
+  // None at first.
   void SetLimit(uint64_t bytes);
 
   // To be called now and then by who reads, every lookup for one: looks how much there is, which takes a

@@ -163,7 +163,6 @@ absl::StatusOr<std::shared_ptr<const Segment>> Segment::Open(std::string path) {
     return absl::DataLossError(
         absl::StrCat(path, ": has ", storage.size(), " bytes, its header says ", layout.end));
   }
-  storage.Serve(layout.text);
   storage.ReadAhead(0, layout.text);
   std::shared_ptr<Segment> segment(new Segment(std::move(storage)));
   segment->SetSpans();
@@ -172,6 +171,7 @@ absl::StatusOr<std::shared_ptr<const Segment>> Segment::Open(std::string path) {
   }
   for (const Document& document : segment->documents_) segment->tokens_ += document.size;
   segment->IndexDocuments();
+  segment->Serve();
   return segment;
 }
 
@@ -213,8 +213,15 @@ absl::Status Segment::Seal() {
   header.body_checksum = BodyChecksum();
   header.table_checksum = TableChecksum();
   CLAMOR_RETURN_IF_ERROR(storage_.Seal());
-  storage_.Serve(Layout(header).text);
+  Serve();
   return absl::OkStatus();
+}
+
+void Segment::Serve() const {
+  const Layout layout(HeaderOf(storage_));
+  storage_.Serve({.newest = documents_.back().number,
+                  .index_bytes = layout.text,
+                  .piece_bytes = {layout.order - layout.text, layout.end - layout.order}});
 }
 
 void Segment::FillSpans() {

@@ -70,7 +70,7 @@ class Segment {
     uint64_t number;    // of the document
     uint32_t position;  // in the document, of the first token that follows
     const Segment* segment;
-    std::span<const uint32_t> continuation;  // where it is in the segment: to be read by Words
+    std::span<const uint32_t> continuation;  // where it is in the segment: to be read by TextWords
   };
 
   // A segment of `documents`, of which there is at least one and which come by rising number; on the heap, or
@@ -102,26 +102,29 @@ class Segment {
   // Has part of its file read, while the caller goes on: SegmentStorage.
   void ReadAhead(uint64_t offset, uint64_t bytes) const { storage_.ReadAhead(offset, bytes); }
 
-  // A search for a context and its suffixes, each shorter than the one before. Searches in many segments go
-  // in step with one another: most of a search is waiting for memory.
+  // A search for a context and its suffixes, each shorter than the one before.
   struct Search {
     uint32_t longest;   // tokens of the context's end (at most kMaxMatch) before some place, live or dead
     size_t begin, end;  // in `order`: the places of the last suffix; at first none, where the context stands
+    uint32_t before, behind;  // how many tokens of it stand before the places next to those
   };
+  // In all segments in step with one another: most of a search is waiting for memory.
   static std::vector<Search> Begin(std::span<const Segment* const> segments,
                                    std::span<const uint32_t> context);
-  // Goes on to `suffix`, where it is no longer than `longest`. `searches` are in `segments`.
-  static void GoOn(std::span<const Segment* const> segments, std::span<const uint32_t> suffix,
-                   std::span<Search> searches);
+  // Goes on to `suffix` if it is no longer than `longest`.
+  void GoOn(std::span<const uint32_t> suffix, Search& search) const;
 
   // How many tokens of the end of `context`, which `search` began with, stand before some live place, or
   // `at_least` if no more do.
   uint32_t LongestMatch(std::span<const uint32_t> context, const Search& search, uint32_t at_least,
                         const DeadSet* dead) const;
 
-  // `part` of the text, or as much of it read into `buffer`: SegmentStorage.
-  std::span<const uint32_t> Words(std::span<const uint32_t> part, uint32_t* buffer) const {
-    return storage_.Words(part, buffer);
+  // `part` of the text or of `order`, or as much read into `buffer`: SegmentStorage.
+  std::span<const uint32_t> TextWords(std::span<const uint32_t> part, uint32_t* buffer) const {
+    return storage_.Words(0, part, buffer);
+  }
+  std::span<const uint32_t> OrderWords(std::span<const uint32_t> part, uint32_t* buffer) const {
+    return storage_.Words(1, part, buffer);
   }
 
   // Appends to `out` the newest `limit` live places of the last suffix of `search`, in no order, each with up
@@ -151,6 +154,7 @@ class Segment {
   void IndexDocuments();
   void FillSpans();
   absl::Status Seal();
+  void Serve() const;
   uint64_t TableChecksum() const;
   uint64_t BodyChecksum() const;
   static void Finish(std::span<Bisection> bisections);

@@ -32,10 +32,10 @@ const Segment::Document* Segment::LiveDocumentAt(uint32_t position, const DeadSe
   return &*document;
 }
 
-// What a search reads of text and order goes through Words: most of a large store is in the page cache alone.
+// What a search reads of text and order goes through these: most of a large store is in the page cache alone.
 uint32_t Segment::Entry(size_t index) const {
   uint32_t entry;
-  return Bounded(storage_.Words(order_.subspan(index, 1), &entry).front());
+  return Bounded(OrderWords(order_.subspan(index, 1), &entry).front());
 }
 
 // How the place at `position` compares to those before which `context` stands, and how many tokens of the
@@ -43,7 +43,7 @@ uint32_t Segment::Entry(size_t index) const {
 Segment::Comparison Segment::Compare(uint32_t position, std::span<const uint32_t> context) const {
   std::array<uint32_t, kMaxMatch> buffer;
   const size_t some = std::min<size_t>(position, context.size());
-  const auto before = storage_.Words(text_.subspan(position - some, some), buffer.data());
+  const auto before = TextWords(text_.subspan(position - some, some), buffer.data());
   for (uint32_t i = 0; i < context.size(); ++i) {
     const uint32_t token = i < some ? before[some - 1 - i] : kEndMark;
     const uint32_t wanted = context[context.size() - 1 - i];
@@ -78,11 +78,11 @@ struct Segment::Bisection {
   void Look() {
     if (entries.empty() && high - low <= kTogether) {
       entries_begin = low;
-      entries = segment.storage_.Words(segment.order_.subspan(low, high - low), buffer.data());
+      entries = segment.OrderWords(segment.order_.subspan(low, high - low), buffer.data());
     }
     position = entries.empty() ? segment.Entry(middle()) : segment.Bounded(entries[middle() - entries_begin]);
   }
-  void GoOn() {
+  void Narrow() {
     const size_t at = middle();
     const Comparison compared = segment.Compare(position, context);
     const bool below = compared.order < at_least;
@@ -137,7 +137,7 @@ void Segment::Finish(std::span<Bisection> bisections) {
     }
     for (Bisection& each : bisections) {
       if (each.low == each.high) continue;
-      each.GoOn();
+      each.Narrow();
       going = true;
     }
   }
@@ -154,33 +154,32 @@ std::vector<Segment::Search> Segment::Begin(std::span<const Segment* const> segm
   std::vector<Search> searches;
   for (const Bisection& found : bisections) {
     // The longest matches are next to where the context would stand.
-    searches.push_back({std::max(found.before, found.behind), found.low, found.low});
+    searches.push_back(
+        {std::max(found.before, found.behind), found.low, found.low, found.before, found.behind});
   }
   return searches;
 }
 
-void Segment::GoOn(std::span<const Segment* const> segments, std::span<const uint32_t> suffix,
-                   std::span<Search> searches) {
+void Segment::GoOn(std::span<const uint32_t> suffix, Search& search) const {
+  if (suffix.size() > search.longest) return;
   // The places of a suffix lie around those of a longer one.
-  std::vector<Bisection> bisections;
-  for (size_t i = 0; i < segments.size(); ++i) {
-    if (suffix.size() > searches[i].longest) continue;
-    auto [begin, end] = segments[i]->BySigns(suffix);
-    begin.high = std::min(begin.high, searches[i].begin);
-    begin.low = std::min(begin.low, begin.high);
-    end.low = std::max(end.low, searches[i].end);
-    end.high = std::max(end.low, end.high);
-    // Where the signs do not know all of it, it is the end of few places as a rule.
-    if (suffix.size() > Sign{}.tokens.size()) begin.stride = end.stride = 1;
-    bisections.push_back(begin);
-    bisections.push_back(end);
+  auto [begin, end] = BySigns(suffix);
+  const bool more_before = search.before >= suffix.size(), more_behind = search.behind >= suffix.size();
+  begin.high = more_before ? search.begin - 1 : search.begin;
+  begin.low = more_before ? std::min(begin.low, begin.high) : begin.high;
+  end.low = more_behind ? search.end + 1 : search.end;
+  end.high = more_behind ? std::max(end.low, end.high) : end.low;
+  // Where the signs do not know all of it, it has few places as a rule.
+  if (suffix.size() > Sign{}.tokens.size()) begin.stride = end.stride = 1;
+  std::array<Bisection, 2> both = {begin, end};
+  Finish(both);
+  if (more_before) {
+    search.begin = both[0].low;
+    search.before = both[0].before;
   }
-  Finish(bisections);
-  auto found = bisections.begin();
-  for (Search& search : searches) {
-    if (suffix.size() > search.longest) continue;
-    search.begin = (found++)->low;
-    search.end = (found++)->low;
+  if (more_behind) {
+    search.end = both[1].low;
+    search.behind = both[1].behind;
   }
 }
 
@@ -211,7 +210,7 @@ void Segment::FindOccurrences(const Search& search, size_t limit, size_t depth, 
                               const DeadSet* dead, std::vector<Occurrence>& out) const {
   const auto first = std::ranges::lower_bound(documents_, oldest, {}, &Document::number);
   if (first == documents_.end()) return;
-  const auto [longest, begin, end] = search;
+  const auto [longest, begin, end, before, behind] = search;
 
   // A higher position is a newer place: keep the `limit` highest, the lowest of them on top. A common suffix
   // has many more places than that; the peaks pass over blocks that hold none of the highest.
@@ -221,7 +220,7 @@ void Segment::FindOccurrences(const Search& search, size_t limit, size_t depth, 
   for (size_t i = begin, next; i < end; i = next) {
     next = std::min((i / kSpan + 1) * kSpan, end);
     if (next - i == kSpan && peaks_[i / kSpan] <= floor) continue;
-    for (const uint32_t entry : storage_.Words(order_.subspan(i, next - i), buffer.data())) {
+    for (const uint32_t entry : OrderWords(order_.subspan(i, next - i), buffer.data())) {
       const uint32_t position = Bounded(entry);
       if (position <= floor) continue;
       if (dead != nullptr && LiveDocumentAt(position, dead) == nullptr) continue;

@@ -88,12 +88,12 @@ absl::Status SegmentStorage::Map(int protection) {
   return absl::OkStatus();
 }
 
-void SegmentStorage::Serve(size_t index_bytes) const {
+void SegmentStorage::Serve(const MappedFiles::Use& use) const {
   if (mapped_ == nullptr) return;
   // Lookups jump about: what lies beside a page that is read from the disk is not worth reading.
   madvise(data_, size_, MADV_RANDOM);
   posix_fadvise(fd_, 0, 0, POSIX_FADV_RANDOM);
-  MappedFiles::OfProcess().Serve(mapped_.get(), index_bytes);
+  MappedFiles::OfProcess().Serve(mapped_.get(), use);
 }
 
 SegmentStorage::SegmentStorage(SegmentStorage&& other) noexcept
@@ -132,8 +132,9 @@ void SegmentStorage::Forget(size_t offset, size_t bytes) const {
   if (begin < end) madvise(data_ + begin, end - begin, MADV_DONTNEED);
 }
 
-std::span<const uint32_t> SegmentStorage::Words(std::span<const uint32_t> part, uint32_t* buffer) const {
-  if (mapped_ == nullptr || mapped_->kept.load(std::memory_order_relaxed)) return part;
+std::span<const uint32_t> SegmentStorage::Words(size_t piece, std::span<const uint32_t> part,
+                                                uint32_t* buffer) const {
+  if (mapped_ == nullptr || mapped_->kept[piece].load(std::memory_order_relaxed)) return part;
   const auto begin = reinterpret_cast<const std::byte*>(part.data()) - data_;
   size_t done = 0;
   while (done < part.size_bytes()) {

@@ -34,9 +34,8 @@ class SegmentStorage {
   // Ends writing. Does nothing on the heap.
   absl::Status Seal();
 
-  // From now on it is looked up in: the first `index_bytes` all the time, the rest by Words. Does nothing on
-  // the heap.
-  void Serve(size_t index_bytes) const;
+  // From now on it is looked up in: its index all the time, its pieces by Words. Does nothing on the heap.
+  void Serve(const MappedFiles::Use& use) const;
 
   // Takes the pages that lie wholly in `bytes` from `offset` on out of memory, until they are used again.
   // Does nothing on the heap.
@@ -47,10 +46,10 @@ class SegmentStorage {
   // itself. Does nothing on the heap.
   void ReadAhead(size_t offset, size_t bytes) const;
 
-  // The words of `part` of data(), for a look here and there: `part` itself if it is on the heap or of a file
-  // that is kept in memory (mapped_files.h), else read from the file into `buffer`, which has room for them.
-  // What cannot be read is 0.
-  std::span<const uint32_t> Words(std::span<const uint32_t> part, uint32_t* buffer) const;
+  // The words of `part` of data(), for a look here and there: `part` itself if it is on the heap or if this
+  // `piece` of the file is kept in memory (mapped_files.h), else read from the file into `buffer`, which has
+  // room for them. What cannot be read is 0.
+  std::span<const uint32_t> Words(size_t piece, std::span<const uint32_t> part, uint32_t* buffer) const;
 
   std::byte* data() const { return data_; }
   size_t size() const { return size_; }

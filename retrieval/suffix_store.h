@@ -74,7 +74,7 @@ struct StoreOptions {
   uint32_t hot_tokens = 1u << 20;  // indexed on the heap, over all tenants, before they go into files
   uint64_t min_free_bytes =
       256u << 20;                      // of the disk; adding beyond: RESOURCE_EXHAUSTED. Deleting still works
-  uint64_t mapped_bytes = 512u << 20;  // of files in this process's memory: MappedFiles
+  uint64_t mapped_bytes = 768u << 20;  // of files in this process's memory: MappedFiles
   // Of segment files, the newest first: read into the system's page cache after the start, so that lookups do
   // not wait for the disk for long.
   uint64_t read_ahead_bytes = 4ull << 30;

@@ -82,7 +82,7 @@ double MemoryMib(const std::string& name) {
 // Times of lookups; the processor time beside the wall clock, which on a machine with other work says little.
 struct Times {
   std::vector<double> wall, processor;
-  double matched = 0, nodes = 0;
+  double matched = 0, nodes = 0, right = 0;
 
   void Ask(const SuffixStore& store, const Namespace& ns, const std::vector<uint32_t>& document, size_t end) {
     const auto context = std::span(document).subspan(end - 64, 64);
@@ -93,6 +93,18 @@ struct Times {
     wall.push_back(SecondsSince(start) * 1e6);
     matched += trie.ok() ? trie->match_length : 0;
     nodes += trie.ok() ? static_cast<double>(trie->nodes.size()) : 0;
+    right += trie.ok() ? static_cast<double>(Right(*trie, std::span(document).subspan(end))) : 0;
+  }
+  // How many tokens of what really follows the trie has.
+  static size_t Right(const Trie& trie, std::span<const uint32_t> following) {
+    size_t depth = 0;
+    int32_t at = -1;
+    for (int32_t i = 0; i < static_cast<int32_t>(trie.nodes.size()) && depth < following.size(); ++i) {
+      if (trie.nodes[i].parent != at || trie.nodes[i].token != following[depth]) continue;
+      at = i;
+      ++depth;
+    }
+    return depth;
   }
   Json Report(const char* when) {
     if (wall.empty()) return nullptr;
@@ -101,9 +113,9 @@ struct Times {
     const size_t count = wall.size(), p50 = count / 2, p99 = count * 99 / 100;
     std::printf(
         "%7zu lookups %-14s p50 %6.1f p99 %7.1f us; processor p50 %6.1f p99 %6.1f max %7.1f us; match "
-        "%.1f, %.1f nodes\n",
+        "%.1f, %.1f nodes, %.2f tokens right\n",
         count, when, wall[p50], wall[p99], processor[p50], processor[p99], processor.back(), matched / count,
-        nodes / count);
+        nodes / count, right / count);
     std::fflush(stdout);
     return {{"lookups", when},
             {"count", count},
@@ -113,7 +125,8 @@ struct Times {
             {"processor_p99_us", processor[p99]},
             {"processor_max_us", processor.back()},
             {"match_tokens", matched / static_cast<double>(count)},
-            {"nodes", nodes / static_cast<double>(count)}};
+            {"nodes", nodes / static_cast<double>(count)},
+            {"right_tokens", right / static_cast<double>(count)}};
   }
 };
 

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <array>
 #include <string>
 
 #include "gtest/gtest.h"
@@ -30,8 +31,8 @@ class Mapping {
     MappedFiles::OfProcess().Remove(&file_);
     munmap(range_.data(), range_.size());
   }
-  void Serve(uint64_t index_bytes = 0) { MappedFiles::OfProcess().Serve(&file_, index_bytes); }
-  bool kept() const { return file_.kept; }
+  void Serve(const MappedFiles::Use& use) { MappedFiles::OfProcess().Serve(&file_, use); }
+  std::array<bool, 2> kept() const { return {file_.kept[0], file_.kept[1]}; }
   void Write() {
     for (size_t at = 0; at < range_.size(); at += kPage) *reinterpret_cast<size_t*>(range_.data() + at) = at;
   }
@@ -76,35 +77,34 @@ TEST(MappedFilesTest, KeepsToItsLimitAndLosesNothing) {
   files.SetLimit(UINT64_MAX);
 }
 
-TEST(MappedFilesTest, KeepsTheSmallestThatFit) {
+TEST(MappedFilesTest, KeepsTheNewestThatFit) {
+  constexpr uint64_t kMib = 1 << 20;
   TempFolder folder;
   MappedFiles& files = MappedFiles::OfProcess();
-  Mapping large(folder / "a", 5 << 20), small(folder / "b", 1 << 20);
-  EXPECT_FALSE(large.kept() || small.kept()) << "they are being written";
-  large.Serve();
-  EXPECT_TRUE(large.kept());
-  files.SetLimit(6 << 20);  // seven eighths of it are 5.25 MiB
-  EXPECT_TRUE(large.kept());
-  small.Serve();
-  EXPECT_TRUE(small.kept());
-  EXPECT_FALSE(large.kept());
+  Mapping old(folder / "a", 9 * kMib), fresh(folder / "b", 3 * kMib);
+  const std::array<bool, 2> none = {false, false}, first = {true, false}, both = {true, true};
+  EXPECT_EQ(old.kept(), none) << "it is being written";
+  old.Serve({.newest = 5, .index_bytes = kMib, .piece_bytes = {3 * kMib, 5 * kMib}});
+  EXPECT_EQ(old.kept(), both);
+  files.SetLimit(8 * kMib);  // seven of them; one is the index
+  EXPECT_EQ(old.kept(), first);
+  files.SetLimit(0);
+  EXPECT_EQ(old.kept(), none);
+  files.SetLimit(8 * kMib);
+  fresh.Serve({.newest = 7, .index_bytes = 0, .piece_bytes = {2 * kMib, kMib}});
+  EXPECT_EQ(fresh.kept(), both);
+  EXPECT_EQ(old.kept(), first);
   {
-    Mapping middle(folder / "c", 4 << 20);
-    middle.Serve();
-    EXPECT_TRUE(middle.kept() && small.kept());
-    files.SetLimit(4 << 20);
-    EXPECT_FALSE(middle.kept());
-    EXPECT_TRUE(small.kept());
+    Mapping newest(folder / "c", 4 * kMib);
+    newest.Serve({.newest = 8, .index_bytes = kMib, .piece_bytes = {kMib, 2 * kMib}});  // five are left
+    EXPECT_EQ(newest.kept(), both);
+    EXPECT_EQ(fresh.kept(), first);
+    EXPECT_EQ(old.kept(), none);
   }
+  EXPECT_EQ(fresh.kept(), both);
+  EXPECT_EQ(old.kept(), first);
   files.SetLimit(UINT64_MAX);
-  EXPECT_TRUE(large.kept() && small.kept());
-  files.SetLimit(7 << 20);  // 6.125 MiB
-  EXPECT_TRUE(large.kept() && small.kept());
-  Mapping indexed(folder / "d", 9 << 20);
-  indexed.Serve(1 << 20);
-  EXPECT_TRUE(small.kept());
-  EXPECT_FALSE(large.kept() || indexed.kept()) << "its index is read in any case";
-  files.SetLimit(UINT64_MAX);
+  EXPECT_EQ(old.kept(), both);
 }
 
 TEST(MappedFilesTest, RangesComeAndGo) {

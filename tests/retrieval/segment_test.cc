@@ -139,21 +139,21 @@ TEST(SegmentStorageTest, WordsAreTheSameEverywhere) {
   };
   for (uint32_t i = 0; i < 10'000; ++i) words(heap)[i] = words(*file)[i] = i * i;
   ASSERT_TRUE(file->Seal().ok());
-  file->Serve(0);
+  file->Serve({.newest = 1, .index_bytes = 0, .piece_bytes = {40'000, 0}});
   Tokens buffer(10'000);
   for (const auto& [at, count] : {std::pair(0, 1), {1'023, 2}, {9'999, 1}, {17, 9'000}, {5, 0}}) {
     for (const SegmentStorage* storage : {&heap, &*file}) {
       for (const uint64_t limit : {UINT64_MAX, uint64_t{1}}) {
         MappedFiles::OfProcess().SetLimit(limit);
         const auto part = words(*storage).subspan(at, count);
-        const auto read = storage->Words(part, buffer.data());
+        const auto read = storage->Words(0, part, buffer.data());
         EXPECT_EQ(read.data() == part.data(), storage == &heap || limit != 1);
         EXPECT_TRUE(std::ranges::equal(read, words(heap).subspan(at, count)));
       }
     }
   }
   ASSERT_EQ(truncate((folder / "a").c_str(), 20'000), 0);  // as a disk that does not answer
-  const auto read = file->Words(words(*file).subspan(4'999, 2), buffer.data());
+  const auto read = file->Words(0, words(*file).subspan(4'999, 2), buffer.data());
   EXPECT_TRUE(std::ranges::equal(read, Tokens{0, 0}));
   MappedFiles::OfProcess().SetLimit(UINT64_MAX);
 }
