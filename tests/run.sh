@@ -4,6 +4,7 @@
 #   tests/run.sh            preset release
 #   tests/run.sh asan       all tests under AddressSanitizer and UndefinedBehaviorSanitizer
 #   tests/run.sh tsan       the tests with threads in them under ThreadSanitizer
+#   tests/run.sh tsan-servers, asan-servers   the integration tests under a sanitizer
 #   tests/run.sh scalar     release, kernels forced to the scalar target (avx2, avx512 likewise)
 #   tests/run.sh dev        preset dev
 #   tests/run.sh faults     release, with servers that fail on demand: what comes of it
@@ -19,10 +20,11 @@ case $kind in
   release | dev | asan) ;;
   faults) arguments=(-R integration_faults) ;;
   tsan) arguments=(-L threads) ;;
+  tsan-servers | asan-servers) arguments=(-L integration) ;;
   scalar | avx2 | avx512) preset=release; export CLAMOR_CPU_TARGET=$kind ;;
   simt) preset=release; arguments=(-L simt); export CLAMOR_MATRIX=whole ;;
-  -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
-  *) echo "tests/run.sh: unknown kind '$kind'; one of release, dev, asan, tsan, scalar, avx2, avx512, simt, faults" >&2; exit 2 ;;
+  -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  *) echo "tests/run.sh: unknown kind '$kind'; one of release, dev, asan, tsan, asan-servers, tsan-servers, scalar, avx2, avx512, simt, faults" >&2; exit 2 ;;
 esac
 
 source deploy/packages.sh
