@@ -33,7 +33,8 @@ inline constexpr uint64_t kFileTokens = 1u << 18;
 inline constexpr uint64_t kLargeTokens = 4u << 20;
 
 // Which parts to merge next, as indexes into `parts`; none if they are well as they are. One part alone is
-// rewritten when a quarter of it is dead. `max_tokens` is the most that a segment may have, end marks included.
+// rewritten when a quarter of it is dead. `max_tokens` is the most that a segment may have, end marks
+// included.
 std::vector<size_t> PickMerge(const Parts& parts, uint64_t max_tokens = kMaxSegmentTokens);
 
 class Compactor {

@@ -16,14 +16,14 @@ namespace clamor::retrieval {
 
 // What is asked of a draft. An occurrence of a suffix is a place in a document where it stands with at least
 // one more token behind it. Among the occurrences of the longest suffix that has any, the newest are
-// examined: of the document appended last, then of the highest position in it. While the trie has room, so are
-// those of the suffix half as long, and half as long again: what followed a short context often is an
+// examined: of the document appended last, then of the highest position in it. While the trie has room, so
+// are those of the suffix half as long, and half as long again: what followed a short context often is an
 // alternative to what followed a long one once.
 struct DraftOptions {
-  int32_t max_match = 32;         // longest suffix tried, 1..256
-  int32_t min_match = 2;          // shorter matches answer nothing, 1..max_match
-  int32_t max_nodes = 64;         // of the trie, best first by path count, 1..1024
-  int32_t max_depth = 32;         // of the trie, 1..256
+  int32_t max_match = 32;        // longest suffix tried, 1..256
+  int32_t min_match = 2;         // shorter matches answer nothing, 1..max_match
+  int32_t max_nodes = 64;        // of the trie, best first by path count, 1..1024
+  int32_t max_depth = 32;        // of the trie, 1..256
   int32_t max_occurrences = 64;  // examined, 1..4096
 
   absl::Status Validate() const;  // INVALID_ARGUMENT names the field, its value and its limits

@@ -3,10 +3,10 @@
 //
 // Mapped pages that were read count as memory of the process, and nothing takes them away before the machine
 // is short of it; lookups all over a large store would bring in all of it. So lookups read through the
-// mapping only pieces of files that are kept, as many as fit the limit together, of the newest files first. Of
-// the others they copy what they need from the page cache, which costs half a microsecond; to bring in a page,
-// the fifteen around it and to drop them all again costs eight. Whoever builds, merges or checks reads through
-// mappings all the same; past the limit, ranges are dropped in turn, like the hand of a clock.
+// mapping only pieces of files that are kept, as many as fit the limit together, of the newest files first.
+// Of the others they copy what they need from the page cache, which costs half a microsecond; to bring in a
+// page, the fifteen around it and to drop them all again costs eight. Whoever builds, merges or checks reads
+// through mappings all the same; past the limit, ranges are dropped in turn, like the hand of a clock.
 //
 // There is one of it, as there is one such number for the process. Threads: all methods may be called from
 // any thread. Tested by tests/retrieval/mapped_files_test.cc.
@@ -32,7 +32,8 @@ class MappedFiles {
   struct Use {
     uint64_t newest = 0;       // document in it: newer files are kept rather
     uint64_t index_bytes = 0;  // from its beginning: read through the mapping in any case
-    std::array<uint64_t, kPieces> piece_bytes = {};  // of what follows; of all files the first pieces, then the others
+    // Of what follows. The first pieces of all files are kept rather than the second of any.
+    std::array<uint64_t, kPieces> piece_bytes = {};
   };
   struct File {
     std::span<std::byte> range;

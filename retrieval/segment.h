@@ -44,9 +44,9 @@ static_assert(kMaxSegmentTokens <= 1u << 30, "place_sort.h");
 
 class Segment {
  public:
-  static constexpr uint32_t kSpan = 1024;     // entries of `order` under one peak
+  static constexpr uint32_t kSpan = 1024;    // entries of `order` under one peak
   static constexpr uint32_t kSignSpan = 32;  // and under one sign
-  using DeadSet = std::vector<bool>;          // by index of the document; a null pointer: all live
+  using DeadSet = std::vector<bool>;         // by index of the document; a null pointer: all live
 
   struct Document {
     uint64_t number, checksum;  // as in the catalog

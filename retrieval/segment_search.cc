@@ -105,8 +105,8 @@ std::pair<Segment::Bisection, Segment::Bisection> Segment::BySigns(std::span<con
   };
   const auto first =
       std::ranges::partition_point(signs_, [&](const Sign& sign) { return compare(sign).order < 0; });
-  const auto last = std::partition_point(first, signs_.end(),
-                                         [&](const Sign& sign) { return compare(sign).order <= 0; });
+  const auto last =
+      std::partition_point(first, signs_.end(), [&](const Sign& sign) { return compare(sign).order <= 0; });
   auto between = [&](int at_least, auto below, auto above) -> Bisection {
     const size_t low = below == signs_.begin() ? 0 : (below - 1 - signs_.begin()) * size_t{kSignSpan} + 1;
     const size_t high = std::min<size_t>((above - signs_.begin()) * size_t{kSignSpan}, order_.size());

@@ -51,7 +51,8 @@ TEST(PickMergeTest, MakesFullSegmentsOfTwo) {
   EXPECT_THAT(PickMerge(PartsOfSizes({499, 498}), 1000), IsEmpty()) << "more than one may have";
   EXPECT_THAT(PickMerge(PartsOfSizes({373, 372}), 1000), IsEmpty()) << "there will be others to merge with";
   EXPECT_THAT(PickMerge(PartsOfSizes({373, 373}), 1000), UnorderedElementsAre(0, 1));
-  EXPECT_THAT(PickMerge(PartsOfSizes({798, 190}), 1000), IsEmpty()) << "most of it would be copied for little";
+  EXPECT_THAT(PickMerge(PartsOfSizes({798, 190}), 1000), IsEmpty())
+      << "most of it would be copied for little";
 }
 
 TEST(PickMergeTest, RewritesWhatIsAQuarterDead) {

@@ -27,7 +27,8 @@ inline void SealSegmentFile(std::string& bytes) {
         .subspan(std::min(begin, size), std::min(end, size) - std::min(begin, size));
   };
   const uint64_t prefix = field(8), documents = field(12), order = field(20);
-  const uint64_t text = kHeader + (prefix + 7) / 8 * 8 + documents * 24 + (order + Segment::kSignSpan - 1) / Segment::kSignSpan * 16;
+  const uint64_t text = kHeader + (prefix + 7) / 8 * 8 + documents * 24 +
+                        (order + Segment::kSignSpan - 1) / Segment::kSignSpan * 16;
   uint64_t sum = 0;
   for (uint64_t at = text; at < bytes.size(); at += 1 << 20) sum = Checksum(part(at, at + (1 << 20)), sum);
   put(kBodySum, sum);
