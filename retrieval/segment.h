@@ -158,7 +158,7 @@ class Segment {
   uint64_t TableChecksum() const;
   uint64_t BodyChecksum() const;
   static void Finish(std::span<Bisection> bisections);
-  std::pair<Bisection, Bisection> BySigns(std::span<const uint32_t> context) const;
+  std::pair<Bisection, Bisection> BySigns(std::span<const uint32_t> context, const Search* near) const;
   uint32_t Entry(size_t index) const;
   Comparison Compare(uint32_t position, std::span<const uint32_t> context) const;
   const Document* LiveDocumentAt(uint32_t position, const DeadSet* dead) const;

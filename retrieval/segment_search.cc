@@ -8,6 +8,26 @@
 #include "retrieval/segment.h"
 
 namespace clamor::retrieval {
+namespace {
+
+// How many of `items` are `below`, which are the first of them: about `guess`.
+template <typename Items, typename Below>
+size_t CountBelow(const Items& items, size_t guess, Below below) {
+  size_t low = guess, high = guess, stride = 1;
+  for (; low > 0 && !below(items[low - 1]); stride *= 2) {
+    high = low - 1;
+    low -= std::min(stride, low);
+  }
+  for (; high < items.size() && below(items[high]); stride *= 2) {
+    low = high + 1;
+    high += std::min(stride, items.size() - high);
+  }
+  return std::partition_point(items.begin() + static_cast<std::ptrdiff_t>(low),
+                              items.begin() + static_cast<std::ptrdiff_t>(high), below) -
+         items.begin();
+}
+
+}  // namespace
 
 std::optional<size_t> Segment::Find(uint64_t number) const {
   const auto found = std::ranges::lower_bound(documents_, number, {}, &Document::number);
@@ -92,8 +112,9 @@ struct Segment::Bisection {
   }
 };
 
-// Where the signs say that the places of `context` begin and end.
-std::pair<Segment::Bisection, Segment::Bisection> Segment::BySigns(std::span<const uint32_t> context) const {
+// Where the signs say that the places of `context` begin and end: around `near`, if that is known.
+std::pair<Segment::Bisection, Segment::Bisection> Segment::BySigns(std::span<const uint32_t> context,
+                                                                   const Search* near) const {
   // Signs tell on which side of the context a span begins, or that it begins with the context's last tokens.
   auto compare = [&](const Sign& sign) -> Comparison {
     const size_t some = std::min(context.size(), sign.tokens.size());
@@ -103,20 +124,21 @@ std::pair<Segment::Bisection, Segment::Bisection> Segment::BySigns(std::span<con
     }
     return {0, static_cast<uint32_t>(some)};
   };
-  const auto first =
-      std::ranges::partition_point(signs_, [&](const Sign& sign) { return compare(sign).order < 0; });
-  const auto last =
-      std::partition_point(first, signs_.end(), [&](const Sign& sign) { return compare(sign).order <= 0; });
-  auto between = [&](int at_least, auto below, auto above) -> Bisection {
-    const size_t low = below == signs_.begin() ? 0 : (below - 1 - signs_.begin()) * size_t{kSignSpan} + 1;
-    const size_t high = std::min<size_t>((above - signs_.begin()) * size_t{kSignSpan}, order_.size());
+  auto below = [&](const Sign& sign) { return compare(sign).order < 0; };
+  auto not_above = [&](const Sign& sign) { return compare(sign).order <= 0; };
+  const size_t first =
+      near != nullptr ? CountBelow(signs_, near->begin / kSignSpan, below)
+                      : static_cast<size_t>(std::ranges::partition_point(signs_, below) - signs_.begin());
+  const size_t last =
+      std::max(first, CountBelow(signs_, near != nullptr ? near->end / kSignSpan : first, not_above));
+  auto between = [&](int at_least, size_t from, size_t to) -> Bisection {
     return {.segment = *this,
             .context = context,
             .at_least = at_least,
-            .low = low,
-            .high = high,
-            .before = below == signs_.begin() ? 0 : compare(*(below - 1)).common,
-            .behind = above == signs_.end() ? 0 : compare(*above).common};
+            .low = from == 0 ? 0 : (from - 1) * kSignSpan + 1,
+            .high = std::min<size_t>(to * kSignSpan, order_.size()),
+            .before = from == 0 ? 0 : compare(signs_[from - 1]).common,
+            .behind = to == signs_.size() ? 0 : compare(signs_[to]).common};
   };
   const bool known = context.size() <= Sign{}.tokens.size();  // all of it, by the signs
   return {between(0, first, known ? first : last), between(1, known ? last : first, last)};
@@ -148,7 +170,7 @@ std::vector<Segment::Search> Segment::Begin(std::span<const Segment* const> segm
   if (context.size() > kMaxMatch) context = context.last(kMaxMatch);
   std::vector<Bisection> bisections;
   for (const Segment* segment : segments) {
-    bisections.push_back(segment->BySigns(context).first);
+    bisections.push_back(segment->BySigns(context, nullptr).first);
   }
   Finish(bisections);
   std::vector<Search> searches;
@@ -162,9 +184,10 @@ std::vector<Segment::Search> Segment::Begin(std::span<const Segment* const> segm
 
 void Segment::GoOn(std::span<const uint32_t> suffix, Search& search) const {
   if (suffix.size() > search.longest) return;
-  // The places of a suffix lie around those of a longer one.
-  auto [begin, end] = BySigns(suffix);
   const bool more_before = search.before >= suffix.size(), more_behind = search.behind >= suffix.size();
+  if (!more_before && !more_behind) return;
+  // The places of a suffix lie around those of a longer one.
+  auto [begin, end] = BySigns(suffix, &search);
   begin.high = more_before ? search.begin - 1 : search.begin;
   begin.low = more_before ? std::min(begin.low, begin.high) : begin.high;
   end.low = more_behind ? search.end + 1 : search.end;
