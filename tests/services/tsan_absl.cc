@@ -49,6 +49,32 @@ bool Mutex::TryLock() {
   return locked;
 }
 
+void Mutex::LockWhen(const Condition& condition) {
+  static const auto real =
+      reinterpret_cast<void (*)(Mutex*, const Condition&)>(Real("5Mutex8LockWhenERKNS0_9ConditionE"));
+  real(this, condition);
+  __tsan_acquire(this);
+}
+
+void Mutex::ReaderLock() {
+  static const auto real = reinterpret_cast<void (*)(Mutex*)>(Real("5Mutex10ReaderLockEv"));
+  real(this);
+  __tsan_acquire(this);
+}
+
+void Mutex::ReaderUnlock() {
+  static const auto real = reinterpret_cast<void (*)(Mutex*)>(Real("5Mutex12ReaderUnlockEv"));
+  __tsan_release(this);
+  real(this);
+}
+
+void Mutex::ReaderLockWhen(const Condition& condition) {
+  static const auto real =
+      reinterpret_cast<void (*)(Mutex*, const Condition&)>(Real("5Mutex14ReaderLockWhenERKNS0_9ConditionE"));
+  real(this, condition);
+  __tsan_acquire(this);
+}
+
 void Mutex::Await(const Condition& condition) {
   static const auto real =
       reinterpret_cast<void (*)(Mutex*, const Condition&)>(Real("5Mutex5AwaitERKNS0_9ConditionE"));
