@@ -182,7 +182,7 @@ class EarlyEndTest(ClusterTest):
                 stream.answer()
             self.assertEqual(raised.exception.code(), grpc.StatusCode.CANCELLED)
         self.wait_idle()
-        wait_until(lambda: self.cluster.gateway.metric("clamor_gateway_streams_open") == 0, "the gateway has ended them", seconds=2)
+        wait_until(lambda: self.cluster.gateway.metric("clamor_gateway_streams_open") == 0, "they are ended", seconds=2)
 
     def test_deadline_of_the_client(self):
         self.assertEqual(refusal_of(lambda: Client(self.cluster.gateway).ask(CHAT, seconds=0.2, **LONG)).code,

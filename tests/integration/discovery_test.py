@@ -46,7 +46,7 @@ class DiscoveryTest(ClusterTest):
         wait_until(lambda: self.second.metric("clamor_requests_running") == 0, "the worker is idle")
         before = self.second.metric("clamor_generated_tokens_total")
         self.assertEqual(asker.ask(QUESTIONS[0], **LONG).ids, expected)
-        wait_until(lambda: self.second.metric("clamor_generated_tokens_total") == before + len(expected), "it was the second's answer")
+        wait_until(lambda: self.second.metric("clamor_generated_tokens_total") == before + len(expected), "it answered")
         _, metrics = gateway.get("/metrics")
         self.assertIn(f'clamor_gateway_worker_up{{worker="{self.second.address}"}} 1', metrics)
         self.assertNotIn(f'worker="{self.first.address}"', metrics)
