@@ -24,7 +24,7 @@ void MappedFiles::Add(File* file) {
 void MappedFiles::Remove(File* file) {
   const std::lock_guard lock(mu_);
   std::erase(files_, file);
-  Choose();
+  if (file->use.newest > 0) Choose();  // else it was not among them
 }
 
 void MappedFiles::Serve(File* file, const Use& use) {

@@ -45,6 +45,10 @@ class MappedFiles {
   void Remove(File* file);
   void Serve(File* file, const Use& use);
 
+  // Files smaller than this are always read through their mappings, and not chosen among: there may be
+  // thousands of them, and those that are copied from keep a descriptor open.
+  uint64_t small_bytes() const { return limit_ / 64; }
+
   // Bytes of mapped files in memory, libraries included; indexes and what is kept have seven eighths of it.
   // None at first.
   void SetLimit(uint64_t bytes);

@@ -85,6 +85,7 @@ absl::Status SegmentStorage::Map(int protection) {
   data_ = static_cast<std::byte*>(mapped);
   mapped_ = std::make_unique<MappedFiles::File>(std::span(data_, size_));
   MappedFiles::OfProcess().Add(mapped_.get());
+  if (size_ < MappedFiles::OfProcess().small_bytes()) close(std::exchange(fd_, -1));
   return absl::OkStatus();
 }
 
@@ -92,6 +93,7 @@ void SegmentStorage::Serve(const MappedFiles::Use& use) const {
   if (mapped_ == nullptr) return;
   // Lookups jump about: what lies beside a page that is read from the disk is not worth reading.
   madvise(data_, size_, MADV_RANDOM);
+  if (fd_ < 0) return;
   posix_fadvise(fd_, 0, 0, POSIX_FADV_RANDOM);
   MappedFiles::OfProcess().Serve(mapped_.get(), use);
 }
@@ -134,7 +136,7 @@ void SegmentStorage::Forget(size_t offset, size_t bytes) const {
 
 std::span<const uint32_t> SegmentStorage::Words(size_t piece, std::span<const uint32_t> part,
                                                 uint32_t* buffer) const {
-  if (mapped_ == nullptr || mapped_->kept[piece].load(std::memory_order_relaxed)) return part;
+  if (fd_ < 0 || mapped_->kept[piece].load(std::memory_order_relaxed)) return part;
   const auto begin = reinterpret_cast<const std::byte*>(part.data()) - data_;
   size_t done = 0;
   while (done < part.size_bytes()) {

@@ -46,9 +46,9 @@ class SegmentStorage {
   // itself. Does nothing on the heap.
   void ReadAhead(size_t offset, size_t bytes) const;
 
-  // The words of `part` of data(), for a look here and there: `part` itself if it is on the heap or if this
-  // `piece` of the file is kept in memory (mapped_files.h), else read from the file into `buffer`, which has
-  // room for them. What cannot be read is 0.
+  // The words of `part` of data(), for a look here and there: `part` itself if it is on the heap, in a small
+  // file, or if this `piece` of the file is kept in memory (mapped_files.h), else read from the file into
+  // `buffer`, which has room for them. What cannot be read is 0.
   std::span<const uint32_t> Words(size_t piece, std::span<const uint32_t> part, uint32_t* buffer) const;
 
   std::byte* data() const { return data_; }
@@ -61,7 +61,7 @@ class SegmentStorage {
 
   std::unique_ptr<std::byte[]> heap_;
   std::unique_ptr<MappedFiles::File> mapped_;  // null on the heap
-  int fd_ = -1;
+  int fd_ = -1;                                // of a file that is not small (mapped_files.h)
   std::byte* data_ = nullptr;
   size_t size_ = 0;
   std::string path_;

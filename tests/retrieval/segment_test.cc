@@ -131,6 +131,7 @@ TEST_P(PlacedSegmentTest, ManyPlacesUnderOneSuffixPassOverPeaks) {
 
 TEST(SegmentStorageTest, WordsAreTheSameEverywhere) {
   TempFolder folder;
+  MappedFiles::OfProcess().SetLimit(1 << 20);  // 40 kB are not small
   SegmentStorage heap = SegmentStorage::OnHeap(40'000);
   auto file = SegmentStorage::CreateFile(folder / "a", 40'000);
   ASSERT_TRUE(file.ok()) << file.status();
@@ -143,7 +144,7 @@ TEST(SegmentStorageTest, WordsAreTheSameEverywhere) {
   Tokens buffer(10'000);
   for (const auto& [at, count] : {std::pair(0, 1), {1'023, 2}, {9'999, 1}, {17, 9'000}, {5, 0}}) {
     for (const SegmentStorage* storage : {&heap, &*file}) {
-      for (const uint64_t limit : {UINT64_MAX, uint64_t{1}}) {
+      for (const uint64_t limit : {uint64_t{1} << 20, uint64_t{1}}) {
         MappedFiles::OfProcess().SetLimit(limit);
         const auto part = words(*storage).subspan(at, count);
         const auto read = storage->Words(0, part, buffer.data());
