@@ -117,7 +117,8 @@ Trie Draft(const Parts& parts, std::span<const uint32_t> context, const DraftOpt
     std::vector<uint32_t> buffer(newest.size() * depth);
     for (size_t i = 0; i < newest.size(); ++i) {
       // The first look at this text: what is not among the newest is not brought into memory.
-      const auto following = newest[i].segment->TextWords(newest[i].continuation, &buffer[i * depth]);
+      Segment::ReadContinuation(newest[i], &buffer[i * depth]);
+      const auto following = std::span(buffer).subspan(i * depth, newest[i].size);
       const auto stop = std::ranges::find_if(following, [](uint32_t token) { return token >= kTokenLimit; });
       continuations.push_back({following.begin(), stop});
     }

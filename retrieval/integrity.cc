@@ -14,7 +14,7 @@ namespace clamor::retrieval {
 namespace {
 
 // The text of a live document, if the parts have it.
-std::optional<std::span<const uint32_t>> FindLive(const Parts& parts, uint64_t number) {
+std::optional<std::vector<uint32_t>> FindLive(const Parts& parts, uint64_t number) {
   for (const Part& part : parts) {
     const std::optional<size_t> index = part.segment->Find(number);
     if (!index || (part.dead != nullptr && (*part.dead)[*index])) continue;

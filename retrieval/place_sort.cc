@@ -23,12 +23,12 @@ struct Group {
 
 class PlaceSorter {
  public:
-  PlaceSorter(std::span<const uint32_t> text, std::span<uint32_t> places)
+  PlaceSorter(const TokenText& text, std::span<uint32_t> places)
       : text_(text), places_(places), rank_(text.size(), kNothingBefore) {}
 
   void Run() {
     groups_.push_back({0, static_cast<uint32_t>(places_.size())});
-    SplitGroups([&](uint32_t place) { return Key{text_[place - 1], false}; });
+    SplitGroups([&](uint32_t place) { return Key{text_.Code(place - 1), false}; });
     for (uint32_t distance = 1; distance < kMaxMatch && !groups_.empty(); distance *= 2) {
       // A rank's lowest bit says that its group has ended: so has a group that is split by it.
       SplitGroups([&](uint32_t place) {
@@ -82,7 +82,7 @@ class PlaceSorter {
     }
   }
 
-  const std::span<const uint32_t> text_;
+  const TokenText& text_;
   const std::span<uint32_t> places_;
   std::vector<uint32_t>
       rank_;  // of each position that is a place: where its group begins, twice, plus `ended`
@@ -92,7 +92,7 @@ class PlaceSorter {
 
 }  // namespace
 
-void SortPlaces(std::span<const uint32_t> text, std::span<uint32_t> places) {
+void SortPlaces(const TokenText& text, std::span<uint32_t> places) {
   if (places.empty()) return;
   PlaceSorter(text, places).Run();
 }

@@ -15,10 +15,12 @@
 #include <cstdint>
 #include <span>
 
+#include "retrieval/token_text.h"
+
 namespace clamor::retrieval {
 
 // Puts `places`, positions in `text` in any order, into place order (place_order.h). REQUIRES: text.size() is
 // at most 2^30, and every position of a place's document that has a token before it is in `places`.
-void SortPlaces(std::span<const uint32_t> text, std::span<uint32_t> places);
+void SortPlaces(const TokenText& text, std::span<uint32_t> places);
 
 }  // namespace clamor::retrieval

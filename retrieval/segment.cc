@@ -1,9 +1,10 @@
 #include "retrieval/segment.h"
 
 #include <algorithm>
-#include <cstring>
+#include <functional>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/status_macros.h"
 #include "retrieval/checksum.h"
@@ -16,31 +17,33 @@ namespace clamor::retrieval {
 namespace {
 
 constexpr uint32_t kMagic = 0x534d4c43;  // "CLMS"
-constexpr uint32_t kVersion = 4;
+constexpr uint32_t kVersion = 5;
 
 struct Header {
   uint32_t magic, version;
-  uint32_t prefix, documents, text, order;  // sizes: bytes, then entries
+  uint32_t prefix, documents, text, order, dictionary;  // sizes: bytes, then entries
+  uint32_t reserved;                                    // 0
   uint64_t table_checksum, body_checksum;
 };
 
-// Where the parts of a block lie, in bytes.
+// Where the parts of a block lie, in bytes. REQUIRES: the dictionary has at least 2 entries.
 struct Layout {
   explicit Layout(const Header& header)
       : prefix(sizeof(Header)),
         documents(prefix + (uint64_t{header.prefix} + 7) / 8 * 8),
-        signs(documents + uint64_t{header.documents} * sizeof(Segment::Document)),
-        text(signs + SignCount(header.order) * sizeof(Segment::Sign)),
-        order(text + uint64_t{header.text} * sizeof(uint32_t)),
+        dictionary(documents + uint64_t{header.documents} * sizeof(Segment::Document)),
+        signs(dictionary + (uint64_t{header.dictionary} + 1) / 2 * 2 * sizeof(uint32_t)),
+        text(signs + TokenText::Bytes(header.dictionary, SignCount(header.order) * Segment::kSignTokens)),
+        order(text + TokenText::Bytes(header.dictionary, header.text)),
         peaks(order + uint64_t{header.order} * sizeof(uint32_t)),
         end(peaks + SpanCount(header.order) * sizeof(uint32_t)) {}
   static uint64_t SignCount(uint64_t order) { return (order + Segment::kSignSpan - 1) / Segment::kSignSpan; }
   static uint64_t SpanCount(uint64_t order) { return (order + Segment::kSpan - 1) / Segment::kSpan; }
 
-  uint64_t prefix, documents, signs, text, order, peaks, end;
+  uint64_t prefix, documents, dictionary, signs, text, order, peaks, end;
 };
 
-constexpr uint64_t kStride = 1 << 20;  // bytes or entries between two looks at how much is in memory
+constexpr uint64_t kStride = 1 << 20;  // bytes between two looks at how much is in memory
 
 Header& HeaderOf(const SegmentStorage& storage) { return *reinterpret_cast<Header*>(storage.data()); }
 
@@ -49,16 +52,18 @@ Header& HeaderOf(const SegmentStorage& storage) { return *reinterpret_cast<Heade
 Segment::Segment(SegmentStorage storage) : storage_(std::move(storage)) {}
 
 absl::StatusOr<std::shared_ptr<Segment>> Segment::Allocate(std::string_view prefix,
-                                                           std::span<const Source> documents,
+                                                           std::vector<Document> documents,
+                                                           std::span<const uint32_t> dictionary,
                                                            std::string path) {
   uint64_t text = 1, order = 0;
-  for (const Source& document : documents) {
-    text += document.tokens.size() + 1;
-    order += document.tokens.size() - 1;
-  }
-  if (text > kMaxSegmentTokens) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("segment would have ", text, " tokens, limit is ", kMaxSegmentTokens));
+  for (Document& document : documents) {
+    document.start = static_cast<uint32_t>(text);
+    text += document.size + 1;
+    order += document.size - 1;
+    if (text > kMaxSegmentTokens) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("segment would have over ", text, " tokens, limit is ", kMaxSegmentTokens));
+    }
   }
   const Header header{.magic = kMagic,
                       .version = kVersion,
@@ -66,6 +71,8 @@ absl::StatusOr<std::shared_ptr<Segment>> Segment::Allocate(std::string_view pref
                       .documents = static_cast<uint32_t>(documents.size()),
                       .text = static_cast<uint32_t>(text),
                       .order = static_cast<uint32_t>(order),
+                      .dictionary = static_cast<uint32_t>(dictionary.size()),
+                      .reserved = 0,
                       .table_checksum = 0,
                       .body_checksum = 0};
   const Layout layout(header);
@@ -74,21 +81,17 @@ absl::StatusOr<std::shared_ptr<Segment>> Segment::Allocate(std::string_view pref
                                                : SegmentStorage::CreateFile(std::move(path), layout.end);
   if (!storage.ok()) return storage.status();
   HeaderOf(*storage) = header;
-  std::memset(storage->data() + layout.prefix, 0, layout.documents - layout.prefix);
   std::ranges::copy(std::as_bytes(std::span(prefix)), storage->data() + layout.prefix);
 
   std::shared_ptr<Segment> segment(new Segment(*std::move(storage)));
   segment->SetSpans();
-  segment->text_[0] = kEndMark;
-  uint32_t start = 1;
-  for (size_t i = 0; i < documents.size(); ++i) {
-    const auto size = static_cast<uint32_t>(documents[i].tokens.size());
-    segment->documents_[i] = {documents[i].number, TokenChecksum(documents[i].tokens), start, size};
-    MappedFiles::OfProcess().Look();
-    std::ranges::copy(documents[i].tokens, segment->text_.begin() + start);
-    segment->text_[start + size] = kEndMark;
-    start += size + 1;
-    segment->tokens_ += size;
+  std::ranges::copy(documents, segment->documents_.begin());
+  std::ranges::copy(dictionary, segment->dictionary_.begin());
+  TokenText& written = segment->text_;
+  written.Set(0, written.end_code());
+  for (const Document& document : documents) {
+    written.Set(document.start + document.size, written.end_code());
+    segment->tokens_ += document.size;
   }
   segment->IndexDocuments();
   return segment;
@@ -102,8 +105,12 @@ void Segment::SetSpans() {
   };
   prefix_ = {reinterpret_cast<const char*>(storage_.data() + layout.prefix), header.prefix};
   documents_ = {reinterpret_cast<Document*>(storage_.data() + layout.documents), header.documents};
-  signs_ = {reinterpret_cast<Sign*>(storage_.data() + layout.signs), Layout::SignCount(header.order)};
-  text_ = words(layout.text, header.text);
+  dictionary_ = words(layout.dictionary, header.dictionary);
+  auto packed = [&](uint64_t at, uint64_t end, uint64_t count) {
+    return TokenText(dictionary_, {storage_.data() + at, end - at}, static_cast<uint32_t>(count));
+  };
+  signs_ = packed(layout.signs, layout.text, Layout::SignCount(header.order) * kSignTokens);
+  text_ = packed(layout.text, layout.order, header.text);
   order_ = words(layout.order, header.order);
   peaks_ = words(layout.peaks, Layout::SpanCount(header.order));
 }
@@ -119,12 +126,28 @@ void Segment::IndexDocuments() {
 }
 
 absl::StatusOr<std::shared_ptr<const Segment>> Segment::Build(std::string_view prefix,
-                                                              std::span<const Source> documents,
+                                                              std::span<const Source> sources,
                                                               std::string path) {
-  CLAMOR_ASSIGN_OR_RETURN(std::shared_ptr<Segment> segment, Allocate(prefix, documents, std::move(path)));
+  absl::flat_hash_map<uint32_t, uint32_t> codes;
+  std::vector<Document> documents;
+  for (const auto& [number, tokens] : sources) {
+    documents.push_back({number, TokenChecksum(tokens), 0, static_cast<uint32_t>(tokens.size())});
+    for (const uint32_t token : tokens) codes.try_emplace(token);
+  }
+  std::vector<uint32_t> dictionary;
+  for (const auto& [token, code] : codes) dictionary.push_back(token);
+  std::ranges::sort(dictionary);
+  for (uint32_t code = 0; code < dictionary.size(); ++code) codes[dictionary[code]] = code;
+  dictionary.push_back(kEndMark);
+  CLAMOR_ASSIGN_OR_RETURN(std::shared_ptr<Segment> segment,
+                          Allocate(prefix, std::move(documents), dictionary, std::move(path)));
   auto place = segment->order_.begin();
-  for (const Document& document : segment->documents_) {
-    for (uint32_t i = 1; i < document.size; ++i) *place++ = document.start + i;
+  for (size_t i = 0; i < sources.size(); ++i) {
+    const uint32_t start = segment->documents_[i].start;
+    for (uint32_t j = 0; j < sources[i].tokens.size(); ++j) {
+      segment->text_.Set(start + j, codes.find(sources[i].tokens[j])->second);
+      if (j > 0) *place++ = start + j;
+    }
   }
   SortPlaces(segment->text_, segment->order_);
   CLAMOR_RETURN_IF_ERROR(segment->Seal());
@@ -133,15 +156,15 @@ absl::StatusOr<std::shared_ptr<const Segment>> Segment::Build(std::string_view p
 
 absl::StatusOr<std::shared_ptr<const Segment>> Segment::Renumber(const Segment& from, uint64_t first_number,
                                                                  std::string path) {
-  std::vector<Source> documents;
-  for (const Document& document : from.documents_)
-    documents.push_back({first_number + documents.size(), from.Text(document)});
+  std::vector<Document> documents(from.documents_.begin(), from.documents_.end());
+  for (size_t i = 0; i < documents.size(); ++i) documents[i].number = first_number + i;
   CLAMOR_ASSIGN_OR_RETURN(std::shared_ptr<Segment> segment,
-                          Allocate(from.prefix_, documents, std::move(path)));
-  for (size_t at = 0; at < from.order_.size(); at += kStride) {
+                          Allocate(from.prefix_, std::move(documents), from.dictionary_, std::move(path)));
+  const Layout layout(HeaderOf(from.storage_));
+  for (uint64_t at = layout.text; at < layout.peaks; at += kStride) {
     MappedFiles::OfProcess().Look();
-    const auto some = from.order_.subspan(at, std::min<size_t>(kStride, from.order_.size() - at));
-    std::ranges::copy(some, segment->order_.begin() + static_cast<std::ptrdiff_t>(at));
+    std::copy_n(from.storage_.data() + at, std::min(kStride, layout.peaks - at),
+                segment->storage_.data() + at);
   }
   CLAMOR_RETURN_IF_ERROR(segment->Seal());
   return segment;
@@ -157,6 +180,10 @@ absl::StatusOr<std::shared_ptr<const Segment>> Segment::Open(std::string path) {
   if (header.magic != kMagic || header.version != kVersion) {
     return absl::DataLossError(absl::StrCat(path, ": is version ", header.version, " of kind ", header.magic,
                                             ", not version ", kVersion, " of ", kMagic));
+  }
+  if (header.dictionary < 2) {
+    return absl::DataLossError(
+        absl::StrCat(path, ": has a dictionary of ", header.dictionary, ", must have at least 2"));
   }
   const Layout layout(header);
   if (storage.size() != layout.end || header.text > kMaxSegmentTokens) {
@@ -196,6 +223,12 @@ absl::Status Segment::CheckTable() const {
                                             " places, the header says ", text_.size(), " and ",
                                             order_.size()));
   }
+  const auto ids = dictionary_.first(text_.end_code());
+  if (std::ranges::adjacent_find(ids, std::greater_equal()) != ids.end() || ids.back() >= kTokenLimit ||
+      dictionary_.back() != kEndMark) {
+    return absl::DataLossError(absl::StrCat("dictionary is not ", ids.size(), " rising ids below ",
+                                            kTokenLimit, " and the end mark"));
+  }
   return absl::OkStatus();
 }
 
@@ -228,19 +261,28 @@ void Segment::FillSpans() {
   for (size_t i = 0; i < peaks_.size(); ++i) {
     MappedFiles::OfProcess().Look();
     const auto under = order_.subspan(i * kSpan, std::min<size_t>(kSpan, order_.size() - i * kSpan));
-    for (size_t at = 0; at < under.size(); at += kSignSpan)
-      signs_[(i * kSpan + at) / kSignSpan] = SignOf(under[at]);
+    for (size_t at = 0; at < under.size(); at += kSignSpan) {
+      const auto sign = static_cast<uint32_t>((i * kSpan + at) / kSignSpan * kSignTokens);
+      const auto codes = SignOf(under[at]);
+      for (uint32_t j = 0; j < kSignTokens; ++j) signs_.Set(sign + j, codes[j]);
+    }
     peaks_[i] = *std::ranges::max_element(under);
   }
 }
 
-Segment::Sign Segment::SignOf(uint32_t position) const {
-  Sign sign{};
-  for (uint32_t i = 0; i < sign.tokens.size(); ++i) {
-    sign.tokens[i] = i < position ? text_[position - 1 - i] : kEndMark;
-    if (sign.tokens[i] == kEndMark) break;
+std::array<uint32_t, Segment::kSignTokens> Segment::SignOf(uint32_t position) const {
+  std::array<uint32_t, kSignTokens> codes{};
+  for (uint32_t i = 0; i < kSignTokens; ++i) {
+    codes[i] = i < position ? text_.Code(position - 1 - i) : text_.end_code();
+    if (codes[i] == text_.end_code()) break;
   }
-  return sign;
+  return codes;
+}
+
+std::vector<uint32_t> Segment::Text(const Document& document) const {
+  std::vector<uint32_t> tokens(document.size);
+  for (uint32_t i = 0; i < document.size; ++i) tokens[i] = text_[document.start + i];
+  return tokens;
 }
 
 uint64_t Segment::TableChecksum() const {
@@ -267,16 +309,17 @@ absl::Status Segment::CheckIntegrity() const {
   CLAMOR_RETURN_IF_ERROR(CheckTable());
   CLAMOR_RETURN_IF_ERROR(CheckBody());
   // The marks first: comparing places relies on them.
-  if (text_.front() != kEndMark) return absl::DataLossError("text does not begin with an end mark");
+  if (text_[0] != kEndMark) return absl::DataLossError("text does not begin with an end mark");
   for (const Document& document : documents_) {
     MappedFiles::OfProcess().Look();
-    const auto text = Text(document);
-    if (std::ranges::any_of(text, [](uint32_t token) { return token >= kTokenLimit; })) {
-      return absl::DataLossError(
-          absl::StrCat("document ", document.number, " has a token id over the limit"));
+    const uint32_t end = document.start + document.size;
+    uint32_t at = document.start;
+    while (at < end && text_[at] != kEndMark) ++at;
+    if (at < end || text_[end] != kEndMark) {
+      return absl::DataLossError(absl::StrCat("document ", document.number, " of ", document.size,
+                                              " tokens has no end mark behind it, or one after ",
+                                              at - document.start));
     }
-    if (text_[document.start + document.size] != kEndMark)
-      return absl::DataLossError(absl::StrCat("document ", document.number, " has no end mark behind it"));
   }
   std::vector<bool> listed(text_.size());
   for (size_t i = 0; i < order_.size(); ++i) {
@@ -295,8 +338,11 @@ absl::Status Segment::CheckIntegrity() const {
     if (order_[i] > peaks_[i / kSpan]) {
       return absl::DataLossError(absl::StrCat("entry ", i, " is over its peak ", peaks_[i / kSpan]));
     }
-    if (i % kSignSpan == 0 && signs_[i / kSignSpan] != SignOf(order_[i])) {
-      return absl::DataLossError(absl::StrCat("entry ", i, " has another sign than its place"));
+    if (i % kSignSpan != 0) continue;
+    const auto codes = SignOf(order_[i]);
+    for (uint32_t j = 0; j < kSignTokens; ++j) {
+      if (signs_.Code(static_cast<uint32_t>(i / kSignSpan * kSignTokens + j)) != codes[j])
+        return absl::DataLossError(absl::StrCat("entry ", i, " has another sign than its place"));
     }
   }
   return absl::OkStatus();

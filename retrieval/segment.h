@@ -8,15 +8,16 @@
 // places that it has to step over.
 //
 // IMPLEMENTATION. One flat block (segment_storage.h): header, namespace prefix, table of documents by rising
-// number, signs, text (documents in that order, each after an end mark), order, peaks. Newer documents lie
-// behind older ones in the text, so a higher position is a newer place. 8.5 bytes per token. `order` has two
-// small indexes. Signs are the four tokens before every 32nd place: a search goes through them first, so
-// that it touches some pages of order and text and not two for each of its steps. Peaks are the greatest of
-// each 1024 places: they let a search for the newest places pass over most.
+// number, dictionary, signs, text (token_text.h; documents in that order, each after an end mark), order,
+// peaks. Newer documents lie behind older ones in the text, so a higher position is a newer place. About 6.5
+// bytes per token where there are a hundred thousand different ones. `order` has two small indexes. Signs are
+// the codes of the four tokens before every 32nd place: a search goes through them first, so that it touches
+// some pages of order and text and not two for each of its steps. Peaks are the greatest of each 1024 places:
+// they let a search for the newest places pass over most.
 //
 // Segments are made from the documents in RocksDB and can be made again: a file that is damaged is left out.
-// The table is checked when a file is opened; text and order are not, so every use of them is bounded: damage
-// there gives wrong drafts and is found by CheckIntegrity, but breaks nothing.
+// The tables are checked when a file is opened; text and order are not, so every use of them is bounded:
+// damage there gives wrong drafts and is found by CheckIntegrity, but breaks nothing.
 //
 // Threads: immutable; any number of readers. Tested by tests/retrieval/segment_test.cc.
 #pragma once
@@ -35,11 +36,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "retrieval/segment_storage.h"
+#include "retrieval/token_text.h"
 
 namespace clamor::retrieval {
 
-inline constexpr uint32_t kMaxMatch = 256;                // tokens of a context that count
-inline constexpr uint32_t kMaxSegmentTokens = 64u << 20;  // end marks included
+inline constexpr uint32_t kMaxMatch = 256;                 // tokens of a context that count
+inline constexpr uint32_t kMaxSegmentTokens = 128u << 20;  // end marks included
 static_assert(kMaxSegmentTokens <= 1u << 30, "place_sort.h");
 
 class Segment {
@@ -56,11 +58,7 @@ class Segment {
     uint64_t number;
     std::span<const uint32_t> tokens;
   };
-  // The tokens before a place, the last of them first; 0 behind an end mark.
-  struct Sign {
-    std::array<uint32_t, 4> tokens;
-    bool operator==(const Sign&) const = default;
-  };
+  static constexpr uint32_t kSignTokens = 4;  // before a place, the last of them first; 0 behind an end mark
   struct Input {
     const Segment* segment;
     const DeadSet* dead;
@@ -70,7 +68,7 @@ class Segment {
     uint64_t number;    // of the document
     uint32_t position;  // in the document, of the first token that follows
     const Segment* segment;
-    std::span<const uint32_t> continuation;  // where it is in the segment: to be read by TextWords
+    uint32_t begin, size;  // where it is in the text
   };
 
   // A segment of `documents`, of which there is at least one and which come by rising number; on the heap, or
@@ -91,9 +89,7 @@ class Segment {
 
   std::string_view prefix() const { return prefix_; }
   std::span<const Document> documents() const { return documents_; }
-  std::span<const uint32_t> Text(const Document& document) const {
-    return text_.subspan(document.start, document.size);
-  }
+  std::vector<uint32_t> Text(const Document& document) const;
   std::optional<size_t> Find(uint64_t number) const;  // index of a document
   uint64_t tokens() const { return tokens_; }
   uint64_t bytes() const { return storage_.size(); }
@@ -119,18 +115,12 @@ class Segment {
   uint32_t LongestMatch(std::span<const uint32_t> context, const Search& search, uint32_t at_least,
                         const DeadSet* dead) const;
 
-  // `part` of the text or of `order`, or as much read into `buffer`: SegmentStorage.
-  std::span<const uint32_t> TextWords(std::span<const uint32_t> part, uint32_t* buffer) const {
-    return storage_.Words(0, part, buffer);
-  }
-  std::span<const uint32_t> OrderWords(std::span<const uint32_t> part, uint32_t* buffer) const {
-    return storage_.Words(1, part, buffer);
-  }
-
   // Appends to `out` the newest `limit` live places of the last suffix of `search`, in no order, each with up
   // to `depth` tokens that follow. Leaves out documents with numbers below `oldest`.
   void FindOccurrences(const Search& search, size_t limit, size_t depth, uint64_t oldest, const DeadSet* dead,
                        std::vector<Occurrence>& out) const;
+  // Writes the tokens that follow, `size` of them and at most kMaxMatch, to `out`.
+  static void ReadContinuation(const Occurrence& occurrence, uint32_t* out);
 
   // Recounts everything: checksums, sorting, every place listed once, the indexes of `order`.
   absl::Status CheckIntegrity() const;
@@ -142,12 +132,20 @@ class Segment {
     int order;  // below, at or above: -1, 0, 1
     uint32_t common;
   };
+  // A document to be merged, and where it is.
+  struct Live {
+    const Segment* segment;
+    Document document;
+  };
   static constexpr uint32_t kBlock = 512;
 
   explicit Segment(SegmentStorage storage);
   static absl::StatusOr<std::shared_ptr<Segment>> Allocate(std::string_view prefix,
-                                                           std::span<const Source> documents,
+                                                           std::vector<Document> documents,
+                                                           std::span<const uint32_t> dictionary,
                                                            std::string path);
+  static absl::StatusOr<std::shared_ptr<Segment>> MergeTexts(std::string_view prefix,
+                                                             std::span<const Live> live, std::string path);
   void SetSpans();
   absl::Status CheckTable() const;
   absl::Status CheckBody() const;
@@ -159,20 +157,20 @@ class Segment {
   uint64_t BodyChecksum() const;
   static void Finish(std::span<Bisection> bisections);
   std::pair<Bisection, Bisection> BySigns(std::span<const uint32_t> context, const Search* near) const;
+  std::span<const uint32_t> Entries(size_t begin, size_t count, uint32_t* buffer) const;
   uint32_t Entry(size_t index) const;
-  Comparison Compare(uint32_t position, std::span<const uint32_t> context) const;
+  Comparison Compare(uint32_t position, std::span<const uint32_t> context, uint32_t known = 0) const;
   const Document* LiveDocumentAt(uint32_t position, const DeadSet* dead) const;
   uint32_t Bounded(uint32_t entry) const;
-  Sign SignOf(uint32_t position) const;
+  std::array<uint32_t, kSignTokens> SignOf(uint32_t position) const;
 
   SegmentStorage storage_;
   uint64_t tokens_ = 0;
   std::string_view prefix_;
   std::span<Document> documents_;
-  std::span<Sign> signs_;
-  std::span<uint32_t> text_, order_, peaks_;
-  std::vector<uint32_t>
-      first_documents_;  // at the beginning of each kBlock tokens of the text; not in the file
+  std::span<uint32_t> dictionary_, order_, peaks_;
+  TokenText signs_, text_;                 // kSignTokens for each sign
+  std::vector<uint32_t> first_documents_;  // where each kBlock tokens of the text begin; not in the file
 };
 
 }  // namespace clamor::retrieval

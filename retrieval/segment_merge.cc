@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/status_macros.h"
 #include "retrieval/mapped_files.h"
@@ -48,7 +49,7 @@ class Segment::Run {
       const uint32_t start = starts_[document - from_.documents_.data()];
       if (start == 0) continue;
       ahead_.push_back({0, start + (position - document->start)});
-      __builtin_prefetch(&merged_.text_[ahead_.back().position - 2]);
+      merged_.text_.Prefetch(ahead_.back().position - 2);
     }
     for (Place& place : ahead_) place = MakePlace(merged_.text_, place.position);
     std::ranges::reverse(ahead_);
@@ -61,20 +62,61 @@ class Segment::Run {
   std::vector<Place> ahead_;      // the next of them last
 };
 
+// A segment of these documents, by rising number, that has all but its order.
+absl::StatusOr<std::shared_ptr<Segment>> Segment::MergeTexts(std::string_view prefix,
+                                                             std::span<const Live> live, std::string path) {
+  // Of each segment which codes are in use, then what they become.
+  absl::flat_hash_map<const Segment*, std::vector<uint32_t>> codes;
+  for (const auto& [segment, document] : live) {
+    std::vector<uint32_t>& used = codes[segment];
+    used.resize(segment->dictionary_.size());
+    MappedFiles::OfProcess().Look();
+    for (uint32_t i = 0; i < document.size; ++i) used[segment->text_.Code(document.start + i)] = 1;
+  }
+  std::vector<uint32_t> dictionary = {kEndMark};
+  for (const auto& [segment, used] : codes) {
+    for (size_t code = 0; code < used.size(); ++code) {
+      if (used[code] != 0) dictionary.push_back(segment->dictionary_[code]);
+    }
+  }
+  std::ranges::sort(dictionary);
+  const auto repeated = std::ranges::unique(dictionary);
+  dictionary.erase(repeated.begin(), repeated.end());
+  for (auto& [segment, becomes] : codes) {
+    for (size_t code = 0; code < becomes.size(); ++code) {
+      becomes[code] = static_cast<uint32_t>(
+          std::ranges::lower_bound(dictionary, segment->dictionary_[code]) - dictionary.begin());
+    }
+  }
+
+  std::vector<Document> documents;
+  for (const Live& each : live) documents.push_back(each.document);
+  CLAMOR_ASSIGN_OR_RETURN(std::shared_ptr<Segment> merged,
+                          Allocate(prefix, std::move(documents), dictionary, std::move(path)));
+  for (size_t i = 0; i < live.size(); ++i) {
+    const auto& [segment, document] = live[i];
+    const std::vector<uint32_t>& becomes = codes[segment];
+    const uint32_t start = merged->documents_[i].start;
+    MappedFiles::OfProcess().Look();
+    for (uint32_t j = 0; j < document.size; ++j)
+      merged->text_.Set(start + j, becomes[segment->text_.Code(document.start + j)]);
+  }
+  return merged;
+}
+
 absl::StatusOr<std::shared_ptr<const Segment>> Segment::Merge(std::string_view prefix,
                                                               std::span<const Input> inputs, std::string path,
                                                               const std::atomic<bool>& cancelled) {
-  // The text first: then places can be compared where they will be.
-  std::vector<Source> live;
+  std::vector<Live> live;
   for (const auto& [segment, dead] : inputs) {
     if (!segment->path().empty()) CLAMOR_RETURN_IF_ERROR(segment->CheckBody());
     for (size_t i = 0; i < segment->documents_.size(); ++i) {
-      if (dead != nullptr && (*dead)[i]) continue;
-      live.push_back({segment->documents_[i].number, segment->Text(segment->documents_[i])});
+      if (dead == nullptr || !(*dead)[i]) live.push_back({segment, segment->documents_[i]});
     }
   }
-  std::ranges::sort(live, {}, &Source::number);
-  CLAMOR_ASSIGN_OR_RETURN(std::shared_ptr<Segment> merged, Allocate(prefix, live, std::move(path)));
+  std::ranges::sort(live, {}, [](const Live& each) { return each.document.number; });
+  // The text first: then places can be compared where they will be.
+  CLAMOR_ASSIGN_OR_RETURN(std::shared_ptr<Segment> merged, MergeTexts(prefix, live, std::move(path)));
 
   // Each input is sorted already, and moving its places into the new text keeps them so.
   struct Front {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <functional>
+#include <ranges>
 
 #include "retrieval/key_codec.h"
 #include "retrieval/place_order.h"
@@ -10,21 +11,19 @@
 namespace clamor::retrieval {
 namespace {
 
-// How many of `items` are `below`, which are the first of them: about `guess`.
-template <typename Items, typename Below>
-size_t CountBelow(const Items& items, size_t guess, Below below) {
+// How many of the numbers below `size` are `below`, which are the first of them: about `guess`.
+template <typename Below>
+size_t CountBelow(size_t size, size_t guess, Below below) {
   size_t low = guess, high = guess, stride = 1;
-  for (; low > 0 && !below(items[low - 1]); stride *= 2) {
+  for (; low > 0 && !below(low - 1); stride *= 2) {
     high = low - 1;
     low -= std::min(stride, low);
   }
-  for (; high < items.size() && below(items[high]); stride *= 2) {
+  for (; high < size && below(high); stride *= 2) {
     low = high + 1;
-    high += std::min(stride, items.size() - high);
+    high += std::min(stride, size - high);
   }
-  return std::partition_point(items.begin() + static_cast<std::ptrdiff_t>(low),
-                              items.begin() + static_cast<std::ptrdiff_t>(high), below) -
-         items.begin();
+  return *std::ranges::partition_point(std::views::iota(low, high), below);
 }
 
 }  // namespace
@@ -52,20 +51,28 @@ const Segment::Document* Segment::LiveDocumentAt(uint32_t position, const DeadSe
   return &*document;
 }
 
-// What a search reads of text and order goes through these: most of a large store is in the page cache alone.
+// What a search reads of text and order goes through Read: most of a large store is in the page cache alone.
+std::span<const uint32_t> Segment::Entries(size_t begin, size_t count, uint32_t* buffer) const {
+  const std::byte* read = storage_.Read(1, std::as_bytes(order_.subspan(begin, count)),
+                                        reinterpret_cast<std::byte*>(buffer));
+  return {reinterpret_cast<const uint32_t*>(read), count};
+}
+
 uint32_t Segment::Entry(size_t index) const {
   uint32_t entry;
-  return Bounded(OrderWords(order_.subspan(index, 1), &entry).front());
+  return Bounded(Entries(index, 1, &entry).front());
 }
 
 // How the place at `position` compares to those before which `context` stands, and how many tokens of the
-// context's end stand before it.
-Segment::Comparison Segment::Compare(uint32_t position, std::span<const uint32_t> context) const {
-  std::array<uint32_t, kMaxMatch> buffer;
-  const size_t some = std::min<size_t>(position, context.size());
-  const auto before = TextWords(text_.subspan(position - some, some), buffer.data());
-  for (uint32_t i = 0; i < context.size(); ++i) {
-    const uint32_t token = i < some ? before[some - 1 - i] : kEndMark;
+// context's end stand before it: `known` of them at least.
+Segment::Comparison Segment::Compare(uint32_t position, std::span<const uint32_t> context,
+                                     uint32_t known) const {
+  std::array<std::byte, TokenText::WindowBytes(kMaxMatch)> buffer;
+  const auto some = static_cast<uint32_t>(std::min<size_t>(position, context.size()));
+  const TokenText::Copied before(text_, position - some,
+                                 storage_.Read(0, text_.Window(position - some, some), buffer.data()));
+  for (uint32_t i = known; i < context.size(); ++i) {
+    const uint32_t token = i < some ? before[position - 1 - i] : kEndMark;
     const uint32_t wanted = context[context.size() - 1 - i];
     if (token != wanted) return {token < wanted ? -1 : 1, i};
   }
@@ -73,8 +80,8 @@ Segment::Comparison Segment::Compare(uint32_t position, std::span<const uint32_t
 }
 
 // Looks for the first entry of `order` whose place compares to `context` as `at_least` (0 or 1) or above: it
-// is in [low, high]. The one before low has `before` tokens in common with the context, the one at high
-// `behind`.
+// is in [low, high]. The one before low has at least `before` tokens in common with the context, the one at
+// high `behind`, and so all between them have the lesser of that.
 struct Segment::Bisection {
   const Segment& segment;
   std::span<const uint32_t> context;
@@ -98,13 +105,13 @@ struct Segment::Bisection {
   void Look() {
     if (entries.empty() && high - low <= kTogether) {
       entries_begin = low;
-      entries = segment.OrderWords(segment.order_.subspan(low, high - low), buffer.data());
+      entries = segment.Entries(low, high - low, buffer.data());
     }
     position = entries.empty() ? segment.Entry(middle()) : segment.Bounded(entries[middle() - entries_begin]);
   }
   void Narrow() {
     const size_t at = middle();
-    const Comparison compared = segment.Compare(position, context);
+    const Comparison compared = segment.Compare(position, context, std::min(before, behind));
     const bool below = compared.order < at_least;
     (below ? low : high) = below ? at + 1 : at;
     (below ? before : behind) = compared.common;
@@ -116,31 +123,32 @@ struct Segment::Bisection {
 std::pair<Segment::Bisection, Segment::Bisection> Segment::BySigns(std::span<const uint32_t> context,
                                                                    const Search* near) const {
   // Signs tell on which side of the context a span begins, or that it begins with the context's last tokens.
-  auto compare = [&](const Sign& sign) -> Comparison {
-    const size_t some = std::min(context.size(), sign.tokens.size());
+  auto compare = [&](size_t sign) -> Comparison {
+    const auto some = static_cast<uint32_t>(std::min<size_t>(context.size(), kSignTokens));
     for (uint32_t i = 0; i < some; ++i) {
+      const uint32_t token = signs_[static_cast<uint32_t>(sign * kSignTokens) + i];
       const uint32_t wanted = context[context.size() - 1 - i];
-      if (sign.tokens[i] != wanted) return {sign.tokens[i] < wanted ? -1 : 1, i};
+      if (token != wanted) return {token < wanted ? -1 : 1, i};
     }
-    return {0, static_cast<uint32_t>(some)};
+    return {0, some};
   };
-  auto below = [&](const Sign& sign) { return compare(sign).order < 0; };
-  auto not_above = [&](const Sign& sign) { return compare(sign).order <= 0; };
-  const size_t first =
-      near != nullptr ? CountBelow(signs_, near->begin / kSignSpan, below)
-                      : static_cast<size_t>(std::ranges::partition_point(signs_, below) - signs_.begin());
+  auto below = [&](size_t sign) { return compare(sign).order < 0; };
+  auto not_above = [&](size_t sign) { return compare(sign).order <= 0; };
+  const auto signs = std::views::iota(size_t{0}, size_t{signs_.size() / kSignTokens});
+  const size_t first = near != nullptr ? CountBelow(signs.size(), near->begin / kSignSpan, below)
+                                       : *std::ranges::partition_point(signs, below);
   const size_t last =
-      std::max(first, CountBelow(signs_, near != nullptr ? near->end / kSignSpan : first, not_above));
+      std::max(first, CountBelow(signs.size(), near != nullptr ? near->end / kSignSpan : first, not_above));
   auto between = [&](int at_least, size_t from, size_t to) -> Bisection {
     return {.segment = *this,
             .context = context,
             .at_least = at_least,
             .low = from == 0 ? 0 : (from - 1) * kSignSpan + 1,
             .high = std::min<size_t>(to * kSignSpan, order_.size()),
-            .before = from == 0 ? 0 : compare(signs_[from - 1]).common,
-            .behind = to == signs_.size() ? 0 : compare(signs_[to]).common};
+            .before = from == 0 ? 0 : compare(from - 1).common,
+            .behind = to == signs.size() ? 0 : compare(to).common};
   };
-  const bool known = context.size() <= Sign{}.tokens.size();  // all of it, by the signs
+  const bool known = context.size() <= kSignTokens;  // all of it, by the signs
   return {between(0, first, known ? first : last), between(1, known ? last : first, last)};
 }
 
@@ -155,7 +163,7 @@ void Segment::Finish(std::span<Bisection> bisections) {
     for (Bisection& each : bisections) {
       if (each.low == each.high) continue;
       each.Look();
-      __builtin_prefetch(each.segment.text_.data() + each.position);
+      each.segment.text_.Prefetch(each.position);
     }
     for (Bisection& each : bisections) {
       if (each.low == each.high) continue;
@@ -193,7 +201,7 @@ void Segment::GoOn(std::span<const uint32_t> suffix, Search& search) const {
   end.low = more_behind ? search.end + 1 : search.end;
   end.high = more_behind ? std::max(end.low, end.high) : end.low;
   // Where the signs do not know all of it, it has few places as a rule.
-  if (suffix.size() > Sign{}.tokens.size()) begin.stride = end.stride = 1;
+  if (suffix.size() > kSignTokens) begin.stride = end.stride = 1;
   std::array<Bisection, 2> both = {begin, end};
   Finish(both);
   if (more_before) {
@@ -243,7 +251,7 @@ void Segment::FindOccurrences(const Search& search, size_t limit, size_t depth, 
   for (size_t i = begin, next; i < end; i = next) {
     next = std::min((i / kSpan + 1) * kSpan, end);
     if (next - i == kSpan && peaks_[i / kSpan] <= floor) continue;
-    for (const uint32_t entry : OrderWords(order_.subspan(i, next - i), buffer.data())) {
+    for (const uint32_t entry : Entries(i, next - i, buffer.data())) {
       const uint32_t position = Bounded(entry);
       if (position <= floor) continue;
       if (dead != nullptr && LiveDocumentAt(position, dead) == nullptr) continue;
@@ -256,15 +264,23 @@ void Segment::FindOccurrences(const Search& search, size_t limit, size_t depth, 
       if (newest.size() == limit) floor = newest.front();
     }
   }
-  for (const uint32_t position : newest)
-    __builtin_prefetch(&text_[position]);  // soon looked at, and far apart
+  for (const uint32_t position : newest) text_.Prefetch(position);  // soon looked at, and far apart
   for (const uint32_t position : newest) {
     const Document* document = LiveDocumentAt(position, nullptr);
     if (document == nullptr) continue;  // a damaged entry
     const size_t rest = document->start + document->size - position;
-    out.push_back(
-        {document->number, position - document->start, this, text_.subspan(position, std::min(rest, depth))});
+    out.push_back({document->number, position - document->start, this, position,
+                   static_cast<uint32_t>(std::min(rest, depth))});
   }
+}
+
+void Segment::ReadContinuation(const Occurrence& occurrence, uint32_t* out) {
+  const auto& [number, position, segment, begin, size] = occurrence;
+  std::array<std::byte, TokenText::WindowBytes(kMaxMatch)> buffer;
+  const TokenText& text = segment->text_;
+  const TokenText::Copied tokens(text, begin,
+                                 segment->storage_.Read(0, text.Window(begin, size), buffer.data()));
+  for (uint32_t i = 0; i < size; ++i) out[i] = tokens[begin + i];
 }
 
 }  // namespace clamor::retrieval

@@ -134,22 +134,22 @@ void SegmentStorage::Forget(size_t offset, size_t bytes) const {
   if (begin < end) madvise(data_ + begin, end - begin, MADV_DONTNEED);
 }
 
-std::span<const uint32_t> SegmentStorage::Words(size_t piece, std::span<const uint32_t> part,
-                                                uint32_t* buffer) const {
-  if (fd_ < 0 || mapped_->kept[piece].load(std::memory_order_relaxed)) return part;
-  const auto begin = reinterpret_cast<const std::byte*>(part.data()) - data_;
+const std::byte* SegmentStorage::Read(size_t piece, std::span<const std::byte> part,
+                                      std::byte* buffer) const {
+  if (fd_ < 0 || mapped_->kept[piece].load(std::memory_order_relaxed)) return part.data();
+  const off_t begin = part.data() - data_;
   size_t done = 0;
-  while (done < part.size_bytes()) {
-    const ssize_t some = pread(fd_, reinterpret_cast<std::byte*>(buffer) + done, part.size_bytes() - done,
-                               begin + static_cast<off_t>(done));
+  while (done < part.size()) {
+    const ssize_t some =
+        pread(fd_, buffer + done, part.size() - done, begin + static_cast<off_t>(done));
     if (some < 0 && errno == EINTR) continue;
     if (some <= 0) {
-      std::fill_n(buffer, part.size(), 0);
+      std::fill_n(buffer, part.size(), std::byte{0});
       break;
     }
     done += static_cast<size_t>(some);
   }
-  return {buffer, part.size()};
+  return buffer;
 }
 
 void SegmentStorage::ReadAhead(size_t offset, size_t bytes) const {

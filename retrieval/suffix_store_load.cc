@@ -24,26 +24,29 @@ absl::StatusOr<LoadOutcome> SuffixStore::Rep::LoadInto(Tenant& tenant, const Bul
   const uint64_t first_number = next_number.fetch_add(documents.size());
   std::vector<DocumentDb::Change> changed_documents;
   std::vector<uint64_t> removed;
+  std::vector<std::vector<uint32_t>> texts(documents.size());  // of the changed documents
   Part part;
   auto dead = std::make_shared<Segment::DeadSet>(documents.size());
   LoadOutcome outcome;
   TenantCount more;
   for (size_t i = 0; i < documents.size(); ++i) {
     const std::string& id = bulk.ids[i];
-    const std::span<const uint32_t> tokens = bulk.segment->Text(documents[i]);
+    std::vector<uint32_t> tokens = bulk.segment->Text(documents[i]);
     CLAMOR_ASSIGN_OR_RETURN(const std::optional<CatalogEntry> before, db->Find(prefix, id));
     CLAMOR_ASSIGN_OR_RETURN(const bool same, IsBody(prefix, before, tokens));
     if (same) {
       ++outcome.unchanged;
       (*dead)[i] = true;
       part.dead_tokens += documents[i].size;
-      if (before->expires != 0)
-        changed_documents.push_back({.id = id, .before = before, .tokens = tokens, .number = before->number});
+      if (before->expires == 0) continue;
+      texts[i] = std::move(tokens);
+      changed_documents.push_back({.id = id, .before = before, .tokens = texts[i], .number = before->number});
       continue;
     }
+    texts[i] = std::move(tokens);
     ++outcome.stored;
     outcome.tokens += documents[i].size;
-    changed_documents.push_back({.id = id, .before = before, .tokens = tokens, .number = first_number + i});
+    changed_documents.push_back({.id = id, .before = before, .tokens = texts[i], .number = first_number + i});
     more += CountOf(prefix, id, documents[i].size);
     if (!before) continue;
     removed.push_back(before->number);

@@ -6,13 +6,14 @@
 
 #include "gtest/gtest.h"
 #include "retrieval/place_order.h"
+#include "tests/retrieval/packed_tokens.h"
 #include "tests/retrieval/test_support.h"
 
 namespace clamor::retrieval {
 namespace {
 
 struct Text {
-  std::vector<uint32_t> text = {kEndMark};
+  Tokens text = {kEndMark};
   std::vector<uint32_t> places;
 
   void Add(const Tokens& document) {
@@ -27,14 +28,15 @@ struct Text {
 // The dull twin: one comparison of up to kMaxMatch tokens after the other.
 std::vector<uint32_t> NaiveOrder(const Text& text) {
   std::vector<uint32_t> order = text.places;
+  const PackedTokens packed(text.text);
   std::ranges::sort(order, [&](uint32_t a, uint32_t b) {
-    return PlaceLess{text.text}(MakePlace(text.text, a), MakePlace(text.text, b));
+    return PlaceLess{packed.text()}(MakePlace(packed.text(), a), MakePlace(packed.text(), b));
   });
   return order;
 }
 
 std::vector<uint32_t> Order(Text text) {
-  SortPlaces(text.text, text.places);
+  SortPlaces(PackedTokens(text.text).text(), text.places);
   return text.places;
 }
 

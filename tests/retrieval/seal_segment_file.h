@@ -9,11 +9,12 @@
 
 #include "retrieval/checksum.h"
 #include "retrieval/segment.h"
+#include "retrieval/token_text.h"
 
 namespace clamor::retrieval {
 
 inline void SealSegmentFile(std::string& bytes) {
-  constexpr size_t kHeader = 40, kTableSum = 24, kBodySum = 32;
+  constexpr size_t kHeader = 48, kTableSum = 32, kBodySum = 40;
   if (bytes.size() < kHeader) return;
   auto field = [&](size_t at) {
     uint32_t value;
@@ -26,9 +27,11 @@ inline void SealSegmentFile(std::string& bytes) {
     return std::as_bytes(std::span(bytes))
         .subspan(std::min(begin, size), std::min(end, size) - std::min(begin, size));
   };
-  const uint64_t prefix = field(8), documents = field(12), order = field(20);
-  const uint64_t text = kHeader + (prefix + 7) / 8 * 8 + documents * 24 +
-                        (order + Segment::kSignSpan - 1) / Segment::kSignSpan * 16;
+  const uint64_t prefix = field(8), documents = field(12), order = field(20), dictionary = field(24);
+  if (dictionary < 2) return;  // refused whatever the checksums
+  const uint64_t signs = (order + Segment::kSignSpan - 1) / Segment::kSignSpan * Segment::kSignTokens;
+  const uint64_t text = kHeader + (prefix + 7) / 8 * 8 + documents * 24 + (dictionary + 1) / 2 * 8 +
+                        TokenText::Bytes(dictionary, signs);
   uint64_t sum = 0;
   for (uint64_t at = text; at < bytes.size(); at += 1 << 20) sum = Checksum(part(at, at + (1 << 20)), sum);
   put(kBodySum, sum);
