@@ -4,6 +4,7 @@
 // mark.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "retrieval/segment.h"
@@ -11,15 +12,18 @@
 
 namespace clamor::retrieval {
 
-// A position with the codes of the two tokens before it, which decide most comparisons without a look at the
-// text.
+// A position with the codes of the first tokens before it, which decide most comparisons without a look at
+// the text.
 struct Place {
   uint64_t key;
   uint32_t position;
+  uint32_t before;  // tokens of its document
 };
 
-inline Place MakePlace(const TokenText& text, uint32_t position) {
-  return {uint64_t{text.Code(position - 1)} << 32 | text.Code(position - 2), position};
+inline Place MakePlace(const TokenText& text, uint32_t position, uint32_t before) {
+  // Behind the end mark there is nothing.
+  const uint32_t all = text.per_key(), some = std::min(all, before + 1);
+  return {text.Key(position, some) << (all - some) * text.width(), position, before};
 }
 
 struct PlaceLess {
@@ -27,11 +31,12 @@ struct PlaceLess {
 
   bool operator()(const Place& a, const Place& b) const {
     if (a.key != b.key) return a.key < b.key;
-    bool ended = static_cast<uint32_t>(a.key) == text.end_code();
-    for (uint32_t i = 3; !ended && i <= kMaxMatch; ++i) {
-      const uint32_t x = text.Code(a.position - i), y = text.Code(b.position - i);
+    // Equal so far, so that neither is at its end mark, or both. As many tokens as one has and the mark tell.
+    const uint32_t limit = std::min({a.before + 1, b.before + 1, kMaxMatch});
+    for (uint32_t known = text.per_key(); known < limit; known += text.per_key()) {
+      const uint32_t some = std::min(text.per_key(), limit - known);
+      const uint64_t x = text.Key(a.position - known, some), y = text.Key(b.position - known, some);
       if (x != y) return x < y;
-      ended = x == text.end_code();
     }
     return a.position > b.position;
   }

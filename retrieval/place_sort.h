@@ -9,7 +9,7 @@
 // tokens, and the rest stay as they were put: newest first. Ranks change between rounds only, so that the
 // order ends exactly there.
 //
-// Tested by tests/retrieval/place_sort_test.cc, against std::sort by PlaceLess.
+// Tested by tests/retrieval/place_sort_test.cc, against std::sort.
 #pragma once
 
 #include <cstdint>

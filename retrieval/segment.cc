@@ -309,30 +309,34 @@ absl::Status Segment::CheckIntegrity() const {
   CLAMOR_RETURN_IF_ERROR(CheckTable());
   CLAMOR_RETURN_IF_ERROR(CheckBody());
   // The marks first: comparing places relies on them.
-  if (text_[0] != kEndMark) return absl::DataLossError("text does not begin with an end mark");
+  if (text_.Key(1, 1) != text_.end_code()) return absl::DataLossError("text does not begin with an end mark");
   for (const Document& document : documents_) {
     MappedFiles::OfProcess().Look();
     const uint32_t end = document.start + document.size;
     uint32_t at = document.start;
     while (at < end && text_[at] != kEndMark) ++at;
-    if (at < end || text_[end] != kEndMark) {
+    if (at < end || text_.Key(end + 1, 1) != text_.end_code()) {
       return absl::DataLossError(absl::StrCat("document ", document.number, " of ", document.size,
                                               " tokens has no end mark behind it, or one after ",
                                               at - document.start));
     }
   }
   std::vector<bool> listed(text_.size());
+  Place last = {};
   for (size_t i = 0; i < order_.size(); ++i) {
     if (i % kSpan == 0) MappedFiles::OfProcess().Look();
     const uint32_t position = Bounded(order_[i]);
-    if (LiveDocumentAt(position, nullptr) == nullptr || listed[position]) {
+    const Document* document = LiveDocumentAt(position, nullptr);
+    if (document == nullptr || listed[position]) {
       return absl::DataLossError(
           absl::StrCat("entry ", i, " lists ", position, ", which is no place or listed before"));
     }
     listed[position] = true;
-    if (i > 0 && !PlaceLess{text_}(MakePlace(text_, order_[i - 1]), MakePlace(text_, position))) {
+    const Place place = MakePlace(text_, position, position - document->start);
+    if (i > 0 && !PlaceLess{text_}(last, place)) {
       return absl::DataLossError(absl::StrCat("entries ", i - 1, " and ", i, " are not in order"));
     }
+    last = place;
   }
   for (size_t i = 0; i < order_.size(); ++i) {
     if (order_[i] > peaks_[i / kSpan]) {

@@ -48,10 +48,11 @@ class Segment::Run {
       if (document == nullptr) continue;  // a damaged entry
       const uint32_t start = starts_[document - from_.documents_.data()];
       if (start == 0) continue;
-      ahead_.push_back({0, start + (position - document->start)});
+      const uint32_t before = position - document->start;
+      ahead_.push_back({0, start + before, before});
       merged_.text_.Prefetch(ahead_.back().position - 2);
     }
-    for (Place& place : ahead_) place = MakePlace(merged_.text_, place.position);
+    for (Place& place : ahead_) place = MakePlace(merged_.text_, place.position, place.before);
     std::ranges::reverse(ahead_);
   }
 

@@ -53,11 +53,18 @@ class TokenText {
   void Set(uint32_t index, uint32_t code) {
     const uint64_t bit = uint64_t{index} * width_, shift = bit % 8;
     std::byte* at = bytes_.data() + bit / 8;
-    uint64_t load;
-    std::memcpy(&load, at, kLoad);
-    load = (load & ~(mask_ << shift)) | (uint64_t{code} << shift);
+    const uint64_t load = (LoadBits(at) & ~(mask_ << shift)) | (uint64_t{code} << shift);
     std::memcpy(at, &load, kLoad);
   }
+  // The codes of the `count` tokens before `index` as one number, the last of them in its highest bits: such
+  // numbers of equal count are in the order of the texts read backwards. REQUIRES: count is 1 to per_key()
+  // and at most index, every code is an entry.
+  uint32_t per_key() const { return (64 - 7) / width_; }
+  uint64_t Key(uint32_t index, uint32_t count) const {
+    const uint64_t bit = uint64_t{index - count} * width_;
+    return LoadBits(bytes_.data() + bit / 8) >> bit % 8 & ((uint64_t{1} << count * width_) - 1);
+  }
+  uint32_t width() const { return width_; }
   void Prefetch(uint32_t index) const { __builtin_prefetch(bytes_.data() + uint64_t{index} * width_ / 8); }
 
   // The bytes in which `count` tokens from `first` on are, and those tokens in a copy of these bytes: of the
@@ -83,10 +90,13 @@ class TokenText {
   };
 
  private:
-  uint32_t Load(const std::byte* at, uint64_t shift) const {
+  static uint64_t LoadBits(const std::byte* at) {
     uint64_t load;
     std::memcpy(&load, at, kLoad);
-    return static_cast<uint32_t>(load >> shift & mask_);
+    return load;
+  }
+  uint32_t Load(const std::byte* at, uint64_t shift) const {
+    return static_cast<uint32_t>(LoadBits(at) >> shift & mask_);
   }
   uint32_t Raw(uint32_t index) const {
     const uint64_t bit = uint64_t{index} * width_;

@@ -28,9 +28,13 @@ struct Text {
 // The dull twin: one comparison of up to kMaxMatch tokens after the other.
 std::vector<uint32_t> NaiveOrder(const Text& text) {
   std::vector<uint32_t> order = text.places;
-  const PackedTokens packed(text.text);
   std::ranges::sort(order, [&](uint32_t a, uint32_t b) {
-    return PlaceLess{packed.text()}(MakePlace(packed.text(), a), MakePlace(packed.text(), b));
+    for (uint32_t i = 1; i <= kMaxMatch; ++i) {
+      const uint32_t x = text.text[a - i], y = text.text[b - i];
+      if (x != y) return x < y;
+      if (x == kEndMark) break;
+    }
+    return a > b;
   });
   return order;
 }
@@ -38,6 +42,21 @@ std::vector<uint32_t> NaiveOrder(const Text& text) {
 std::vector<uint32_t> Order(Text text) {
   SortPlaces(PackedTokens(text.text).text(), text.places);
   return text.places;
+}
+
+// By PlaceLess, as merges do.
+std::vector<uint32_t> ComparedOrder(const Text& text) {
+  const PackedTokens packed(text.text);
+  std::vector<Place> places;
+  for (const uint32_t place : text.places) {
+    uint32_t before = 0;
+    while (text.text[place - 1 - before] != kEndMark) ++before;
+    places.push_back(MakePlace(packed.text(), place, before));
+  }
+  std::ranges::sort(places, PlaceLess{packed.text()});
+  std::vector<uint32_t> order;
+  for (const Place& place : places) order.push_back(place.position);
+  return order;
 }
 
 TEST(PlaceSortTest, AllSmallTexts) {
@@ -56,6 +75,7 @@ TEST(PlaceSortTest, AllSmallTexts) {
         if (!document.empty()) text.Add(document);
       }
       ASSERT_EQ(Order(text), NaiveOrder(text));
+      ASSERT_EQ(ComparedOrder(text), NaiveOrder(text));
     }
   }
 }
@@ -69,6 +89,7 @@ TEST(PlaceSortTest, RandomTexts) {
       text.Add(RandomTokens(random, 1 + random() % 80, alphabet));
     std::ranges::shuffle(text.places, random);
     ASSERT_EQ(Order(text), NaiveOrder(text));
+    ASSERT_EQ(ComparedOrder(text), NaiveOrder(text));
   }
 }
 
@@ -86,6 +107,7 @@ TEST(PlaceSortTest, LongRepetitionsEndAtTheLimit) {
       text.Add(document);
     }
     ASSERT_EQ(Order(text), NaiveOrder(text)) << period;
+    ASSERT_EQ(ComparedOrder(text), NaiveOrder(text)) << period;
   }
 }
 
@@ -95,6 +117,7 @@ TEST(PlaceSortTest, GreatTokenIds) {
   text.Add({0, 0x7fffffff});
   text.Add({5});
   EXPECT_EQ(Order(text), NaiveOrder(text));
+  EXPECT_EQ(ComparedOrder(text), NaiveOrder(text));
 }
 
 }  // namespace
