@@ -12,8 +12,8 @@
 
 namespace clamor::retrieval {
 
-// A position with the codes of the first tokens before it, which decide most comparisons without a look at
-// the text.
+// A position, and what decides most comparisons without a look at the text: the codes of the text.per_key()
+// tokens before it, 0 behind an end mark.
 struct Place {
   uint64_t key;
   uint32_t position;
@@ -21,7 +21,6 @@ struct Place {
 };
 
 inline Place MakePlace(const TokenText& text, uint32_t position, uint32_t before) {
-  // Behind the end mark there is nothing.
   const uint32_t all = text.per_key(), some = std::min(all, before + 1);
   return {text.Key(position, some) << (all - some) * text.width(), position, before};
 }

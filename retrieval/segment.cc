@@ -33,7 +33,7 @@ struct Layout {
         documents(prefix + (uint64_t{header.prefix} + 7) / 8 * 8),
         dictionary(documents + uint64_t{header.documents} * sizeof(Segment::Document)),
         signs(dictionary + (uint64_t{header.dictionary} + 1) / 2 * 2 * sizeof(uint32_t)),
-        text(signs + TokenText::Bytes(header.dictionary, SignCount(header.order) * Segment::kSignTokens)),
+        text(signs + SignCount(header.order) * sizeof(uint64_t)),
         order(text + TokenText::Bytes(header.dictionary, header.text)),
         peaks(order + uint64_t{header.order} * sizeof(uint32_t)),
         end(peaks + SpanCount(header.order) * sizeof(uint32_t)) {}
@@ -106,11 +106,8 @@ void Segment::SetSpans() {
   prefix_ = {reinterpret_cast<const char*>(storage_.data() + layout.prefix), header.prefix};
   documents_ = {reinterpret_cast<Document*>(storage_.data() + layout.documents), header.documents};
   dictionary_ = words(layout.dictionary, header.dictionary);
-  auto packed = [&](uint64_t at, uint64_t end, uint64_t count) {
-    return TokenText(dictionary_, {storage_.data() + at, end - at}, static_cast<uint32_t>(count));
-  };
-  signs_ = packed(layout.signs, layout.text, Layout::SignCount(header.order) * kSignTokens);
-  text_ = packed(layout.text, layout.order, header.text);
+  signs_ = {reinterpret_cast<uint64_t*>(storage_.data() + layout.signs), Layout::SignCount(header.order)};
+  text_ = TokenText(dictionary_, {storage_.data() + layout.text, layout.order - layout.text}, header.text);
   order_ = words(layout.order, header.order);
   peaks_ = words(layout.peaks, Layout::SpanCount(header.order));
 }
@@ -261,22 +258,16 @@ void Segment::FillSpans() {
   for (size_t i = 0; i < peaks_.size(); ++i) {
     MappedFiles::OfProcess().Look();
     const auto under = order_.subspan(i * kSpan, std::min<size_t>(kSpan, order_.size() - i * kSpan));
-    for (size_t at = 0; at < under.size(); at += kSignSpan) {
-      const auto sign = static_cast<uint32_t>((i * kSpan + at) / kSignSpan * kSignTokens);
-      const auto codes = SignOf(under[at]);
-      for (uint32_t j = 0; j < kSignTokens; ++j) signs_.Set(sign + j, codes[j]);
-    }
+    for (size_t at = 0; at < under.size(); at += kSignSpan)
+      signs_[(i * kSpan + at) / kSignSpan] = SignOf(under[at]);
     peaks_[i] = *std::ranges::max_element(under);
   }
 }
 
-std::array<uint32_t, Segment::kSignTokens> Segment::SignOf(uint32_t position) const {
-  std::array<uint32_t, kSignTokens> codes{};
-  for (uint32_t i = 0; i < kSignTokens; ++i) {
-    codes[i] = i < position ? text_.Code(position - 1 - i) : text_.end_code();
-    if (codes[i] == text_.end_code()) break;
-  }
-  return codes;
+uint64_t Segment::SignOf(uint32_t position) const {
+  uint32_t before = 0;
+  while (before < text_.per_key() && text_.Code(position - 1 - before) != text_.end_code()) ++before;
+  return MakePlace(text_, position, before).key;
 }
 
 std::vector<uint32_t> Segment::Text(const Document& document) const {
@@ -342,11 +333,8 @@ absl::Status Segment::CheckIntegrity() const {
     if (order_[i] > peaks_[i / kSpan]) {
       return absl::DataLossError(absl::StrCat("entry ", i, " is over its peak ", peaks_[i / kSpan]));
     }
-    if (i % kSignSpan != 0) continue;
-    const auto codes = SignOf(order_[i]);
-    for (uint32_t j = 0; j < kSignTokens; ++j) {
-      if (signs_.Code(static_cast<uint32_t>(i / kSignSpan * kSignTokens + j)) != codes[j])
-        return absl::DataLossError(absl::StrCat("entry ", i, " has another sign than its place"));
+    if (i % kSignSpan == 0 && signs_[i / kSignSpan] != SignOf(order_[i])) {
+      return absl::DataLossError(absl::StrCat("entry ", i, " has another sign than its place"));
     }
   }
   return absl::OkStatus();

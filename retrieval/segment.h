@@ -11,9 +11,9 @@
 // number, dictionary, signs, text (token_text.h; documents in that order, each after an end mark), order,
 // peaks. Newer documents lie behind older ones in the text, so a higher position is a newer place. About 6.5
 // bytes per token where there are a hundred thousand different ones. `order` has two small indexes. Signs are
-// the codes of the four tokens before every 32nd place: a search goes through them first, so that it touches
-// some pages of order and text and not two for each of its steps. Peaks are the greatest of each 1024 places:
-// they let a search for the newest places pass over most.
+// the codes of the three or four tokens before every 32nd place: a search goes through them first, so that it
+// touches some pages of order and text and not two for each of its steps. Peaks are the greatest of each 1024
+// places: they let a search for the newest places pass over most.
 //
 // Segments are made from the documents in RocksDB and can be made again: a file that is damaged is left out.
 // The tables are checked when a file is opened; text and order are not, so every use of them is bounded:
@@ -58,7 +58,6 @@ class Segment {
     uint64_t number;
     std::span<const uint32_t> tokens;
   };
-  static constexpr uint32_t kSignTokens = 4;  // before a place, the last of them first; 0 behind an end mark
   struct Input {
     const Segment* segment;
     const DeadSet* dead;
@@ -103,6 +102,10 @@ class Segment {
     uint32_t longest;   // tokens of the context's end (at most kMaxMatch) before some place, live or dead
     size_t begin, end;  // in `order`: the places of the last suffix; at first none, where the context stands
     uint32_t before, behind;  // how many tokens of it stand before the places next to those
+    // What signs would be of the context, as far as the dictionary has its tokens: of so many of the last,
+    // then where the next would stand, then 0.
+    uint64_t sign = 0;
+    uint32_t signed_tokens = 0;
   };
   // In all segments in step with one another: most of a search is waiting for memory.
   static std::vector<Search> Begin(std::span<const Segment* const> segments,
@@ -156,20 +159,24 @@ class Segment {
   uint64_t TableChecksum() const;
   uint64_t BodyChecksum() const;
   static void Finish(std::span<Bisection> bisections);
-  std::pair<Bisection, Bisection> BySigns(std::span<const uint32_t> context, const Search* near) const;
+  void Sign(std::span<const uint32_t> context, Search& search) const;
+  std::pair<uint64_t, uint64_t> SignsOf(size_t tokens, const Search& search) const;
+  std::pair<Bisection, Bisection> Between(std::span<const uint32_t> suffix, const Search& search,
+                                          size_t first, size_t last) const;
   std::span<const uint32_t> Entries(size_t begin, size_t count, uint32_t* buffer) const;
   uint32_t Entry(size_t index) const;
   Comparison Compare(uint32_t position, std::span<const uint32_t> context, uint32_t known = 0) const;
   const Document* LiveDocumentAt(uint32_t position, const DeadSet* dead) const;
   uint32_t Bounded(uint32_t entry) const;
-  std::array<uint32_t, kSignTokens> SignOf(uint32_t position) const;
+  uint64_t SignOf(uint32_t position) const;
 
   SegmentStorage storage_;
   uint64_t tokens_ = 0;
   std::string_view prefix_;
   std::span<Document> documents_;
   std::span<uint32_t> dictionary_, order_, peaks_;
-  TokenText signs_, text_;                 // kSignTokens for each sign
+  std::span<uint64_t> signs_;
+  TokenText text_;
   std::vector<uint32_t> first_documents_;  // where each kBlock tokens of the text begin; not in the file
 };
 

@@ -1,8 +1,8 @@
 // Lookups in a segment; segment.cc makes and checks one.
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <functional>
-#include <ranges>
 
 #include "retrieval/key_codec.h"
 #include "retrieval/place_order.h"
@@ -11,19 +11,18 @@
 namespace clamor::retrieval {
 namespace {
 
-// How many of the numbers below `size` are `below`, which are the first of them: about `guess`.
-template <typename Below>
-size_t CountBelow(size_t size, size_t guess, Below below) {
+// How many of `sorted` are below `value`: about `guess`.
+size_t CountBelow(std::span<const uint64_t> sorted, size_t guess, uint64_t value) {
   size_t low = guess, high = guess, stride = 1;
-  for (; low > 0 && !below(low - 1); stride *= 2) {
+  for (; low > 0 && sorted[low - 1] >= value; stride *= 2) {
     high = low - 1;
     low -= std::min(stride, low);
   }
-  for (; high < size && below(high); stride *= 2) {
+  for (; high < sorted.size() && sorted[high] < value; stride *= 2) {
     low = high + 1;
-    high += std::min(stride, size - high);
+    high += std::min(stride, sorted.size() - high);
   }
-  return *std::ranges::partition_point(std::views::iota(low, high), below);
+  return std::ranges::lower_bound(sorted.subspan(low, high - low), value) - sorted.begin();
 }
 
 }  // namespace
@@ -119,36 +118,54 @@ struct Segment::Bisection {
   }
 };
 
-// Where the signs say that the places of `context` begin and end: around `near`, if that is known.
-std::pair<Segment::Bisection, Segment::Bisection> Segment::BySigns(std::span<const uint32_t> context,
-                                                                   const Search* near) const {
-  // Signs tell on which side of the context a span begins, or that it begins with the context's last tokens.
-  auto compare = [&](size_t sign) -> Comparison {
-    const auto some = static_cast<uint32_t>(std::min<size_t>(context.size(), kSignTokens));
-    for (uint32_t i = 0; i < some; ++i) {
-      const uint32_t token = signs_[static_cast<uint32_t>(sign * kSignTokens) + i];
-      const uint32_t wanted = context[context.size() - 1 - i];
-      if (token != wanted) return {token < wanted ? -1 : 1, i};
+void Segment::Sign(std::span<const uint32_t> context, Search& search) const {
+  const auto ids = dictionary_.first(text_.end_code());
+  uint32_t left = text_.per_key();
+  for (; left > 0 && search.signed_tokens < context.size(); --left) {
+    const uint32_t token = context[context.size() - 1 - search.signed_tokens];
+    const auto entry = std::ranges::lower_bound(ids, token);
+    search.sign = search.sign << text_.width() | static_cast<uint64_t>(entry - ids.begin());
+    if (entry == ids.end() || *entry != token) {
+      --left;
+      break;
     }
-    return {0, some};
+    ++search.signed_tokens;
+  }
+  search.sign <<= left * text_.width();
+}
+
+// Signs of places of the context's last `tokens` are at least the first and below the second; what is below
+// the first lies before those places, and what is not below the second, behind.
+std::pair<uint64_t, uint64_t> Segment::SignsOf(size_t tokens, const Search& search) const {
+  const auto some = static_cast<uint32_t>(std::min<size_t>(tokens, text_.per_key()));
+  if (some > search.signed_tokens) return {search.sign, search.sign};  // there are none
+  const uint64_t unit = uint64_t{1} << (text_.per_key() - some) * text_.width();
+  const uint64_t begin = search.sign & ~(unit - 1);
+  return {begin, begin + unit};
+}
+
+// Where the places of `suffix` begin and end, if `first` signs are below those of SignsOf and `last` below
+// their end.
+std::pair<Segment::Bisection, Segment::Bisection> Segment::Between(std::span<const uint32_t> suffix,
+                                                                   const Search& search, size_t first,
+                                                                   size_t last) const {
+  const auto some =
+      static_cast<uint32_t>(std::min<size_t>({suffix.size(), text_.per_key(), search.signed_tokens}));
+  const int unused = 64 - static_cast<int>(text_.per_key() * text_.width());
+  auto common = [&](uint64_t sign) {
+    const int equal = std::countl_zero(sign ^ search.sign) - unused;
+    return std::min(some, static_cast<uint32_t>(std::max(equal, 0)) / text_.width());
   };
-  auto below = [&](size_t sign) { return compare(sign).order < 0; };
-  auto not_above = [&](size_t sign) { return compare(sign).order <= 0; };
-  const auto signs = std::views::iota(size_t{0}, size_t{signs_.size() / kSignTokens});
-  const size_t first = near != nullptr ? CountBelow(signs.size(), near->begin / kSignSpan, below)
-                                       : *std::ranges::partition_point(signs, below);
-  const size_t last =
-      std::max(first, CountBelow(signs.size(), near != nullptr ? near->end / kSignSpan : first, not_above));
   auto between = [&](int at_least, size_t from, size_t to) -> Bisection {
     return {.segment = *this,
-            .context = context,
+            .context = suffix,
             .at_least = at_least,
             .low = from == 0 ? 0 : (from - 1) * kSignSpan + 1,
             .high = std::min<size_t>(to * kSignSpan, order_.size()),
-            .before = from == 0 ? 0 : compare(from - 1).common,
-            .behind = to == signs.size() ? 0 : compare(to).common};
+            .before = from == 0 ? 0 : common(signs_[from - 1]),
+            .behind = to == signs_.size() ? 0 : common(signs_[to])};
   };
-  const bool known = context.size() <= kSignTokens;  // all of it, by the signs
+  const bool known = suffix.size() <= some;  // all of it, by the signs
   return {between(0, first, known ? first : last), between(1, known ? last : first, last)};
 }
 
@@ -176,16 +193,49 @@ void Segment::Finish(std::span<Bisection> bisections) {
 std::vector<Segment::Search> Segment::Begin(std::span<const Segment* const> segments,
                                             std::span<const uint32_t> context) {
   if (context.size() > kMaxMatch) context = context.last(kMaxMatch);
+  // Through all signs in step.
+  struct SignSearch {
+    const uint64_t* at;
+    size_t left;
+    uint64_t wanted;
+  };
+  std::vector<Search> searches(segments.size());
+  std::vector<SignSearch> sign_searches;
+  for (size_t i = 0; i < segments.size(); ++i) {
+    segments[i]->Sign(context, searches[i]);
+    const auto& signs = segments[i]->signs_;
+    const uint64_t begin = segments[i]->SignsOf(context.size(), searches[i]).first;
+    sign_searches.push_back({signs.data(), signs.size(), begin});
+  }
+  for (bool going = true; going;) {
+    going = false;
+    for (const SignSearch& each : sign_searches) __builtin_prefetch(each.at + each.left / 2);
+    for (SignSearch& each : sign_searches) {
+      if (each.left == 0) continue;
+      const size_t half = each.left / 2;
+      const bool below = each.at[half] < each.wanted;
+      each.at += below ? half + 1 : 0;
+      each.left = below ? each.left - half - 1 : half;
+      going = true;
+    }
+  }
+
   std::vector<Bisection> bisections;
-  for (const Segment* segment : segments) {
-    bisections.push_back(segment->BySigns(context, nullptr).first);
+  for (size_t i = 0; i < segments.size(); ++i) {
+    const auto& signs = segments[i]->signs_;
+    const size_t first = sign_searches[i].at - signs.data();
+    const uint64_t end = segments[i]->SignsOf(context.size(), searches[i]).second;
+    bisections.push_back(
+        segments[i]->Between(context, searches[i], first, CountBelow(signs, first, end)).first);
   }
   Finish(bisections);
-  std::vector<Search> searches;
-  for (const Bisection& found : bisections) {
+  for (size_t i = 0; i < segments.size(); ++i) {
+    const Bisection& found = bisections[i];
     // The longest matches are next to where the context would stand.
-    searches.push_back(
-        {std::max(found.before, found.behind), found.low, found.low, found.before, found.behind});
+    searches[i].longest = std::max(found.before, found.behind);
+    searches[i].begin = searches[i].end = found.low;
+    searches[i].before = found.before;
+    searches[i].behind = found.behind;
   }
   return searches;
 }
@@ -195,13 +245,16 @@ void Segment::GoOn(std::span<const uint32_t> suffix, Search& search) const {
   const bool more_before = search.before >= suffix.size(), more_behind = search.behind >= suffix.size();
   if (!more_before && !more_behind) return;
   // The places of a suffix lie around those of a longer one.
-  auto [begin, end] = BySigns(suffix, &search);
+  const auto [first_sign, end_sign] = SignsOf(suffix.size(), search);
+  const size_t first = CountBelow(signs_, search.begin / kSignSpan, first_sign);
+  const size_t last = CountBelow(signs_, std::max<size_t>(search.end / kSignSpan, first), end_sign);
+  auto [begin, end] = Between(suffix, search, first, last);
   begin.high = more_before ? search.begin - 1 : search.begin;
   begin.low = more_before ? std::min(begin.low, begin.high) : begin.high;
   end.low = more_behind ? search.end + 1 : search.end;
   end.high = more_behind ? std::max(end.low, end.high) : end.low;
   // Where the signs do not know all of it, it has few places as a rule.
-  if (suffix.size() > kSignTokens) begin.stride = end.stride = 1;
+  if (suffix.size() > text_.per_key()) begin.stride = end.stride = 1;
   std::array<Bisection, 2> both = {begin, end};
   Finish(both);
   if (more_before) {
@@ -241,7 +294,7 @@ void Segment::FindOccurrences(const Search& search, size_t limit, size_t depth, 
                               const DeadSet* dead, std::vector<Occurrence>& out) const {
   const auto first = std::ranges::lower_bound(documents_, oldest, {}, &Document::number);
   if (first == documents_.end()) return;
-  const auto [longest, begin, end, before, behind] = search;
+  const size_t begin = search.begin, end = search.end;
 
   // A higher position is a newer place: keep the `limit` highest, the lowest of them on top. A common suffix
   // has many more places than that; the peaks pass over blocks that hold none of the highest.

@@ -57,14 +57,14 @@ class TokenText {
     std::memcpy(at, &load, kLoad);
   }
   // The codes of the `count` tokens before `index` as one number, the last of them in its highest bits: such
-  // numbers of equal count are in the order of the texts read backwards. REQUIRES: count is 1 to per_key()
-  // and at most index, every code is an entry.
+  // numbers of equal count are in the order of the texts read backwards, unless a code is no entry. REQUIRES:
+  // count is 1 to per_key() and at most index.
+  uint32_t width() const { return width_; }
   uint32_t per_key() const { return (64 - 7) / width_; }
   uint64_t Key(uint32_t index, uint32_t count) const {
     const uint64_t bit = uint64_t{index - count} * width_;
     return LoadBits(bytes_.data() + bit / 8) >> bit % 8 & ((uint64_t{1} << count * width_) - 1);
   }
-  uint32_t width() const { return width_; }
   void Prefetch(uint32_t index) const { __builtin_prefetch(bytes_.data() + uint64_t{index} * width_ / 8); }
 
   // The bytes in which `count` tokens from `first` on are, and those tokens in a copy of these bytes: of the

@@ -9,7 +9,6 @@
 
 #include "retrieval/checksum.h"
 #include "retrieval/segment.h"
-#include "retrieval/token_text.h"
 
 namespace clamor::retrieval {
 
@@ -28,10 +27,8 @@ inline void SealSegmentFile(std::string& bytes) {
         .subspan(std::min(begin, size), std::min(end, size) - std::min(begin, size));
   };
   const uint64_t prefix = field(8), documents = field(12), order = field(20), dictionary = field(24);
-  if (dictionary < 2) return;  // refused whatever the checksums
-  const uint64_t signs = (order + Segment::kSignSpan - 1) / Segment::kSignSpan * Segment::kSignTokens;
   const uint64_t text = kHeader + (prefix + 7) / 8 * 8 + documents * 24 + (dictionary + 1) / 2 * 8 +
-                        TokenText::Bytes(dictionary, signs);
+                        (order + Segment::kSignSpan - 1) / Segment::kSignSpan * 8;
   uint64_t sum = 0;
   for (uint64_t at = text; at < bytes.size(); at += 1 << 20) sum = Checksum(part(at, at + (1 << 20)), sum);
   put(kBodySum, sum);
