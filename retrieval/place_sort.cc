@@ -1,6 +1,8 @@
 #include "retrieval/place_sort.h"
 
 #include <algorithm>
+#include <compare>
+#include <utility>
 #include <vector>
 
 #include "retrieval/place_order.h"
@@ -27,58 +29,68 @@ class PlaceSorter {
       : text_(text), places_(places), rank_(text.size(), kNothingBefore) {}
 
   void Run() {
-    groups_.push_back({0, static_cast<uint32_t>(places_.size())});
-    SplitGroups([&](uint32_t place) { return Key{text_.Code(place - 1), false}; });
-    for (uint32_t distance = 1; distance < kMaxMatch && !groups_.empty(); distance *= 2) {
-      // A rank's lowest bit says that its group has ended: so has a group that is split by it.
-      SplitGroups([&](uint32_t place) {
-        const uint32_t rank = rank_[place - distance];
-        return Key{rank, (rank & 1) != 0};
-      });
+    uint32_t known = std::min(text_.per_key(), kMaxMatch);  // tokens that tell places apart by now
+    SortByKey();
+    Rank({{0, static_cast<uint32_t>(places_.size())}});
+    for (uint32_t distance; known < kMaxMatch && !groups_.empty(); known += distance) {
+      distance = std::min(known, kMaxMatch - known);
+      for (const Group& group : groups_) Split(group, distance);
+      Rank(std::exchange(groups_, {}));
     }
   }
 
  private:
-  struct Key {
-    uint32_t value;
-    bool ended;
-  };
-
-  template <typename KeyOf>
-  void SplitGroups(KeyOf key_of) {
-    for (const Group& group : groups_) Split(group, key_of);
-    std::vector<Group> next;
-    for (const Group& group : groups_) Rank(group, next);
-    groups_ = std::move(next);
+  void SortByKey() {
+    struct Keyed {
+      uint64_t key;
+      uint32_t newest_first;
+      bool ended;
+      auto operator<=>(const Keyed&) const = default;
+    };
+    std::vector<Keyed> keyed;
+    keyed.reserve(places_.size());
+    for (const uint32_t place : places_) {
+      uint32_t before = 0;
+      while (before < text_.per_key() && text_.Code(place - 1 - before) != text_.end_code()) ++before;
+      keyed.push_back({MakePlace(text_, place, before).key, ~place, before < text_.per_key()});
+    }
+    std::ranges::sort(keyed);
+    for (size_t i = 0; i < keyed.size(); ++i) {
+      const bool begins = i == 0 || keyed[i].key != keyed[i - 1].key;
+      places_[i] = ~keyed[i].newest_first | (begins ? kBegins : 0) | (keyed[i].ended ? kEnded : 0);
+    }
   }
 
-  // Sorts a group by key, then newest first, and marks where its parts begin. Reads ranks, changes none.
-  template <typename KeyOf>
-  void Split(const Group& group, KeyOf key_of) {
+  // Sorts a group by the ranks of the places `distance` tokens before, then newest first, and marks where its
+  // parts begin. Reads ranks, changes none.
+  void Split(const Group& group, uint32_t distance) {
     keyed_.clear();
     for (uint32_t i = group.begin; i < group.end; ++i) {
       const uint32_t place = places_[i];
-      keyed_.push_back(uint64_t{key_of(place).value} << 32 | static_cast<uint32_t>(~place));
+      keyed_.push_back(uint64_t{rank_[place - distance]} << 32 | static_cast<uint32_t>(~place));
     }
     std::ranges::sort(keyed_);
     for (size_t i = 0; i < keyed_.size(); ++i) {
-      const auto place = ~static_cast<uint32_t>(keyed_[i]);
-      const bool begins = i == 0 || keyed_[i] >> 32 != keyed_[i - 1] >> 32;
+      const uint64_t rank = keyed_[i] >> 32;
+      const bool begins = i == 0 || rank != keyed_[i - 1] >> 32;
+      // A rank's lowest bit says that its group has ended: so has a group that is split by it.
       places_[group.begin + i] =
-          place | (begins ? kBegins : 0) | (begins && key_of(place).ended ? kEnded : 0);
+          ~static_cast<uint32_t>(keyed_[i]) | (begins ? kBegins : 0) | (rank & 1 ? kEnded : 0);
     }
   }
 
-  // Takes the marks off again, gives the parts their ranks and adds those that can be split further to
-  // `next`.
-  void Rank(const Group& group, std::vector<Group>& next) {
-    for (uint32_t begin = group.begin, end = begin; begin < group.end; begin = end) {
-      const bool ended = (places_[begin] & kEnded) != 0;
-      for (end = begin; end == begin || (end < group.end && (places_[end] & kBegins) == 0); ++end) {
-        places_[end] &= ~(kBegins | kEnded);
-        rank_[places_[end]] = begin << 1 | (ended ? 1 : 0);
+  // Takes the marks off again, gives the parts of `split` their ranks, and makes groups of those that can be
+  // split further.
+  void Rank(const std::vector<Group>& split) {
+    for (const Group& group : split) {
+      for (uint32_t begin = group.begin, end = begin; begin < group.end; begin = end) {
+        const bool ended = (places_[begin] & kEnded) != 0;
+        for (end = begin; end == begin || (end < group.end && (places_[end] & kBegins) == 0); ++end) {
+          places_[end] &= ~(kBegins | kEnded);
+          rank_[places_[end]] = begin << 1 | (ended ? 1 : 0);
+        }
+        if (!ended && end - begin > 1) groups_.push_back({begin, end});
       }
-      if (!ended && end - begin > 1) next.push_back({begin, end});
     }
   }
 

@@ -4,10 +4,10 @@
 // Memory: 16 bytes per place, 4 per token of the text, while it runs.
 //
 // IMPLEMENTATION. Prefix doubling (Manber and Myers 1993, with the groups of Larsson and Sadakane 1999), read
-// backwards. Round by round each group of places with equal 1, 2, 4 ... tokens before them is split by the
-// rank of the places that many tokens earlier; after the round of 128, places are told apart by kMaxMatch
-// tokens, and the rest stay as they were put: newest first. Ranks change between rounds only, so that the
-// order ends exactly there.
+// backwards. First places are sorted by as many tokens before them as make a key (place_order.h). Then, round
+// by round, each group of places with equal tokens so far is split by the rank of the places that many tokens
+// earlier, which doubles how many tell them apart, up to kMaxMatch; what is equal then stays as it was put:
+// newest first. Ranks change between rounds only, so that the order ends exactly there.
 //
 // Tested by tests/retrieval/place_sort_test.cc, against std::sort.
 #pragma once
