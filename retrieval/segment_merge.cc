@@ -17,6 +17,42 @@ namespace {
 constexpr size_t kAhead = 32;                // places read ahead, of each input
 constexpr size_t kStride = size_t{1} << 16;  // places between two looks at memory and at `cancelled`
 
+constexpr Place kEnd = {~uint64_t{0}, 0, 0};  // behind all places
+bool Ended(const Place& place) { return place.key == kEnd.key; }
+
+// The least of the fronts of some sorted runs, of which there is at least one: a tree of losers (Knuth, The
+// Art of Computer Programming, volume 3, 5.4.1), one comparison on each level.
+class Tournament {
+ public:
+  Tournament(const TokenText& text, std::vector<Place> fronts)
+      : less_{text}, fronts_(std::move(fronts)), losers_(fronts_.size()) {
+    std::vector<size_t> winners(2 * fronts_.size());
+    for (size_t i = 0; i < fronts_.size(); ++i) winners[fronts_.size() + i] = i;
+    for (size_t node = fronts_.size() - 1; node > 0; --node) {
+      const size_t a = winners[2 * node], b = winners[2 * node + 1];
+      const bool first = less_(fronts_[a], fronts_[b]);
+      winners[node] = first ? a : b;
+      losers_[node] = first ? b : a;
+    }
+    winner_ = winners[1];
+  }
+  size_t winner() const { return winner_; }
+  const Place& front() const { return fronts_[winner_]; }
+  // By what comes next in its run.
+  void Replace(const Place& next) {
+    fronts_[winner_] = next;
+    for (size_t node = (fronts_.size() + winner_) / 2; node > 0; node /= 2) {
+      if (less_(fronts_[losers_[node]], fronts_[winner_])) std::swap(losers_[node], winner_);
+    }
+  }
+
+ private:
+  const PlaceLess less_;
+  std::vector<Place> fronts_;
+  std::vector<size_t> losers_;
+  size_t winner_ = 0;
+};
+
 }  // namespace
 
 // The live places of one input, in order, moved to where they are in the merged text. The text before a place
@@ -31,13 +67,13 @@ class Segment::Run {
     }
   }
 
-  // False at the end.
-  bool Next(Place& place) {
+  // The next place, kEnd behind the last.
+  Place Next() {
     if (ahead_.empty()) ReadAhead();
-    if (ahead_.empty()) return false;
-    place = ahead_.back();
+    if (ahead_.empty()) return kEnd;
+    const Place place = ahead_.back();
     ahead_.pop_back();
-    return true;
+    return place;
   }
 
  private:
@@ -120,38 +156,24 @@ absl::StatusOr<std::shared_ptr<const Segment>> Segment::Merge(std::string_view p
   CLAMOR_ASSIGN_OR_RETURN(std::shared_ptr<Segment> merged, MergeTexts(prefix, live, std::move(path)));
 
   // Each input is sorted already, and moving its places into the new text keeps them so.
-  struct Front {
-    Place place;
-    Run* run;
-  };
-  const PlaceLess less{merged->text_};
-  auto after = [&](const Front& a, const Front& b) { return less(b.place, a.place); };
   std::deque<Run> runs;
-  std::vector<Front> fronts;
-  for (const auto& [segment, dead] : inputs) {
-    Front front{.place = {}, .run = &runs.emplace_back(*segment, dead, *merged)};
-    if (front.run->Next(front.place)) fronts.push_back(front);
-  }
-  std::ranges::make_heap(fronts, after);
+  std::vector<Place> fronts;
+  for (const auto& [segment, dead] : inputs) fronts.push_back(runs.emplace_back(*segment, dead, *merged).Next());
+  Tournament least(merged->text_, std::move(fronts));
   size_t count = 0, written = 0;
-  while (!fronts.empty() && count < merged->order_.size()) {
+  while (!Ended(least.front()) && count < merged->order_.size()) {
     if (count % kStride == 0) {
       if (cancelled.load(std::memory_order_relaxed)) return absl::CancelledError("merge cancelled");
       MappedFiles::OfProcess().Look();
       merged->storage_.Forget(written, kStride * sizeof(uint32_t));  // what was written since the last time
       written = reinterpret_cast<std::byte*>(&merged->order_[count]) - merged->storage_.data();
     }
-    std::ranges::pop_heap(fronts, after);
-    merged->order_[count++] = fronts.back().place.position;
-    if (fronts.back().run->Next(fronts.back().place)) {
-      std::ranges::push_heap(fronts, after);
-    } else {
-      fronts.pop_back();
-    }
+    merged->order_[count++] = least.front().position;
+    least.Replace(runs[least.winner()].Next());
   }
-  if (!fronts.empty() || count != merged->order_.size()) {
+  if (!Ended(least.front()) || count != merged->order_.size()) {
     return absl::DataLossError(absl::StrCat("segments to merge list ", count,
-                                            fronts.empty() ? "" : " and more",
+                                            Ended(least.front()) ? "" : " and more",
                                             " places, their documents have ", merged->order_.size()));
   }
   CLAMOR_RETURN_IF_ERROR(merged->Seal());
