@@ -114,11 +114,11 @@ Trie Draft(const Parts& parts, std::span<const uint32_t> context, const DraftOpt
     std::vector<std::span<const uint32_t>> continuations;
     const auto newest = NewestOccurrences(newest_first, searches, context.last(length), options);
     const size_t depth = options.max_depth;
-    std::vector<uint32_t> buffer(newest.size() * depth);
+    const auto buffer = std::make_unique_for_overwrite<uint32_t[]>(newest.size() * depth);
     for (size_t i = 0; i < newest.size(); ++i) {
       // The first look at this text: what is not among the newest is not brought into memory.
       Segment::ReadContinuation(newest[i], &buffer[i * depth]);
-      const auto following = std::span(buffer).subspan(i * depth, newest[i].size);
+      const std::span<const uint32_t> following(&buffer[i * depth], newest[i].size);
       const auto stop = std::ranges::find_if(following, [](uint32_t token) { return token >= kTokenLimit; });
       continuations.push_back({following.begin(), stop});
     }

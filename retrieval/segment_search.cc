@@ -119,19 +119,23 @@ struct Segment::Bisection {
 };
 
 void Segment::Sign(std::span<const uint32_t> context, Search& search) const {
+  // The codes of all in step, without a branch.
   const auto ids = dictionary_.first(text_.end_code());
-  uint32_t left = text_.per_key();
-  for (; left > 0 && search.signed_tokens < context.size(); --left) {
-    const uint32_t token = context[context.size() - 1 - search.signed_tokens];
-    const auto entry = std::ranges::lower_bound(ids, token);
-    search.sign = search.sign << text_.width() | static_cast<uint64_t>(entry - ids.begin());
-    if (entry == ids.end() || *entry != token) {
-      --left;
-      break;
-    }
-    ++search.signed_tokens;
+  const auto tokens = static_cast<uint32_t>(std::min<size_t>(text_.per_key(), context.size()));
+  auto token = [&](uint32_t i) { return context[context.size() - 1 - i]; };
+  std::array<uint32_t, 64> codes = {};
+  for (uint32_t left = text_.end_code(); left > 1; left -= left / 2) {
+    for (uint32_t i = 0; i < tokens; ++i) codes[i] += ids[codes[i] + left / 2 - 1] < token(i) ? left / 2 : 0;
   }
-  search.sign <<= left * text_.width();
+  for (uint32_t i = 0; i < tokens; ++i) codes[i] += ids[codes[i]] < token(i) ? 1 : 0;
+
+  uint32_t used = 0;
+  for (bool has = true; has && used < tokens; ++used) {
+    search.sign = search.sign << text_.width() | codes[used];
+    has = codes[used] < ids.size() && ids[codes[used]] == token(used);
+    if (has) ++search.signed_tokens;
+  }
+  search.sign <<= (text_.per_key() - used) * text_.width();
 }
 
 // Signs of places of the context's last `tokens` are at least the first and below the second; what is below
@@ -333,7 +337,7 @@ void Segment::ReadContinuation(const Occurrence& occurrence, uint32_t* out) {
   const TokenText& text = segment->text_;
   const TokenText::Copied tokens(text, begin,
                                  segment->storage_.Read(0, text.Window(begin, size), buffer.data()));
-  for (uint32_t i = 0; i < size; ++i) out[i] = tokens[begin + i];
+  tokens.Read(begin, {out, size});
 }
 
 }  // namespace clamor::retrieval

@@ -82,6 +82,17 @@ class TokenText {
       const uint64_t bit = uint64_t{index} * text_.width_;
       return text_.dictionary_[std::min(text_.Load(copy_ + (bit / 8 - begin_), bit % 8), text_.end_code())];
     }
+    // All of `out` from `index` on: several for each load.
+    void Read(uint32_t index, std::span<uint32_t> out) const {
+      uint64_t bit = uint64_t{index} * text_.width_;
+      for (size_t done = 0; done < out.size();) {
+        uint64_t load = LoadBits(copy_ + (bit / 8 - begin_)) >> bit % 8;
+        const size_t end = std::min<size_t>(done + text_.per_key(), out.size());
+        bit += uint64_t{text_.per_key()} * text_.width_;
+        for (; done < end; ++done, load >>= text_.width_)
+          out[done] = text_.dictionary_[std::min(static_cast<uint32_t>(load & text_.mask_), text_.end_code())];
+      }
+    }
 
    private:
     const TokenText& text_;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <queue>
-#include <ranges>
 #include <tuple>
 
 namespace clamor::retrieval {
@@ -32,20 +31,28 @@ std::vector<Trie::Node> BuildTrie(std::vector<std::span<const uint32_t>>& contin
 
   std::priority_queue<Candidate> candidates;
   // Sorts what goes on behind a node by the next token, once the node is chosen: most never are.
+  std::vector<uint64_t> keys;  // next token and 1, then which it is; what ends here comes first
+  std::vector<std::span<const uint32_t>> sorted;
   auto push_children = [&](size_t begin, size_t end, size_t depth, int32_t parent) {
-    const auto range = std::ranges::subrange(continuations.begin() + static_cast<std::ptrdiff_t>(begin),
-                                             continuations.begin() + static_cast<std::ptrdiff_t>(end));
-    const auto longer = std::ranges::partition(range, [&](auto c) { return c.size() <= depth; });
-    auto next_token = [&](auto c) { return c[depth]; };
-    if (!std::ranges::is_sorted(longer, {}, next_token)) std::ranges::sort(longer, {}, next_token);
-    begin = end - longer.size();
-    while (begin < end) {
-      const uint32_t token = continuations[begin][depth];
-      const auto after = std::partition_point(continuations.begin() + begin, continuations.begin() + end,
-                                              [&](auto c) { return c[depth] == token; });
-      const size_t next = after - continuations.begin();
-      candidates.push({begin, next, depth, parent});
-      begin = next;
+    if (end - begin == 1) {  // the most frequent case
+      if (continuations[begin].size() > depth) candidates.push({begin, end, depth, parent});
+      return;
+    }
+    keys.clear();
+    for (size_t i = begin; i < end; ++i) {
+      const uint64_t next = continuations[i].size() > depth ? uint64_t{continuations[i][depth]} + 1 : 0;
+      keys.push_back(next << 32 | i);
+    }
+    if (!std::ranges::is_sorted(keys)) {
+      std::ranges::sort(keys);
+      sorted.clear();
+      for (const uint64_t key : keys) sorted.push_back(continuations[static_cast<uint32_t>(key)]);
+      std::ranges::copy(sorted, continuations.begin() + static_cast<std::ptrdiff_t>(begin));
+    }
+    for (size_t i = begin, next = i; i < end; i = next) {
+      const uint64_t token = keys[i - begin] >> 32;
+      while (next < end && keys[next - begin] >> 32 == token) ++next;
+      if (token > 0) candidates.push({i, next, depth, parent});
     }
   };
 
