@@ -111,20 +111,16 @@ Trie Draft(const Parts& parts, std::span<const uint32_t> context, const DraftOpt
 
   Merger merger(&trie, options.max_nodes);
   for (uint32_t length = longest; length >= static_cast<uint32_t>(options.min_match); length /= 2) {
-    std::vector<std::span<const uint32_t>> continuations;
     const auto newest = NewestOccurrences(newest_first, searches, context.last(length), options);
-    const size_t depth = options.max_depth;
-    const auto buffer = std::make_unique_for_overwrite<uint32_t[]>(newest.size() * depth);
-    for (size_t i = 0; i < newest.size(); ++i) {
-      // The first look at this text: what is not among the newest is not brought into memory.
-      Segment::ReadContinuation(newest[i], &buffer[i * depth]);
-      const std::span<const uint32_t> following(&buffer[i * depth], newest[i].size);
-      const auto stop = std::ranges::find_if(following, [](uint32_t token) { return token >= kTokenLimit; });
-      continuations.push_back({following.begin(), stop});
-    }
+    // The first look at these texts: what is not among the newest is not brought into memory.
+    const size_t room = TokenText::WindowBytes(options.max_depth);
+    const auto buffer = std::make_unique_for_overwrite<std::byte[]>(newest.size() * room);
+    std::vector<TokenRun> continuations;
+    for (size_t i = 0; i < newest.size(); ++i)
+      continuations.push_back(Segment::Continuation(newest[i], &buffer[i * room]));
     const uint32_t occurrences = static_cast<uint32_t>(continuations.size());
     if (length == longest) trie.occurrences = occurrences;
-    merger.Add(BuildTrie(continuations, options.max_nodes, options.max_depth), occurrences,
+    merger.Add(BuildTrie(std::move(continuations), options.max_nodes, options.max_depth), occurrences,
                static_cast<int32_t>(length));
     if (trie.nodes.size() == static_cast<size_t>(options.max_nodes)) break;
   }

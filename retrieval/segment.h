@@ -122,14 +122,17 @@ class Segment {
   // to `depth` tokens that follow. Leaves out documents with numbers below `oldest`.
   void FindOccurrences(const Search& search, size_t limit, size_t depth, uint64_t oldest, const DeadSet* dead,
                        std::vector<Occurrence>& out) const;
-  // Writes the tokens that follow, `size` of them and at most kMaxMatch, to `out`.
-  static void ReadContinuation(const Occurrence& occurrence, uint32_t* out);
+  // What follows, of a `size` of at most kMaxMatch: where it is, or read into `buffer`, which has room for
+  // TokenText::WindowBytes(size).
+  static TokenRun Continuation(const Occurrence& occurrence, std::byte* buffer) {
+    return occurrence.segment->Run(occurrence.begin, occurrence.size, buffer);
+  }
 
   // Recounts everything: checksums, sorting, every place listed once, the indexes of `order`.
   absl::Status CheckIntegrity() const;
 
  private:
-  class Run;
+  class LivePlaces;
   struct Bisection;
   struct Comparison {
     int order;  // below, at or above: -1, 0, 1
@@ -165,6 +168,7 @@ class Segment {
                                           size_t first, size_t last) const;
   std::span<const uint32_t> Entries(size_t begin, size_t count, uint32_t* buffer) const;
   uint32_t Entry(size_t index) const;
+  TokenRun Run(uint32_t first, uint32_t size, std::byte* buffer) const;
   Comparison Compare(uint32_t position, std::span<const uint32_t> context, uint32_t known = 0) const;
   const Document* LiveDocumentAt(uint32_t position, const DeadSet* dead) const;
   uint32_t Bounded(uint32_t entry) const;

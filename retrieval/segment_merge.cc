@@ -57,9 +57,9 @@ class Tournament {
 
 // The live places of one input, in order, moved to where they are in the merged text. The text before a place
 // lies anywhere: reading some places ahead has the memory on its way when they are compared.
-class Segment::Run {
+class Segment::LivePlaces {
  public:
-  Run(const Segment& from, const DeadSet* dead, const Segment& merged)
+  LivePlaces(const Segment& from, const DeadSet* dead, const Segment& merged)
       : from_(from), merged_(merged), starts_(from.documents_.size()) {
     for (size_t i = 0; i < starts_.size(); ++i) {
       if (dead != nullptr && (*dead)[i]) continue;
@@ -156,7 +156,7 @@ absl::StatusOr<std::shared_ptr<const Segment>> Segment::Merge(std::string_view p
   CLAMOR_ASSIGN_OR_RETURN(std::shared_ptr<Segment> merged, MergeTexts(prefix, live, std::move(path)));
 
   // Each input is sorted already, and moving its places into the new text keeps them so.
-  std::deque<Run> runs;
+  std::deque<LivePlaces> runs;
   std::vector<Place> fronts;
   for (const auto& [segment, dead] : inputs) fronts.push_back(runs.emplace_back(*segment, dead, *merged).Next());
   Tournament least(merged->text_, std::move(fronts));

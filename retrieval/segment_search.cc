@@ -62,16 +62,19 @@ uint32_t Segment::Entry(size_t index) const {
   return Bounded(Entries(index, 1, &entry).front());
 }
 
+TokenRun Segment::Run(uint32_t first, uint32_t size, std::byte* buffer) const {
+  return {text_, first, size, storage_.Read(0, text_.Window(first, size), buffer)};
+}
+
 // How the place at `position` compares to those before which `context` stands, and how many tokens of the
 // context's end stand before it: `known` of them at least.
 Segment::Comparison Segment::Compare(uint32_t position, std::span<const uint32_t> context,
                                      uint32_t known) const {
   std::array<std::byte, TokenText::WindowBytes(kMaxMatch)> buffer;
   const auto some = static_cast<uint32_t>(std::min<size_t>(position, context.size()));
-  const TokenText::Copied before(text_, position - some,
-                                 storage_.Read(0, text_.Window(position - some, some), buffer.data()));
+  const TokenRun before = Run(position - some, some, buffer.data());
   for (uint32_t i = known; i < context.size(); ++i) {
-    const uint32_t token = i < some ? before[position - 1 - i] : kEndMark;
+    const uint32_t token = i < some ? before[some - 1 - i] : kEndMark;
     const uint32_t wanted = context[context.size() - 1 - i];
     if (token != wanted) return {token < wanted ? -1 : 1, i};
   }
@@ -125,7 +128,8 @@ void Segment::Sign(std::span<const uint32_t> context, Search& search) const {
   auto token = [&](uint32_t i) { return context[context.size() - 1 - i]; };
   std::array<uint32_t, 64> codes = {};
   for (uint32_t left = text_.end_code(); left > 1; left -= left / 2) {
-    for (uint32_t i = 0; i < tokens; ++i) codes[i] += ids[codes[i] + left / 2 - 1] < token(i) ? left / 2 : 0;
+    for (uint32_t i = 0; i < tokens; ++i)
+      codes[i] += left / 2 & -static_cast<uint32_t>(ids[codes[i] + left / 2 - 1] < token(i));
   }
   for (uint32_t i = 0; i < tokens; ++i) codes[i] += ids[codes[i]] < token(i) ? 1 : 0;
 
@@ -329,15 +333,6 @@ void Segment::FindOccurrences(const Search& search, size_t limit, size_t depth, 
     out.push_back({document->number, position - document->start, this, position,
                    static_cast<uint32_t>(std::min(rest, depth))});
   }
-}
-
-void Segment::ReadContinuation(const Occurrence& occurrence, uint32_t* out) {
-  const auto& [number, position, segment, begin, size] = occurrence;
-  std::array<std::byte, TokenText::WindowBytes(kMaxMatch)> buffer;
-  const TokenText& text = segment->text_;
-  const TokenText::Copied tokens(text, begin,
-                                 segment->storage_.Read(0, text.Window(begin, size), buffer.data()));
-  tokens.Read(begin, {out, size});
 }
 
 }  // namespace clamor::retrieval

@@ -67,40 +67,15 @@ class TokenText {
   }
   void Prefetch(uint32_t index) const { __builtin_prefetch(bytes_.data() + uint64_t{index} * width_ / 8); }
 
-  // The bytes in which `count` tokens from `first` on are, and those tokens in a copy of these bytes: of the
-  // same indexes, and of no others.
-  static constexpr size_t WindowBytes(size_t count) { return (count * kMaxWidth + 7) / 8 + 2 * kLoad; }
-  std::span<const std::byte> Window(uint32_t first, size_t count) const {
-    const uint64_t begin = uint64_t{first} * width_ / 8, end = (first + uint64_t{count}) * width_ / 8 + kLoad;
+  // The bytes in which the `size` tokens from `first` on are.
+  static constexpr size_t WindowBytes(size_t size) { return (size * kMaxWidth + 7) / 8 + 2 * kLoad; }
+  std::span<const std::byte> Window(uint32_t first, uint32_t size) const {
+    const uint64_t begin = uint64_t{first} * width_ / 8, end = (first + uint64_t{size}) * width_ / 8 + kLoad;
     return bytes_.subspan(begin, end - begin);
   }
-  class Copied {
-   public:
-    Copied(const TokenText& text, uint32_t first, const std::byte* copy)
-        : text_(text), copy_(copy), begin_(uint64_t{first} * text.width_ / 8) {}
-    uint32_t operator[](uint32_t index) const {
-      const uint64_t bit = uint64_t{index} * text_.width_;
-      return text_.dictionary_[std::min(text_.Load(copy_ + (bit / 8 - begin_), bit % 8), text_.end_code())];
-    }
-    // All of `out` from `index` on: several for each load.
-    void Read(uint32_t index, std::span<uint32_t> out) const {
-      uint64_t bit = uint64_t{index} * text_.width_;
-      for (size_t done = 0; done < out.size();) {
-        uint64_t load = LoadBits(copy_ + (bit / 8 - begin_)) >> bit % 8;
-        const size_t end = std::min<size_t>(done + text_.per_key(), out.size());
-        bit += uint64_t{text_.per_key()} * text_.width_;
-        for (; done < end; ++done, load >>= text_.width_)
-          out[done] = text_.dictionary_[std::min(static_cast<uint32_t>(load & text_.mask_), text_.end_code())];
-      }
-    }
-
-   private:
-    const TokenText& text_;
-    const std::byte* const copy_;
-    const uint64_t begin_;  // of the copy, in the bytes of the text
-  };
 
  private:
+  friend class TokenRun;
   static uint64_t LoadBits(const std::byte* at) {
     uint64_t load;
     std::memcpy(&load, at, kLoad);
@@ -118,6 +93,29 @@ class TokenText {
   std::span<std::byte> bytes_;
   uint32_t size_ = 0, width_ = 0;
   uint64_t mask_ = 0;
+};
+
+// Neighbours in a text, read from the bytes of their window or from a copy of these. A view: text and bytes
+// outlive it.
+class TokenRun {
+ public:
+  TokenRun(const TokenText& text, uint32_t first, uint32_t size, const std::byte* window)
+      : text_(&text),
+        window_(window),
+        first_bit_(static_cast<uint32_t>(uint64_t{first} * text.width_ % 8)),
+        size_(size) {}
+
+  uint32_t size() const { return size_; }
+  void Shorten(uint32_t size) { size_ = std::min(size_, size); }
+  uint32_t operator[](uint32_t index) const {
+    const uint64_t bit = first_bit_ + uint64_t{index} * text_->width_;
+    return text_->dictionary_[std::min(text_->Load(window_ + bit / 8, bit % 8), text_->end_code())];
+  }
+
+ private:
+  const TokenText* text_;
+  const std::byte* window_;
+  uint32_t first_bit_, size_;
 };
 
 }  // namespace clamor::retrieval

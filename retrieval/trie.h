@@ -4,8 +4,9 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <vector>
+
+#include "retrieval/token_text.h"
 
 namespace clamor::retrieval {
 
@@ -30,11 +31,10 @@ struct Trie {
 };
 
 // The first `max_nodes` nodes, in the order of Trie::nodes, of the trie of all prefixes of `continuations` up
-// to `max_depth` tokens; a node's count is the number of continuations that pass through it. A parent comes
-// before its children in that order, so that the nodes are always connected. Reorders `continuations`, which
-// are borrowed for the call. Cost: for each node a sort, by one token, of the continuations that pass through
-// it.
-std::vector<Trie::Node> BuildTrie(std::vector<std::span<const uint32_t>>& continuations, int32_t max_nodes,
-                                  int32_t max_depth);
+// to `max_depth` tokens, of which none is in a node from an end mark on; a node's count is the number of
+// continuations that pass through it. A parent comes before its children in that order, so that the nodes are
+// always connected. Cost: for each node a sort, by one token, of the continuations that pass through it.
+// REQUIRES: max_nodes and max_depth as in DraftOptions, at most 2^20 continuations.
+std::vector<Trie::Node> BuildTrie(std::vector<TokenRun> continuations, int32_t max_nodes, int32_t max_depth);
 
 }  // namespace clamor::retrieval

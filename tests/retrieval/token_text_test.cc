@@ -63,12 +63,13 @@ TEST(TokenTextTest, AWindowIsAPartAndNoMore) {
     const PackedTokens packed(tokens);
     for (int round = 0; round < 500; ++round) {
       const auto first = static_cast<uint32_t>(random() % tokens.size());
-      const size_t count = random() % (tokens.size() - first + 1);
+      const auto count = static_cast<uint32_t>(random() % (tokens.size() - first + 1));
       const auto window = packed.text().Window(first, count);
       ASSERT_LE(window.size(), TokenText::WindowBytes(count));
       const std::vector<std::byte> copy(window.begin(), window.end());  // sanitizers watch its ends
-      const TokenText::Copied copied(packed.text(), first, copy.data());
-      for (uint32_t i = first; i < first + count; ++i) ASSERT_EQ(copied[i], tokens[i]);
+      const TokenRun run(packed.text(), first, count, copy.data());
+      ASSERT_EQ(run.size(), count);
+      for (uint32_t i = 0; i < count; ++i) ASSERT_EQ(run[i], tokens[first + i]);
     }
   }
 }
@@ -78,7 +79,7 @@ TEST(TokenTextTest, ACodeThatIsNoEntryIsTheEndMark) {
   const std::span<std::byte> bytes = packed.text().bytes();
   std::memset(bytes.data(), 0xff, bytes.size());
   for (uint32_t i = 0; i < 4; ++i) EXPECT_EQ(packed.text()[i], kEndMark);
-  EXPECT_EQ(TokenText::Copied(packed.text(), 0, bytes.data())[2], kEndMark);
+  EXPECT_EQ(TokenRun(packed.text(), 0, 4, bytes.data())[2], kEndMark);
 }
 
 }  // namespace

@@ -5,14 +5,24 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/retrieval/naive_store.h"
+#include "tests/retrieval/packed_tokens.h"
 #include "tests/retrieval/test_support.h"
 
 namespace clamor::retrieval {
 namespace {
 
 std::vector<Trie::Node> Build(const std::vector<Tokens>& continuations, int max_nodes, int max_depth) {
-  std::vector<std::span<const uint32_t>> spans(continuations.begin(), continuations.end());
-  return BuildTrie(spans, max_nodes, max_depth);
+  Tokens all = {kEndMark};
+  for (const Tokens& tokens : continuations) all.insert(all.end(), tokens.begin(), tokens.end());
+  const PackedTokens packed(all);
+  std::vector<TokenRun> runs;
+  uint32_t begin = 1;
+  for (const Tokens& tokens : continuations) {
+    const auto size = static_cast<uint32_t>(tokens.size());
+    runs.emplace_back(packed.text(), begin, size, packed.text().Window(begin, size).data());
+    begin += size;
+  }
+  return BuildTrie(std::move(runs), max_nodes, max_depth);
 }
 
 TEST(TrieTest, CountsSharedPrefixesBestFirst) {
@@ -24,6 +34,11 @@ TEST(TrieTest, CountsSharedPrefixesBestFirst) {
 TEST(TrieTest, EmptyContinuationsMakeNoNodes) {
   EXPECT_TRUE(Build({}, 4, 4).empty());
   EXPECT_TRUE(Build({{}, {}}, 4, 4).empty());
+}
+
+TEST(TrieTest, NothingGoesOnBehindAnEndMark) {
+  EXPECT_THAT(Build({{7, kEndMark, 3}, {7, 8}, {kEndMark}}, 10, 8),
+              testing::ElementsAre(Trie::Node{7, -1, 2}, Trie::Node{8, 0, 1}));
 }
 
 TEST(TrieTest, EqualsTheTrieOfAllPaths) {
