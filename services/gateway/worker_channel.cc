@@ -9,6 +9,7 @@
 #include "grpcpp/create_channel.h"
 #include "kernels/status_macros.h"
 #include "services/gateway/health_watch.h"
+#include "services/gateway/silence.h"
 #include "services/gateway/tokenizer_fetch.h"
 #include "services/log.h"
 #include "services/rpc_error.h"
@@ -20,7 +21,6 @@ constexpr absl::Duration kFirstRetry = absl::Milliseconds(100);
 constexpr absl::Duration kLastRetry = absl::Seconds(1);
 constexpr absl::Duration kPollInterval = absl::Milliseconds(250);
 constexpr absl::Duration kCallTimeout = absl::Seconds(2);
-constexpr absl::Duration kOwnLateness = absl::Milliseconds(250);  // more: this process stood still itself
 constexpr double kSlowSteps = 4;  // an engine that stands still for as many of its slowest steps is stuck
 constexpr double kUnknownSteps =
     10;  // and for as many times hang_after if it does not know what a step takes
@@ -218,7 +218,6 @@ void WorkerChannel::FollowUntilLost(bool was_away) {
 
 // DEADLINE_EXCEEDED if the worker has not answered, nor sent anything else, for `hang_after`.
 grpc::Status WorkerChannel::AskForLoad(grpc::ClientContext* context, v1::GetLoadResponse* response) {
-  const auto now = [] { return std::chrono::steady_clock::now(); };
   const v1::GetLoadRequest request;
   grpc::Status status;
   absl::Notification answered;
@@ -226,14 +225,11 @@ grpc::Status WorkerChannel::AskForLoad(grpc::ClientContext* context, v1::GetLoad
     status = std::move(s);
     answered.Notify();
   });
-  auto silent_since = now();
+  Silence silence(hang_after_);
   while (true) {
-    silent_since = std::max(silent_since, last_sign_.load());
-    const auto begin = now();
-    const absl::Duration left = hang_after_ - absl::FromChrono(begin - silent_since);
-    if (left <= absl::ZeroDuration()) break;
-    if (answered.WaitForNotificationWithTimeout(left)) return status;
-    if (absl::FromChrono(now() - begin) > left + kOwnLateness) silent_since = now();
+    const absl::Duration wait = silence.Look(std::chrono::steady_clock::now(), last_sign_);
+    if (wait <= absl::ZeroDuration()) break;
+    if (answered.WaitForNotificationWithTimeout(wait)) return status;
   }
   context->TryCancel();
   answered.WaitForNotification();
