@@ -13,10 +13,13 @@
 
 namespace clamor {
 
+// Nobody is taken for hung, however busy the machine is, but by who watches for it.
 inline const GatewayLimits kHasty = {
-    .fleet = {.hang_after = absl::Milliseconds(300), .failover_wait = absl::Milliseconds(300)}};
+    .fleet = {.hang_after = absl::Hours(1), .failover_wait = absl::Milliseconds(300)}};
 inline const GatewayLimits kPatient = {
-    .fleet = {.hang_after = absl::Milliseconds(300), .failover_wait = absl::Seconds(20)}};
+    .fleet = {.hang_after = absl::Hours(1), .failover_wait = absl::Seconds(30)}};
+inline const GatewayLimits kWatchful = {
+    .fleet = {.hang_after = absl::Seconds(1), .failover_wait = absl::Seconds(30)}};
 
 class FailoverTest : public testing::GatewayTest {
  protected:

@@ -19,34 +19,36 @@ using testing::Eventually;
 using testing::FakeWorker;
 using testing::kContext;
 
-// Streams a token a millisecond until the call is cancelled; then notifies.
-FakeWorker::Script EndlessUntilCancelled(absl::Notification* cancelled) {
+// Streams a token a millisecond, while the context has room, until the call is cancelled; then says so.
+FakeWorker::Script EndlessUntilCancelled(std::atomic<bool>* cancelled) {
   return [cancelled](auto& context, const auto& request, auto& writer) {
     FakeWorker::WriteStarted(writer, request);
-    for (uint64_t i = 0; !context.IsCancelled(); ++i) {
-      FakeWorker::WriteDelta(writer, i, 1, "x");
+    for (uint64_t i = 0; !context.IsCancelled();) {
+      if (i < kContext - 1) FakeWorker::WriteDelta(writer, i++, 1, "x");
       absl::SleepFor(absl::Milliseconds(1));
     }
-    cancelled->Notify();
+    *cancelled = true;
     return grpc::Status::CANCELLED;
   };
 }
 
 // Nobody waits long for a worker that could go on: there is none.
 const GatewayLimits kHasty = {.fleet = {.failover_wait = absl::Milliseconds(100)}};
+// Less than it takes to miss a worker by keepalive.
+constexpr absl::Duration kSoon = absl::Seconds(10);
 
 class FailureTest : public testing::GatewayTest {};
 
 TEST_F(FailureTest, ClientsCancellationReachesTheWorker) {
   StartWithWorker();
-  absl::Notification cancelled;
+  std::atomic<bool> cancelled = false;
   worker_->SetScript(EndlessUntilCancelled(&cancelled));
   grpc::ClientContext context;
   auto reader = stub_->StreamGenerate(&context, IdsRequest({1}, 1));
   v1::StreamGenerateResponse response;
   for (int i = 0; i < 3; ++i) ASSERT_TRUE(reader->Read(&response));
   context.TryCancel();
-  EXPECT_TRUE(cancelled.WaitForNotificationWithTimeout(absl::Seconds(5)));
+  EXPECT_TRUE(Eventually([&] { return cancelled.load(); }));
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
 }
 
@@ -69,7 +71,7 @@ TEST_F(FailureTest, CancellationBeforeTheStartReachesTheWorkerOfAUnaryCall) {
   });
   entered.WaitForNotification();
   context.TryCancel();
-  EXPECT_TRUE(cancelled.WaitForNotificationWithTimeout(absl::Seconds(5)));
+  EXPECT_TRUE(cancelled.WaitForNotificationWithTimeout(absl::Seconds(30)));
   caller.join();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::CANCELLED);
 }
@@ -78,32 +80,43 @@ TEST_F(FailureTest, DeadlineReachesTheWorker) {
   GatewayLimits limits;
   limits.max_request_time = absl::Seconds(30);
   StartWithWorker(limits);
-  absl::Time at_worker;
+  absl::Time at_worker, arrival;
   worker_->SetScript([&](auto& context, const auto& request, auto& writer) {
     at_worker = absl::FromChrono(context.deadline());
+    arrival = absl::Now();
     return FakeWorker::Echo(context, request, writer);
   });
+  // Calls tell each other how much time is left, rounded: the way to the worker adds what it takes.
+  const auto check = [&](absl::Time begin, absl::Duration time) {
+    EXPECT_GT(at_worker, begin + time - absl::Seconds(1));
+    EXPECT_LT(at_worker, arrival + time + absl::Seconds(1));
+  };
   grpc::ClientContext context;
-  const absl::Time deadline = absl::Now() + absl::Seconds(7);
-  context.set_deadline(absl::ToChronoTime(deadline));
+  absl::Time begin = absl::Now();
+  context.set_deadline(absl::ToChronoTime(begin + absl::Seconds(15)));
   auto reader = stub_->StreamGenerate(&context, IdsRequest({1}, 1));
   EXPECT_TRUE(ReadAll(*reader).status.ok());
-  EXPECT_LT(absl::AbsDuration(at_worker - deadline), absl::Seconds(1));
+  check(begin, absl::Seconds(15));
+  begin = absl::Now();
   EXPECT_TRUE(Stream(IdsRequest({1}, 1)).status.ok());  // without one: the gateway's own
-  EXPECT_LT(absl::AbsDuration(at_worker - absl::Now() - limits.max_request_time), absl::Seconds(2));
+  check(begin, limits.max_request_time);
 }
 
 TEST_F(FailureTest, GatewaysOwnDeadlineHasAReason) {
   GatewayLimits limits;
   limits.max_request_time = absl::Milliseconds(200);
   StartWithWorker(limits);
-  absl::Notification cancelled;
+  std::atomic<bool> cancelled = false;
   worker_->SetScript(EndlessUntilCancelled(&cancelled));
-  const Answer answer = Stream(IdsRequest({1}, 1));
-  EXPECT_EQ(answer.status.code(), absl::StatusCode::kDeadlineExceeded);
-  EXPECT_EQ(ReasonOf(answer.status), "DEADLINE");
-  EXPECT_TRUE(answer.continuous);
-  EXPECT_TRUE(cancelled.WaitForNotificationWithTimeout(absl::Seconds(5)));
+  ASSERT_TRUE(Eventually([&] {  // until one is at the worker in so short a time
+    const Answer answer = Stream(IdsRequest({1}, 1));
+    EXPECT_EQ(answer.status.code(), absl::StatusCode::kDeadlineExceeded);
+    EXPECT_EQ(ReasonOf(answer.status), "DEADLINE");
+    EXPECT_TRUE(answer.continuous);
+    return worker_->streams() > 0;
+  }));
+  EXPECT_TRUE(Eventually([&] { return cancelled.load(); }));
+  worker_->Stop();  // and waits for those that came too late
 }
 
 TEST_F(FailureTest, RefusalOfTheWorkerIsPassedOn) {
@@ -160,7 +173,7 @@ TEST_F(FailureTest, MessagesThatCannotBeReadAreALoss) {
   StartWithWorker(kHasty);
   for (const int before : {0, 2}) {
     for (const int unreadable : {1, 2, 3, 100}) {
-      worker_->SetScript([&](auto& context, const auto& request, auto& writer) {
+      worker_->SetScript([before, unreadable](auto& context, const auto& request, auto& writer) {
         FakeWorker::WriteStarted(writer, request);
         for (int i = 0; i < before; ++i) FakeWorker::WriteDelta(writer, i, 1, "x");
         for (int i = 0; i < unreadable; ++i)
@@ -250,12 +263,7 @@ TEST_F(FailureTest, OfManyStreamsOfAConnectionThoseThatNobodyReadsAreReset) {
     ++cancelled;
     return grpc::Status::CANCELLED;
   });
-  grpc::ChannelArguments
-      one;  // connection, whose windows stay as they are: or megabytes may wait in the client
-  one.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  one.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  const auto stub = v1::GenerationService::NewStub(
-      grpc::CreateCustomChannel(gateway_->server().grpc_address(), grpc::InsecureChannelCredentials(), one));
+  const auto stub = NarrowStub();
   std::vector<std::unique_ptr<Client>> asleep, awake;
   for (int i = 0; i < 4; ++i) {
     asleep.push_back(std::make_unique<Client>(*stub, IdsRequest({1}, kEndless), /*reads=*/false));
@@ -284,12 +292,13 @@ TEST_F(FailureTest, OfManyStreamsOfAConnectionThoseThatNobodyReadsAreReset) {
 }
 
 TEST_F(FailureTest, NobodyThere) {
-  StartGateway({"127.0.0.1:1"});
+  const GatewayLimits limits = {.fleet = {.failover_wait = absl::Seconds(30)}};
+  StartGateway({"127.0.0.1:1"}, limits);
   const absl::Time start = absl::Now();
   const Answer answer = Stream(IdsRequest({1}, 1));
   EXPECT_EQ(answer.status.code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(ReasonOf(answer.status), "NO_WORKER");
-  EXPECT_LT(absl::Now() - start, absl::Seconds(1));
+  EXPECT_LT(absl::Now() - start, limits.fleet.failover_wait) << "nobody waits for the first one";
   EXPECT_FALSE(Ready());
 }
 
@@ -311,7 +320,7 @@ TEST_F(FailureTest, UnhealthyWorkerGetsNothingUntilItIsWell) {
 TEST_F(FailureTest, WorkerThatStopsMidStream) {
   StartWithWorker(kHasty);
   const int port = worker_->port();
-  absl::Notification cancelled;
+  std::atomic<bool> cancelled = false;
   worker_->SetScript(EndlessUntilCancelled(&cancelled));
   grpc::ClientContext context;
   auto reader = stub_->StreamGenerate(&context, IdsRequest({1}, 1));
@@ -322,7 +331,7 @@ TEST_F(FailureTest, WorkerThatStopsMidStream) {
   const absl::Status status = ReadAll(*reader).status;
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
   EXPECT_EQ(ReasonOf(status), "NO_COMPATIBLE_WORKER");
-  EXPECT_LT(absl::Now() - start, absl::Seconds(2));
+  EXPECT_LT(absl::Now() - start, kSoon);
   worker_ = std::make_unique<FakeWorker>(port);
   ASSERT_TRUE(Eventually([&] { return Stream(IdsRequest({1}, 3)).status.ok(); }));
 }
@@ -346,9 +355,9 @@ TEST_F(FailureTest, WorkerThatIsKilledMidStreamAndStartedAgain) {
   const absl::Status status = ReadAll(*reader).status;
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
   EXPECT_EQ(ReasonOf(status), "NO_COMPATIBLE_WORKER");
-  EXPECT_LT(absl::Now() - start, absl::Seconds(2));
+  EXPECT_LT(absl::Now() - start, kSoon);
   EXPECT_EQ(ReasonOf(Stream(IdsRequest({1}, 1)).status), "NO_WORKER");
-  EXPECT_LT(absl::Now() - start, absl::Seconds(2));
+  EXPECT_LT(absl::Now() - start, kSoon);
   process->Wait();
   process = std::make_unique<ChildProcess>(command);
   ASSERT_TRUE(Eventually([&] { return Ready(); }));

@@ -87,7 +87,7 @@ class FakeWorker final : public v1::WorkerService::Service {
     SetSilent(false);
     server_->Shutdown(std::chrono::system_clock::now());
   }
-  // GetLoad is not answered until it is no longer so.
+  // Neither GetLoad nor GetModelInfo is answered until it is no longer so: the worker, once lost, stays so.
   void SetSilent(bool silent) {
     absl::MutexLock lock(&mu_);
     silent_ = silent;
@@ -126,6 +126,10 @@ class FakeWorker final : public v1::WorkerService::Service {
   }
 
  private:
+  void AwaitSpeech() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    const auto talks = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return !silent_; };
+    mu_.Await(absl::Condition(&talks));
+  }
   grpc::Status StreamGenerate(grpc::ServerContext* context, const Request* request, Writer* writer) override {
     Script script;
     {
@@ -138,8 +142,8 @@ class FakeWorker final : public v1::WorkerService::Service {
   }
   grpc::Status GetLoad(grpc::ServerContext*, const v1::GetLoadRequest*,
                        v1::GetLoadResponse* response) override {
-    const auto talks = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return !silent_; };
-    absl::MutexLock lock(&mu_, absl::Condition(&talks));
+    absl::MutexLock lock(&mu_);
+    AwaitSpeech();
     *response->mutable_load() = load_;
     return grpc::Status::OK;
   }
@@ -151,6 +155,8 @@ class FakeWorker final : public v1::WorkerService::Service {
   }
   grpc::Status GetModelInfo(grpc::ServerContext*, const v1::WorkerServiceGetModelInfoRequest*,
                             v1::WorkerServiceGetModelInfoResponse* response) override {
+    absl::MutexLock lock(&mu_);
+    AwaitSpeech();
     *response->mutable_model() = info_;
     return grpc::Status::OK;
   }

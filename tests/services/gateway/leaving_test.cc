@@ -21,7 +21,7 @@ using ::testing::HasSubstr;
 TEST_F(FailoverTest, AHungWorkerIsLeftAndFenced) {
   absl::Notification taken_over;
   std::atomic<bool> talked = false;
-  StartFleet(2, testing::Survive);
+  StartFleet(2, testing::Survive, kWatchful);
   const Whole undisturbed = Ask(Request()).by_choice[0];
   for (const auto& worker : workers_) {
     worker->SetScript(model_.Script(
@@ -48,7 +48,7 @@ TEST_F(FailoverTest, AHungWorkerIsLeftAndFenced) {
 }
 
 TEST_F(FailoverTest, AWorkerWhoseEngineStandsStillIsLeft) {
-  StartFleet(2, testing::Survive);
+  StartFleet(2, testing::Survive, kWatchful);
   const Whole undisturbed = Ask(Request()).by_choice[0];
   std::atomic<bool> cancelled = false;
   for (const auto& worker : workers_) {
@@ -57,7 +57,7 @@ TEST_F(FailoverTest, AWorkerWhoseEngineStandsStillIsLeft) {
       if (request.follows()) return model_.Script()(context, request, writer);
       FakeWorker::WriteStarted(writer, request);
       v1::WorkerLoad load;
-      load.set_stalled_seconds(1);
+      load.set_stalled_seconds(2);
       load.set_slow_step_seconds(0.01);
       w->SetLoad(load);
       while (!context.IsCancelled()) absl::SleepFor(absl::Milliseconds(1));
@@ -75,10 +75,10 @@ TEST_F(FailoverTest, AWorkerWhoseEngineStandsStillIsLeft) {
 
 // Slow is not hung: an engine whose steps are as slow as ever, a worker that talks but on its streams alone.
 TEST_F(FailoverTest, NobodyLeavesABusyWorker) {
-  StartFleet(2, testing::Survive);
+  StartFleet(2, testing::Survive, kWatchful);
   v1::WorkerLoad slow;
-  slow.set_stalled_seconds(1);
-  slow.set_slow_step_seconds(0.3);
+  slow.set_stalled_seconds(1.5);
+  slow.set_slow_step_seconds(0.5);
   for (const auto& worker : workers_) {
     worker->SetLoad(slow);
     worker->SetScript([&, w = worker.get()](grpc::ServerContext&, const FakeWorker::Request& request,
@@ -86,10 +86,10 @@ TEST_F(FailoverTest, NobodyLeavesABusyWorker) {
       FakeWorker::WriteStarted(writer, request);
       const bool silent = request.options().max_tokens() == 1;
       w->SetSilent(silent);
-      const int tokens = silent ? 100 : 3;  // over a second in all
+      const int tokens = silent ? 100 : 2;
       for (int i = 0; i < tokens; ++i) {
         FakeWorker::WriteDelta(writer, static_cast<uint64_t>(i), 1, "x");
-        absl::SleepFor(absl::Milliseconds(1200 / tokens));
+        absl::SleepFor(kWatchful.fleet.hang_after * 2 / tokens);
       }
       w->SetSilent(false);
       FakeWorker::WriteFinished(writer);

@@ -10,6 +10,7 @@
 namespace clamor {
 namespace {
 
+using testing::Eventually;
 using testing::FakeWorker;
 using ::testing::HasSubstr;
 
@@ -37,6 +38,7 @@ class ResumeTest : public testing::SessionGatewayTest {
       while (reader->Read(&response)) {
       }
       reader->Finish().ok();
+      EXPECT_TRUE(Eventually([&] { return NoneOpen(); }));  // else the worker might still be heard to its end
     };
     if constexpr (requires { request.messages(); }) {
       read(stub_->StreamChat(context.get(), request), v1::StreamChatResponse());
@@ -182,7 +184,7 @@ TEST_F(ResumeTest, OthersStreamsAndUnknownOnesAreNotThere) {
 TEST_F(ResumeTest, ForATime) {
   StartKeeping({.sessions = {.stream_ttl = absl::Milliseconds(50)}});
   const std::string id = Stream(Request()).started.request_id();
-  EXPECT_TRUE(testing::Eventually([&] { return ReasonOf(Resume(id).status) == "STREAM_NOT_FOUND"; }));
+  EXPECT_TRUE(Eventually([&] { return ReasonOf(Resume(id).status) == "STREAM_NOT_FOUND"; }));
   StartKeeping({.sessions = {.stream_ttl = absl::ZeroDuration()}});
   const Answer never = Stream(Request());
   EXPECT_FALSE(never.started.resumable());

@@ -212,7 +212,7 @@ TEST_F(SessionTest, LimitsAreNamed) {
   v1::CreateSessionRequest create;
   create.mutable_ttl()->set_seconds(0);
   EXPECT_THAT(message(Create(create).status()), HasSubstr("ttl is 0 seconds, must be 1 to"));
-  create.mutable_ttl()->set_seconds(1);
+  create.clear_ttl();
   create.add_messages()->set_role("nobody");
   EXPECT_THAT(message(Create(create).status()), HasSubstr("messages[0].role must be"));
   v1::StreamChatRequest chat = Say("s", std::string((1 << 20) + 1, 'x'));

@@ -207,7 +207,8 @@ TEST_F(StreamingTest, WaitingDeltasComeAsOne) {
     return grpc::Status::OK;
   });
   grpc::ClientContext context;
-  auto reader = stub_->StreamGenerate(&context, IdsRequest({1}, 1));
+  const auto stub = NarrowStub();
+  auto reader = stub->StreamGenerate(&context, IdsRequest({1}, 1));
   written.WaitForNotification();
   const Answer answer = ReadAll(*reader);
   EXPECT_TRUE(answer.status.ok()) << answer.status;
