@@ -138,7 +138,7 @@ TEST_F(EvenStreamTest, SlowConsumerIsCutOff) {
     const Answer answer = ReadLate(std::string(24 << 10, 'z'), &sent);
     EXPECT_EQ(ReasonOf(answer.status), "SLOW_CONSUMER") << answer.status;
     EXPECT_TRUE(answer.continuous);
-    EXPECT_LT(answer.ids.size(), sent);
+    EXPECT_LT(answer.text.size(), sent);
   }
 }
 
