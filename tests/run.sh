@@ -37,16 +37,18 @@ ctest --preset "$preset" "${arguments[@]}" "$@" || status=$?
 # Why each test failed, at the end, where it is found in a log of all of them: the lines that say so, or the
 # last ones of a test that says nothing.
 [ $status -eq 0 ] || LC_ALL=C awk '
-  /^[0-9]+\/[0-9]+ Testing: / { name = $NF; lines = after = 0 }
+  /^[0-9]+\/[0-9]+ Testing: / { name = $NF; cases = lines = after = 0 }
   /^\[[-0-9]+ [.:0-9]+\] \[/ { next }  # a server'"'"'s log
   /: Failure$/ { after = 4 }
-  /^\[  FAILED  \] .* ms\)$|^(FAIL|ERROR): |^[A-Za-z_.]*(Error|Exception)(:|$)|Sanitizer: |runtime error: / { after = 1 }
+  /^\[  FAILED  \] .* ms\)$|^(FAIL|ERROR): / { if (cases < 8) name_of[cases++] = $0 }
+  /^[A-Za-z_.]*(Error|Exception)(:|$)|Sanitizer: |runtime error: / { after = 1 }
   after-- > 0 && lines < 10 { line[lines++] = $0 }
   /^<end of output>$/ { last = tail }
   { tail = tail_2 "\n    " tail_1 "\n    " $0; tail_2 = tail_1; tail_1 = $0 }
   /^Test Failed\.$/ {
     print "FAILED: " name
+    for (i = 0; i < cases; ++i) print "    " name_of[i]
     for (i = 0; i < lines; ++i) print "    " line[i]
-    if (lines == 0) print "    " last
+    if (cases + lines == 0) print "    " last
   }' "build/$preset/Testing/Temporary/LastTest.log" | cut -c1-200 | sed 30q || true
 exit $status
