@@ -30,7 +30,9 @@ class Candidate {
 std::vector<Trie::Node> BuildTrie(std::vector<TokenRun> continuations, int32_t max_nodes, int32_t max_depth) {
   for (TokenRun& continuation : continuations) continuation.Shorten(static_cast<uint32_t>(max_depth));
 
-  std::priority_queue<Candidate> candidates;
+  std::vector<Candidate> room;
+  room.reserve(continuations.size() + max_nodes);
+  std::priority_queue<Candidate> candidates({}, std::move(room));
   // The next token of continuation i and 1 above i; what ends here has 0, and comes first.
   auto key = [&](uint32_t i, uint32_t depth) {
     const uint32_t token = continuations[i].size() > depth ? continuations[i][depth] : kEndMark;
@@ -38,6 +40,7 @@ std::vector<Trie::Node> BuildTrie(std::vector<TokenRun> continuations, int32_t m
   };
   std::vector<uint64_t> keys;
   std::vector<TokenRun> sorted;
+  keys.reserve(continuations.size());
   // Sorts what goes on behind a node by the next token, once the node is chosen: most never are.
   auto push_children = [&](uint32_t begin, uint32_t end, uint32_t depth, int32_t parent) {
     keys.clear();
@@ -56,6 +59,7 @@ std::vector<Trie::Node> BuildTrie(std::vector<TokenRun> continuations, int32_t m
   };
 
   std::vector<Trie::Node> nodes;
+  nodes.reserve(max_nodes);
   push_children(0, static_cast<uint32_t>(continuations.size()), 0, -1);
   while (!candidates.empty() && nodes.size() < static_cast<size_t>(max_nodes)) {
     const Candidate best = candidates.top();

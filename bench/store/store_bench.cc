@@ -1,12 +1,14 @@
 // The suffix store at size: appends with lookups beside them, a kill, start-up, lookups cold and warm.
 //
 //   store_bench [--tokens 1000000] [--real 0.5] [--model deploy/demo-model] [--folder F] [--output F.json]
-//   [--check] [--part ingest|measure]
+//   [--check] [--part ingest|measure] [--pause MS]
 //
 // A child ingests `tokens` tokens, of which at most the share `real` is text found on this machine
 // (/usr/share, /usr/include, /usr/lib/python3), tokenised, and the rest variations of it. Every 50th document
-// is held out; meanwhile a thread asks for what follows contexts in those, a few hundred times a second. Then
-// the child goes on appending until it is killed by SIGKILL: the part `ingest`. The part `measure` opens what
+// is held out; once a fifth is in, a thread asks for what follows contexts in those, again and again, or with
+// a pause between any two (a processor that has slept a few milliseconds takes twice as long for the next
+// lookup). Then the child goes on appending until it is killed by SIGKILL: the part `ingest`. The part
+// `measure` opens what
 // is left with nothing of it in the page cache, compares it with what was acknowledged, and asks again with
 // the files out of the page cache (cold), then with what that brought in (getting warm), then with all of
 // them in it (warm).
@@ -49,7 +51,7 @@ struct Flags {
   double real = 0.5;
   std::string model = "deploy/demo-model", folder, output;
   std::string part = "all";
-  unsigned settle = 2;
+  unsigned settle = 2, pause = 0;
   bool check = false;
 };
 
@@ -184,7 +186,9 @@ void Ingest(const Flags& flags, Shared& shared) {
   std::thread asker([&] {
     std::mt19937_64 random(3);
     while (!stop) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(3));
+      const bool early = shared.tokens < flags.tokens / 5;
+      std::this_thread::sleep_for(std::chrono::milliseconds(early ? 1 : flags.pause));
+      if (early) continue;
       std::vector<uint32_t> document;
       {
         const std::lock_guard lock(held_out);
@@ -352,6 +356,7 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"all", "ingest", "measure"}));
   app.add_option("--settle", flags.settle, "Seconds without a merge before lookups are timed")
       ->capture_default_str();
+  app.add_option("--pause", flags.pause, "Milliseconds between lookups beside appends")->capture_default_str();
   app.add_flag("--check", flags.check, "CheckIntegrity in the end");
   CLI11_PARSE(app, argc, argv);
   std::string temporary;
