@@ -54,7 +54,8 @@ std::vector<size_t> PickMerge(const Parts& parts, uint64_t max_tokens) {
     by_size.resize(best);
     // Much smaller ones do not sit through a merge that has enough without them: they have their own, soon.
     const uint64_t like = TextSize(parts[by_size.back()]) / kFanIn;
-    const auto much_smaller = std::ranges::lower_bound(by_size, like, {}, [&](size_t i) { return TextSize(parts[i]); });
+    const auto much_smaller =
+        std::ranges::lower_bound(by_size, like, {}, [&](size_t i) { return TextSize(parts[i]); });
     if (by_size.end() - much_smaller >= static_cast<std::ptrdiff_t>(kFanIn))
       by_size.erase(by_size.begin(), much_smaller);
     return by_size;

@@ -97,6 +97,12 @@ class Segment {
   // Has part of its file read, while the caller goes on: SegmentStorage.
   void ReadAhead(uint64_t offset, uint64_t bytes) const { storage_.ReadAhead(offset, bytes); }
 
+  // Neighbours in `order` that were read together: those which a search looks at are near one another.
+  struct EntryBlock {
+    size_t begin = 0;
+    uint32_t size = 0;
+    std::array<uint32_t, 128> entries;
+  };
   // A search for a context and its suffixes, each shorter than the one before.
   struct Search {
     uint32_t longest;   // tokens of the context's end (at most kMaxMatch) before some place, live or dead
@@ -106,6 +112,7 @@ class Segment {
     // then where the next would stand, then 0.
     uint64_t sign = 0;
     uint32_t signed_tokens = 0;
+    EntryBlock block;
   };
   // In all segments in step with one another: most of a search is waiting for memory.
   static std::vector<Search> Begin(std::span<const Segment* const> segments,
@@ -164,10 +171,10 @@ class Segment {
   static void Finish(std::span<Bisection> bisections);
   void Sign(std::span<const uint32_t> context, Search& search) const;
   std::pair<uint64_t, uint64_t> SignsOf(size_t tokens, const Search& search) const;
-  std::pair<Bisection, Bisection> Between(std::span<const uint32_t> suffix, const Search& search,
-                                          size_t first, size_t last) const;
+  std::pair<Bisection, Bisection> Between(std::span<const uint32_t> suffix, Search& search, size_t first,
+                                          size_t last) const;
   std::span<const uint32_t> Entries(size_t begin, size_t count, uint32_t* buffer) const;
-  uint32_t Entry(size_t index) const;
+  uint32_t Entry(size_t index, EntryBlock& block) const;
   TokenRun Run(uint32_t first, uint32_t size, std::byte* buffer) const;
   Comparison Compare(uint32_t position, std::span<const uint32_t> context, uint32_t known = 0) const;
   const Document* LiveDocumentAt(uint32_t position, const DeadSet* dead) const;

@@ -121,8 +121,8 @@ absl::StatusOr<std::shared_ptr<Segment>> Segment::MergeTexts(std::string_view pr
   dictionary.erase(repeated.begin(), repeated.end());
   for (auto& [segment, becomes] : codes) {
     for (size_t code = 0; code < becomes.size(); ++code) {
-      becomes[code] = static_cast<uint32_t>(
-          std::ranges::lower_bound(dictionary, segment->dictionary_[code]) - dictionary.begin());
+      becomes[code] = static_cast<uint32_t>(std::ranges::lower_bound(dictionary, segment->dictionary_[code]) -
+                                            dictionary.begin());
     }
   }
 
@@ -158,7 +158,8 @@ absl::StatusOr<std::shared_ptr<const Segment>> Segment::Merge(std::string_view p
   // Each input is sorted already, and moving its places into the new text keeps them so.
   std::deque<LivePlaces> runs;
   std::vector<Place> fronts;
-  for (const auto& [segment, dead] : inputs) fronts.push_back(runs.emplace_back(*segment, dead, *merged).Next());
+  for (const auto& [segment, dead] : inputs)
+    fronts.push_back(runs.emplace_back(*segment, dead, *merged).Next());
   Tournament least(merged->text_, std::move(fronts));
   size_t count = 0, written = 0;
   while (!Ended(least.front()) && count < merged->order_.size()) {

@@ -52,14 +52,21 @@ const Segment::Document* Segment::LiveDocumentAt(uint32_t position, const DeadSe
 
 // What a search reads of text and order goes through Read: most of a large store is in the page cache alone.
 std::span<const uint32_t> Segment::Entries(size_t begin, size_t count, uint32_t* buffer) const {
-  const std::byte* read = storage_.Read(1, std::as_bytes(order_.subspan(begin, count)),
-                                        reinterpret_cast<std::byte*>(buffer));
+  const std::byte* read =
+      storage_.Read(1, std::as_bytes(order_.subspan(begin, count)), reinterpret_cast<std::byte*>(buffer));
   return {reinterpret_cast<const uint32_t*>(read), count};
 }
 
-uint32_t Segment::Entry(size_t index) const {
-  uint32_t entry;
-  return Bounded(Entries(index, 1, &entry).front());
+uint32_t Segment::Entry(size_t index, EntryBlock& block) const {
+  if (storage_.Direct(1)) return Bounded(order_[index]);
+  if (index < block.begin || index - block.begin >= block.size) {
+    const size_t most = block.entries.size();
+    block.begin = index - std::min(index, most / 2);
+    block.size = static_cast<uint32_t>(std::min(most, order_.size() - block.begin));
+    const auto read = Entries(block.begin, block.size, block.entries.data());
+    if (read.data() != block.entries.data()) std::ranges::copy(read, block.entries.begin());
+  }
+  return Bounded(block.entries[index - block.begin]);
 }
 
 TokenRun Segment::Run(uint32_t first, uint32_t size, std::byte* buffer) const {
@@ -86,6 +93,7 @@ Segment::Comparison Segment::Compare(uint32_t position, std::span<const uint32_t
 // high `behind`, and so all between them have the lesser of that.
 struct Segment::Bisection {
   const Segment& segment;
+  EntryBlock* block;
   std::span<const uint32_t> context;
   int at_least;
   size_t low, high;
@@ -93,24 +101,13 @@ struct Segment::Bisection {
   // Not 0: it is near high, or with `at_least` 1 near low, and this far from there is the next look.
   size_t stride = 0;
 
-  // The last entries between low and high, together, and where they begin.
-  static constexpr size_t kTogether = 64;
-  std::array<uint32_t, kTogether> buffer = {};
-  std::span<const uint32_t> entries = {};
-  size_t entries_begin = 0;
   uint32_t position = 0;  // of the place looked at
 
   size_t middle() const {
     if (stride == 0 || stride > (high - low) / 2) return low + (high - low) / 2;
     return at_least == 1 ? low + stride - 1 : high - stride;
   }
-  void Look() {
-    if (entries.empty() && high - low <= kTogether) {
-      entries_begin = low;
-      entries = segment.Entries(low, high - low, buffer.data());
-    }
-    position = entries.empty() ? segment.Entry(middle()) : segment.Bounded(entries[middle() - entries_begin]);
-  }
+  void Look() { position = segment.Entry(middle(), *block); }
   void Narrow() {
     const size_t at = middle();
     const Comparison compared = segment.Compare(position, context, std::min(before, behind));
@@ -155,7 +152,7 @@ std::pair<uint64_t, uint64_t> Segment::SignsOf(size_t tokens, const Search& sear
 // Where the places of `suffix` begin and end, if `first` signs are below those of SignsOf and `last` below
 // their end.
 std::pair<Segment::Bisection, Segment::Bisection> Segment::Between(std::span<const uint32_t> suffix,
-                                                                   const Search& search, size_t first,
+                                                                   Search& search, size_t first,
                                                                    size_t last) const {
   const auto some =
       static_cast<uint32_t>(std::min<size_t>({suffix.size(), text_.per_key(), search.signed_tokens}));
@@ -166,6 +163,7 @@ std::pair<Segment::Bisection, Segment::Bisection> Segment::Between(std::span<con
   };
   auto between = [&](int at_least, size_t from, size_t to) -> Bisection {
     return {.segment = *this,
+            .block = &search.block,
             .context = suffix,
             .at_least = at_least,
             .low = from == 0 ? 0 : (from - 1) * kSignSpan + 1,
@@ -263,6 +261,8 @@ void Segment::GoOn(std::span<const uint32_t> suffix, Search& search) const {
   end.high = more_behind ? std::max(end.low, end.high) : end.low;
   // Where the signs do not know all of it, it has few places as a rule.
   if (suffix.size() > text_.per_key()) begin.stride = end.stride = 1;
+  EntryBlock end_block = search.block;
+  end.block = &end_block;
   std::array<Bisection, 2> both = {begin, end};
   Finish(both);
   if (more_before) {
@@ -281,12 +281,16 @@ uint32_t Segment::LongestMatch(std::span<const uint32_t> context, const Search& 
   if (context.size() > kMaxMatch) context = context.last(kMaxMatch);
   // Matches get shorter away from where the context would stand, on both sides.
   size_t left = search.begin, right = left;  // next: left - 1 and right
-  auto left_length = [&] { return left > 0 ? Compare(Entry(left - 1), context).common : 0; };
-  auto right_length = [&] { return right < order_.size() ? Compare(Entry(right), context).common : 0; };
+  EntryBlock block = search.block;
+  auto left_length = [&] { return left > 0 ? Compare(Entry(left - 1, block), context).common : 0; };
+  auto right_length = [&] {
+    return right < order_.size() ? Compare(Entry(right, block), context).common : 0;
+  };
   uint32_t before = left_length(), behind = right_length();
   while (std::max(before, behind) > at_least) {
     const bool go_left = before > behind;
-    if (LiveDocumentAt(Entry(go_left ? left - 1 : right), dead) != nullptr) return go_left ? before : behind;
+    if (LiveDocumentAt(Entry(go_left ? left - 1 : right, block), dead) != nullptr)
+      return go_left ? before : behind;
     if (go_left) {
       --left;
       before = left_length();
@@ -312,7 +316,10 @@ void Segment::FindOccurrences(const Search& search, size_t limit, size_t depth, 
   for (size_t i = begin, next; i < end; i = next) {
     next = std::min((i / kSpan + 1) * kSpan, end);
     if (next - i == kSpan && peaks_[i / kSpan] <= floor) continue;
-    for (const uint32_t entry : Entries(i, next - i, buffer.data())) {
+    const bool read = i >= search.block.begin && next <= search.block.begin + search.block.size;
+    for (const uint32_t entry :
+         read ? std::span(search.block.entries).subspan(i - search.block.begin, next - i)
+              : Entries(i, next - i, buffer.data())) {
       const uint32_t position = Bounded(entry);
       if (position <= floor) continue;
       if (dead != nullptr && LiveDocumentAt(position, dead) == nullptr) continue;

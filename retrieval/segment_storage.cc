@@ -136,12 +136,11 @@ void SegmentStorage::Forget(size_t offset, size_t bytes) const {
 
 const std::byte* SegmentStorage::Read(size_t piece, std::span<const std::byte> part,
                                       std::byte* buffer) const {
-  if (fd_ < 0 || mapped_->kept[piece].load(std::memory_order_relaxed)) return part.data();
+  if (Direct(piece)) return part.data();
   const off_t begin = part.data() - data_;
   size_t done = 0;
   while (done < part.size()) {
-    const ssize_t some =
-        pread(fd_, buffer + done, part.size() - done, begin + static_cast<off_t>(done));
+    const ssize_t some = pread(fd_, buffer + done, part.size() - done, begin + static_cast<off_t>(done));
     if (some < 0 && errno == EINTR) continue;
     if (some <= 0) {
       std::fill_n(buffer, part.size(), std::byte{0});

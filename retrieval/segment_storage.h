@@ -46,9 +46,10 @@ class SegmentStorage {
   // itself. Does nothing on the heap.
   void ReadAhead(size_t offset, size_t bytes) const;
 
-  // The bytes of `part` of data(), for a look here and there: where they are, if that is on the heap, in a
-  // small file, or if this `piece` of the file is kept in memory (mapped_files.h), else read from the file
-  // into `buffer`, which has room for them. What cannot be read is 0.
+  // Whether `piece` is read where it is: on the heap, in a small file, or if it is kept (mapped_files.h).
+  bool Direct(size_t piece) const { return fd_ < 0 || mapped_->kept[piece].load(std::memory_order_relaxed); }
+  // The bytes of `part` of data(), for a look here and there: where they are, if that is direct, else read
+  // from the file into `buffer`, which has room for them. What cannot be read is 0.
   const std::byte* Read(size_t piece, std::span<const std::byte> part, std::byte* buffer) const;
 
   std::byte* data() const { return data_; }

@@ -356,7 +356,8 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"all", "ingest", "measure"}));
   app.add_option("--settle", flags.settle, "Seconds without a merge before lookups are timed")
       ->capture_default_str();
-  app.add_option("--pause", flags.pause, "Milliseconds between lookups beside appends")->capture_default_str();
+  app.add_option("--pause", flags.pause, "Milliseconds between lookups beside appends")
+      ->capture_default_str();
   app.add_flag("--check", flags.check, "CheckIntegrity in the end");
   CLI11_PARSE(app, argc, argv);
   std::string temporary;

@@ -14,8 +14,8 @@ namespace {
 
 using ::testing::ElementsAre;
 using testing::FakeWorker;
-using testing::HttpGet;
 using ::testing::HasSubstr;
+using testing::HttpGet;
 
 class SessionTest : public testing::SessionGatewayTest {
  protected:
