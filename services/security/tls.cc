@@ -9,6 +9,7 @@
 #include "grpcpp/security/tls_certificate_provider.h"
 #include "grpcpp/security/tls_credentials_options.h"
 #include "kernels/status_macros.h"
+#include "services/keep_grpc.h"
 #include "services/log.h"
 
 namespace clamor {
@@ -65,6 +66,7 @@ absl::Status CheckTls(const TlsOptions& tls) {
 }
 
 std::shared_ptr<grpc::ServerCredentials> ServerCredentialsOf(const TlsOptions& tls) {
+  KeepGrpc();
   if (tls.certificate.empty()) return grpc::InsecureServerCredentials();
   grpc::experimental::TlsServerCredentialsOptions options(std::make_shared<FileWatcherCertificateProvider>(
       tls.key, tls.certificate, tls.client_ca, kReadEverySeconds));
@@ -77,6 +79,7 @@ std::shared_ptr<grpc::ServerCredentials> ServerCredentialsOf(const TlsOptions& t
 }
 
 std::shared_ptr<grpc::ChannelCredentials> ChannelCredentialsOf(const TlsOptions& tls) {
+  KeepGrpc();
   if (tls.ca.empty()) return grpc::InsecureChannelCredentials();
   grpc::experimental::TlsChannelCredentialsOptions options;
   options.set_certificate_provider(
