@@ -42,7 +42,7 @@ void MappedFiles::SetLimit(uint64_t bytes) {
 void MappedFiles::Choose() {
   std::vector<File*> newest_first = files_;
   std::ranges::sort(newest_first, std::greater(), [](const File* file) { return file->use.newest; });
-  uint64_t room = limit_ - limit_ / 8;
+  uint64_t room = limit_ - limit_ / 16;
   for (const File* file : files_) room -= std::min(room, file->use.index_bytes);
   for (size_t piece = 0; piece < kPieces; ++piece) {
     for (File* file : newest_first) {

@@ -49,7 +49,7 @@ class MappedFiles {
   // thousands of them, and those that are copied from keep a descriptor open.
   uint64_t small_bytes() const { return limit_ / 64; }
 
-  // Bytes of mapped files in memory, libraries included; indexes and what is kept have seven eighths of it.
+  // Bytes of mapped files in memory, libraries included; indexes and what is kept have 15/16 of it.
   // None at first.
   void SetLimit(uint64_t bytes);
 

@@ -109,6 +109,10 @@ absl::StatusOr<std::shared_ptr<Segment>> Segment::MergeTexts(std::string_view pr
     used.resize(segment->dictionary_.size());
     MappedFiles::OfProcess().Look();
     for (uint32_t i = 0; i < document.size; ++i) used[segment->text_.Code(document.start + i)] = 1;
+    if (used.back() != 0) {
+      return absl::DataLossError(
+          absl::StrCat(segment->path(), ": document ", document.number, " has an end mark in it"));
+    }
   }
   std::vector<uint32_t> dictionary = {kEndMark};
   for (const auto& [segment, used] : codes) {

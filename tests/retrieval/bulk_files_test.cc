@@ -212,7 +212,8 @@ TEST(BulkFilesTest, DraftsGoOnWhileSegmentsAreLoaded) {
   std::atomic<bool> stop{false};
   std::thread reader([&] {
     while (!stop) {
-      ASSERT_EQ(store->Draft(kNs, Tokens{100, 101}, {})->nodes, (std::vector<Trie::Node>{{102, -1, 1, 1, 2}}));
+      ASSERT_EQ(store->Draft(kNs, Tokens{100, 101}, {})->nodes,
+                (std::vector<Trie::Node>{{102, -1, 1, 1, 2}}));
       ASSERT_TRUE(store->Checkpoint(folder / "copy").ok());
       std::filesystem::remove_all(folder / "copy");
     }

@@ -86,7 +86,7 @@ TEST(MappedFilesTest, KeepsTheNewestThatFit) {
   EXPECT_EQ(old.kept(), none) << "it is being written";
   old.Serve({.newest = 5, .index_bytes = kMib, .piece_bytes = {3 * kMib, 5 * kMib}});
   EXPECT_EQ(old.kept(), both);
-  files.SetLimit(8 * kMib);  // seven of them; one is the index
+  files.SetLimit(8 * kMib);  // seven and a half of them; one is the index
   EXPECT_EQ(old.kept(), first);
   files.SetLimit(0);
   EXPECT_EQ(old.kept(), none);
@@ -96,7 +96,8 @@ TEST(MappedFilesTest, KeepsTheNewestThatFit) {
   EXPECT_EQ(old.kept(), first);
   {
     Mapping newest(folder / "c", 4 * kMib);
-    newest.Serve({.newest = 8, .index_bytes = kMib, .piece_bytes = {kMib, 2 * kMib}});  // five are left
+    newest.Serve(
+        {.newest = 8, .index_bytes = kMib, .piece_bytes = {kMib, 2 * kMib}});  // five and a half are left
     EXPECT_EQ(newest.kept(), both);
     EXPECT_EQ(fresh.kept(), first);
     EXPECT_EQ(old.kept(), none);

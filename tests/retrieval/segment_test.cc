@@ -271,6 +271,24 @@ TEST(SegmentTest, AnyDamageIsRefusedOrHarmless) {
   EXPECT_GT(opened, 0);
 }
 
+TEST(SegmentTest, ADocumentOfEndMarksIsNotMerged) {
+  TempFolder folder;
+  const std::string path = folder / "a.seg";
+  BuildSegment({{1, 2, 3}}, 1, 1, path);
+  std::string bytes = ReadFile(path);
+  const size_t text = bytes.size() - 4 - 2 * 4 - TokenText::Bytes(4, 5);  // before order and peaks
+  std::fill_n(bytes.begin() + static_cast<std::ptrdiff_t>(text), 2, '\xff');
+  SealSegmentFile(bytes);
+  std::ofstream(path, std::ios::binary) << bytes;
+  const auto segment = Segment::Open(path);
+  ASSERT_TRUE(segment.ok()) << segment.status();
+  EXPECT_EQ((*segment)->Text((*segment)->documents()[0]), Tokens(3, kEndMark));
+  const std::vector<Segment::Input> inputs = {{segment->get(), nullptr}};
+  const absl::Status merged = Segment::Merge("prefix", inputs, "", kNotCancelled).status();
+  EXPECT_EQ(merged.code(), absl::StatusCode::kDataLoss) << merged;
+  EXPECT_EQ((*segment)->CheckIntegrity().code(), absl::StatusCode::kDataLoss);
+}
+
 TEST(SegmentTest, HostileFilesAreRefusedOrHarmless) {
   // As above, but with checksums that fit.
   std::mt19937_64 random(7);
