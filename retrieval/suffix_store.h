@@ -13,7 +13,7 @@
 // Memory: 17 bytes for each of `hot_tokens`, about 1 KiB per namespace, 130 MiB of RocksDB's caches and
 // buffers, and of segment files, which are mapped, `mapped_bytes`, or the text of the segment being merged if
 // that is more. What of the files is not kept in that is copied from the system's page cache: a store is
-// quick if that has room for them, 8.5 bytes a token.
+// quick if that has room for them, 6.5 bytes a token.
 //
 // Threads: all methods may be called from any thread. Draft never waits for a change.
 // Tested by tests/retrieval/suffix_store_test.cc, against a naive search over all documents.
@@ -75,7 +75,7 @@ struct StoreOptions {
   uint32_t hot_tokens = 1u << 20;  // indexed on the heap, over all tenants, before they go into files
   uint64_t min_free_bytes =
       256u << 20;                      // of the disk; adding beyond: RESOURCE_EXHAUSTED. Deleting still works
-  uint64_t mapped_bytes = 768u << 20;  // of files in this process's memory: MappedFiles
+  uint64_t mapped_bytes = 736u << 20;  // of files in this process's memory: MappedFiles
   // Of segment files, the newest first: read into the system's page cache after the start, so that lookups do
   // not wait for the disk for long.
   uint64_t read_ahead_bytes = 4ull << 30;

@@ -1,8 +1,10 @@
 #!/usr/bin/python3
 """A thousand streams through one gateway, 64 of them of clients that do not read: what the gateway costs, and whom they hurt.
 
-Behind the gateway is replay_worker, which needs no model. The same streams run three times: straight to replay_worker, through
-the gateway, and through it with the clients that do not read beside them on the same connection.
+Behind the gateway is replay_worker, which needs no model; it makes steps, as an engine does, so that the tokens of some streams
+come together (--step-ms 0: each at a time of its own, so that each wakes a gateway that has nothing else to do). The same
+streams run three times: straight to replay_worker, through the gateway, and through it with the clients that do not read
+beside them on the same connection.
 
     bench/serving/relay.py                        # after a build of preset release; CLAMOR_BIN_DIR for another one
     bench/serving/relay.py --gateway-cpus 0 --other-cpus 1 --output relay.json
@@ -44,7 +46,7 @@ def stream(flags, address, streams, stalled, *more):
 
 def measure(flags, folder):
     worker = Server("replay_worker", folder, "--model", DEMO_MODEL, "--pace", flags.pace,
-                    "--message-tokens", flags.message_tokens).start()
+                    "--message-tokens", flags.message_tokens, "--step-ms", flags.step_ms).start()
     gateway = Server("clamor-gateway", folder, "--workers", worker.address, "--max-pending-bytes", flags.max_pending).start()
     try:
         gateway.wait_ready()
@@ -94,6 +96,7 @@ def main():
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--stalled", type=int, default=64, help="of these, in the last run")
     parser.add_argument("--pace", type=float, default=10, help="tokens a second of a stream")
+    parser.add_argument("--step-ms", type=float, default=5, help="of replay_worker's engine; 0: no steps")
     parser.add_argument("--message-tokens", type=int, default=1, help="tokens of a message")
     parser.add_argument("--seconds", type=float, default=20, help="of each measurement")
     parser.add_argument("--window", type=int, default=2048, help="bytes that a client lets be sent ahead of its reads")

@@ -2,12 +2,13 @@
 // workers can be put under loads that no model here could bear.
 //
 //     replay_worker --model DIR [--pace 20] [--message-tokens 1] [--text-bytes 24] [--prefill-ms 0]
-//                   --listen HOST:PORT --http HOST:PORT --port-file F
+//                   [--step-ms 0] --listen HOST:PORT --http HOST:PORT --port-file F
 //
 // DIR needs no weights, its tokenizer is all that is read. Token i of an answer depends on seed and i alone,
-// and emitted_ids are gone on with, as a gateway expects of equal workers. The text of each message begins
-// with the time at which it is sent (stamp.h). It answers GenerationService.StreamGenerate as well, as if it
-// were a gateway: what a gateway adds is the difference between the two.
+// and emitted_ids are gone on with, as a gateway expects of equal workers. With --step-ms tokens that come
+// due within a step are all sent at its end, as by an engine that has made them together. The text of each
+// message begins with the time at which it is sent (stamp.h). It answers GenerationService.StreamGenerate as
+// well, as if it were a gateway: what a gateway adds is the difference between the two.
 #include <openssl/evp.h>
 
 #include <algorithm>
@@ -44,6 +45,7 @@ struct ReplayOptions {
   uint32_t message_tokens = 1;
   uint32_t text_bytes = 24;  // of a message
   double prefill_ms = 0;     // before the first token
+  double step_ms = 0;        // 0: each stream sends at a time of its own
   uint32_t vocab_size = 0;
 };
 
@@ -80,12 +82,20 @@ class ReplayStream final : public grpc::ServerWriteReactor<Response> {
     const double seconds = static_cast<double>(next_ - asked_.emitted_tokens) / options_.pace;
     const auto due =
         begin_ + std::chrono::duration_cast<steady_clock::duration>(std::chrono::duration<double>(seconds));
-    const auto wait = due - steady_clock::now();
+    const auto wait = EndOfStep(due) - steady_clock::now();
     if (wait <= steady_clock::duration::zero()) return Send();
     absl::MutexLock lock(&mu_);
     waiting_ = true;
     alarm_.Set(std::chrono::system_clock::now() + wait, [this](bool) { OnTime(); });
     if (cancelled_) alarm_.Cancel();
+  }
+
+  steady_clock::time_point EndOfStep(steady_clock::time_point due) const {
+    const auto step = std::chrono::duration_cast<steady_clock::duration>(
+        std::chrono::duration<double, std::milli>(options_.step_ms));
+    if (step <= steady_clock::duration::zero()) return due;
+    const auto past = due.time_since_epoch() % step;
+    return past == steady_clock::duration::zero() ? due : due + (step - past);
   }
 
   void OnTime() {
@@ -238,6 +248,10 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--text-bytes", options.text_bytes, "Text of a message, the time included")
       ->check(CLI::Range(0, 1 << 16))
+      ->capture_default_str();
+  app.add_option("--step-ms", options.step_ms,
+                 "Of an engine that sends what a step made together; 0: no steps")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app.add_option("--prefill-ms", options.prefill_ms, "Before the first token")
       ->check(CLI::Range(0.0, 1e6))

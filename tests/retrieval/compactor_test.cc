@@ -40,6 +40,8 @@ TEST(PickMergeTest, MergesTheSmallestOfLikeSize) {
   EXPECT_THAT(PickMerge(PartsOfSizes({100, 100, 100, 100})), UnorderedElementsAre(0, 1, 2, 3));
   EXPECT_THAT(PickMerge(PartsOfSizes({5000, 100, 110, 90, 105, 95})), UnorderedElementsAre(1, 2, 3, 4, 5));
   EXPECT_THAT(PickMerge(PartsOfSizes({100, 400, 1600, 6400})), IsEmpty());
+  EXPECT_THAT(PickMerge(PartsOfSizes({400, 10, 400, 400, 20, 400})), UnorderedElementsAre(0, 2, 3, 5))
+      << "much smaller ones do not sit through it";
 }
 
 TEST(PickMergeTest, MakesFullSegmentsOfTwo) {

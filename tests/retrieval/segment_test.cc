@@ -109,6 +109,32 @@ TEST_P(PlacedSegmentTest, RandomTextsWithDeadDocuments) {
   }
 }
 
+TEST_P(PlacedSegmentTest, SignsOfFewTokensAndTokensThatAreNowhere) {
+  // Codes are so wide that a sign has three or four of them; few tokens make long matches, and some of the
+  // contexts' are not in the dictionary: below, between and above those that are.
+  std::mt19937_64 random(8);
+  for (const uint32_t different : {5'000u, 40'000u, 140'000u}) {
+    std::vector<Tokens> documents(1);
+    for (uint32_t i = 0; i < different; ++i) documents[0].push_back(1'000 + 2 * i);
+    auto few = [&](size_t length, uint32_t odd) {
+      Tokens tokens = RandomTokens(random, length, 3);
+      for (uint32_t& token : tokens) {
+        token = 1'000 + 2 * (token * (different / 3));
+        if (odd > 0 && random() % odd == 0)
+          token = random() % 3 == 0 ? token + 1 : random() % 2 ? 7 : kTokenLimit - 1;
+      }
+      return tokens;
+    };
+    for (int i = 0; i < 60; ++i) documents.push_back(few(1 + random() % 60, 0));
+    const auto segment = Build(documents);
+    ASSERT_TRUE(segment->CheckIntegrity().ok()) << segment->CheckIntegrity();
+    NaiveStore naive;
+    for (size_t i = 0; i < documents.size(); ++i) naive.Append({"t", "f"}, std::to_string(i), documents[i]);
+    for (int query = 0; query < 100 / kSlow; ++query)
+      CheckDraft(*segment, nullptr, naive, few(1 + random() % 14, query % 2 ? 6 : 0), RandomOptions(random));
+  }
+}
+
 TEST_P(PlacedSegmentTest, ManyPlacesUnderOneSuffixPassOverPeaks) {
   // One suffix has tens of thousands of places, far more than a peak covers; many of the newest are dead.
   std::mt19937_64 random(4);
