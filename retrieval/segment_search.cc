@@ -332,7 +332,11 @@ void Segment::FindOccurrences(const Search& search, size_t limit, size_t depth, 
       if (newest.size() == limit) floor = newest.front();
     }
   }
-  for (const uint32_t position : newest) text_.Prefetch(position);  // soon looked at, and far apart
+  for (const uint32_t position : newest) {  // soon looked at, and far apart
+    text_.Prefetch(position);
+    text_.Prefetch(static_cast<uint32_t>(std::min<size_t>(position + depth, text_.size() - 1)));
+    __builtin_prefetch(&first_documents_[position / kBlock]);
+  }
   for (const uint32_t position : newest) {
     const Document* document = LiveDocumentAt(position, nullptr);
     if (document == nullptr) continue;  // a damaged entry
