@@ -1,5 +1,6 @@
 """Tenants apart: what one asks changes nothing of what another gets; what is deleted is gone; logs tell no secrets."""
 import secrets
+import struct
 
 import grpc
 
@@ -83,6 +84,19 @@ def packed(ids):
     return client.generation.TokenIds(ids=ids).SerializeToString()[2:]
 
 
+def in_segment(data, ids):
+    """Whether a segment file has these ids one after the other (retrieval/token_text.h), wherever in a byte they begin."""
+    prefix, documents, _, _, dictionary = struct.unpack_from("<5I", data, 8)
+    begin = 48 + -(-prefix // 8) * 8 + 24 * documents
+    codes = {token: code for code, token in enumerate(struct.unpack_from(f"<{dictionary}I", data, begin))}
+    if not all(token in codes for token in ids):
+        return False
+    width = (dictionary - 1).bit_length()
+    bits = sum(codes[token] << i * width for i, token in enumerate(ids))
+    forms = ((bits << shift).to_bytes(4 * len(ids) + 1, "little")[shift > 0:(shift + width * len(ids)) // 8] for shift in range(8))
+    return any(form in data for form in forms)
+
+
 class DeletionTest(ClusterTest):
     """What DeleteTenant removes: everything, everywhere, but from copies that were made before. A canary of A is looked for
     as each place encodes it, and found in each before; B's, beside it, stay."""
@@ -127,8 +141,9 @@ class DeletionTest(ClusterTest):
 
         places = {"store/db log", "store/db table", "store/segments", "store.checkpoints/before table",
                   "store.checkpoints/before segments", "state", "sessions"} | set(self.gateways)
-        needles = {tenant: [canary.encode(), little_endian(ids[tenant][-8:]), packed(ids[tenant][-8:]), tenant.encode(),
-                            *self.learned(tenant)] for tenant, canary in canaries.items()}
+        last = {tenant: ids[tenant][-8:] for tenant in texts}
+        needles = {tenant: (last[tenant], [canary.encode(), little_endian(last[tenant]), packed(last[tenant]), tenant.encode(),
+                                           *self.learned(tenant)]) for tenant, canary in canaries.items()}
         for tenant in texts:
             self.assertLessEqual(places, self.places_of(needles[tenant]), tenant)
 
@@ -192,20 +207,24 @@ class DeletionTest(ClusterTest):
         return own
 
     def places_of(self, needles):
-        """Where in the cluster's folder one of them is, in a file's name or in it; but for logs, which name tenants."""
+        """Where in the cluster's folder one of them is, in a file's name or in it; but for logs, which name tenants. Segments are
+        where the ids are; what has the rest alone is a place of its own."""
+        ids, patterns = needles
         found = set()
         for path in self.folder.rglob("*"):
             place = path.relative_to(self.folder).as_posix()
             if not path.is_file() or path.suffix == ".log" and path.parent == self.folder:
                 continue
             data = path.name.encode() + path.read_bytes()
-            if not any(needle in data for needle in needles):
+            segment = path.suffix == ".seg"
+            has_ids = segment and in_segment(path.read_bytes(), ids)
+            if not has_ids and not any(pattern in data for pattern in patterns):
                 continue
-            kind = {".log": " log", ".sst": " table", ".seg": ""}.get(path.suffix, " " + path.name)
+            kind = {".log": " log", ".sst": " table", ".seg": "" if has_ids else " without ids"}.get(path.suffix, " " + path.name)
             if place.startswith(("state", "sessions", "redis")):
                 found.add(place.split("/")[0])
             elif place.startswith("store.checkpoints"):
-                found.add("/".join(place.split("/")[:2]) + (" segments" if path.suffix == ".seg" else kind))
+                found.add("/".join(place.split("/")[:2]) + (" segments" + kind if segment else kind))
             else:
                 found.add(path.parent.relative_to(self.folder).as_posix() + kind)
         return found

@@ -110,7 +110,7 @@ TEST(SuffixStoreFilesTest, ADeletedTenantLeavesNoBytes) {
   // Token patterns and a name that occur nowhere else, in a document that is in a segment file, in one that
   // is on the heap and in the log only, in one that was replaced and in one that was deleted before.
   const std::string name = "tenant-to-be-forgotten";
-  Tokens canary = {0x7a6b5c4d, 0x1e2f3a4b};
+  Tokens canary = {0x1e2f3a4b, 0x7a6b5c4d};  // rising, so that they are neighbours in dictionaries, too
   const std::string_view needle(reinterpret_cast<const char*>(canary.data()), 8);
   auto with_canary = [&] {
     Tokens tokens = RandomTokens(random, 60, 50);
@@ -142,6 +142,10 @@ TEST(SuffixStoreFilesTest, ADeletedTenantLeavesNoBytes) {
   store = OpenStore(folder / "store", 1000);  // so that some of it is in table files
   ASSERT_TRUE(store->Append({name, "f0"}, "last", with_canary()).ok());
   ASSERT_GT(count_files(needle), 1);
+  int segments = 0;
+  for (const auto& file : FilesUnder(folder / "store", ".seg"))
+    segments += ReadFile(file).find(needle) != std::string::npos;
+  ASSERT_GT(segments, 0);
   ASSERT_GT(count_files(name), 1);
 
   EXPECT_EQ(*store->DeleteTenant(name), 80u);
