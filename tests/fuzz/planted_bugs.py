@@ -31,7 +31,7 @@ BUGS = [
     Bug("schema_fuzz", "model/grammar/grammar.cc", "if (last.kind != Kind::kRoot) return false;", ""),
     Bug("request_fuzz", "services/worker/worker_service.cc", "if (ids[i] > kMaxInt)", "if (ids[i] > 2 * kMaxInt + 1)"),
     Bug("store_keys_fuzz", "retrieval/key_codec.cc", "if (key_rest.size() != 8)", "if (key_rest.size() < 8)"),
-    Bug("segment_fuzz", "retrieval/segment.cc", "document.start != start || ", ""),
+    Bug("segment_fuzz", "retrieval/segment_check.cc", "document.start != start || ", ""),
 ]
 
 
