@@ -57,23 +57,17 @@ class Merger {
       int32_t depth;
     };
     std::vector<Place> places;
-    const bool first = nodes_.empty();
-    if (!first && children_.empty()) {  // most drafts are one match's
-      for (const Trie::Node& node : nodes_)
-        children_[{node.parent, node.token}] = static_cast<int32_t>(&node - nodes_.data());
-    }
     for (const Trie::Node& node : seen) {
       const Place parent = node.parent < 0 ? Place{-1, -1} : places[node.parent];
       places.push_back({kNone, parent.depth + 1});
       if (parent.index == kNone) continue;
       const std::pair<int32_t, uint32_t> key = {parent.index, node.token};
-      if (const auto child = first ? children_.end() : children_.find(key); child != children_.end()) {
+      if (const auto child = children_.find(key); child != children_.end()) {
         places.back().index = child->second;
         continue;
       }
       if (nodes_.size() == max_nodes_) continue;
-      places.back().index = static_cast<int32_t>(nodes_.size());
-      if (!first) children_[key] = places.back().index;
+      places.back().index = children_[key] = static_cast<int32_t>(nodes_.size());
       nodes_.push_back({.token = node.token,
                         .parent = parent.index,
                         .count = node.count,
@@ -86,8 +80,7 @@ class Merger {
   static constexpr int32_t kNone = -2;
   std::vector<Trie::Node>& nodes_;
   const size_t max_nodes_;
-  absl::flat_hash_map<std::pair<int32_t, uint32_t>, int32_t>
-      children_;  // (parent, token) -> index, from the second match on
+  absl::flat_hash_map<std::pair<int32_t, uint32_t>, int32_t> children_;  // (parent, token) -> index
 };
 
 }  // namespace

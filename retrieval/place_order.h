@@ -25,6 +25,13 @@ inline Place MakePlace(const TokenText& text, uint32_t position, uint32_t before
   return {text.Key(position, some) << (all - some) * text.width(), position, before};
 }
 
+// The same of a place that is not known to be far into its document: `before` is at most text.per_key().
+inline Place MakePlace(const TokenText& text, uint32_t position) {
+  uint32_t before = 0;
+  while (before < text.per_key() && text.Code(position - 1 - before) != text.end_code()) ++before;
+  return MakePlace(text, position, before);
+}
+
 struct PlaceLess {
   const TokenText& text;
 

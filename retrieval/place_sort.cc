@@ -50,9 +50,8 @@ class PlaceSorter {
     std::vector<Keyed> keyed;
     keyed.reserve(places_.size());
     for (const uint32_t place : places_) {
-      uint32_t before = 0;
-      while (before < text_.per_key() && text_.Code(place - 1 - before) != text_.end_code()) ++before;
-      keyed.push_back({MakePlace(text_, place, before).key, ~place, before < text_.per_key()});
+      const Place made = MakePlace(text_, place);
+      keyed.push_back({made.key, ~place, made.before < text_.per_key()});
     }
     std::ranges::sort(keyed);
     for (size_t i = 0; i < keyed.size(); ++i) {

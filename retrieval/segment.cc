@@ -194,15 +194,9 @@ void Segment::FillSpans() {
     MappedFiles::OfProcess().Look();
     const auto under = order_.subspan(i * kSpan, std::min<size_t>(kSpan, order_.size() - i * kSpan));
     for (size_t at = 0; at < under.size(); at += kSignSpan)
-      signs_[(i * kSpan + at) / kSignSpan] = SignOf(under[at]);
+      signs_[(i * kSpan + at) / kSignSpan] = MakePlace(text_, under[at]).key;
     peaks_[i] = *std::ranges::max_element(under);
   }
-}
-
-uint64_t Segment::SignOf(uint32_t position) const {
-  uint32_t before = 0;
-  while (before < text_.per_key() && text_.Code(position - 1 - before) != text_.end_code()) ++before;
-  return MakePlace(text_, position, before).key;
 }
 
 std::vector<uint32_t> Segment::Text(const Document& document) const {

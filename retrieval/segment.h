@@ -179,7 +179,6 @@ class Segment {
   Comparison Compare(uint32_t position, std::span<const uint32_t> context, uint32_t known = 0) const;
   const Document* LiveDocumentAt(uint32_t position, const DeadSet* dead) const;
   uint32_t Bounded(uint32_t entry) const;
-  uint64_t SignOf(uint32_t position) const;
 
   SegmentStorage storage_;
   uint64_t tokens_ = 0;

@@ -113,7 +113,7 @@ absl::Status Segment::CheckIntegrity() const {
     if (order_[i] > peaks_[i / kSpan]) {
       return absl::DataLossError(absl::StrCat("entry ", i, " is over its peak ", peaks_[i / kSpan]));
     }
-    if (i % kSignSpan == 0 && signs_[i / kSignSpan] != SignOf(order_[i])) {
+    if (i % kSignSpan == 0 && signs_[i / kSignSpan] != MakePlace(text_, order_[i]).key) {
       return absl::DataLossError(absl::StrCat("entry ", i, " has another sign than its place"));
     }
   }

@@ -12,8 +12,8 @@
 //
 // Memory: 17 bytes for each of `hot_tokens`, about 1 KiB per namespace, 130 MiB of RocksDB's caches and
 // buffers, and of segment files, which are mapped, `mapped_bytes`, or the text of the segment being merged if
-// that is more. What of the files is not kept in that is copied from the system's page cache: a store is
-// quick if that has room for them, 6.5 bytes a token.
+// that is more; while a segment is loaded, 4 bytes for each of its tokens. What of the files is not kept in
+// that is copied from the system's page cache: a store is quick if that has room for them, 6.5 bytes a token.
 //
 // Threads: all methods may be called from any thread. Draft never waits for a change.
 // Tested by tests/retrieval/suffix_store_test.cc, against a naive search over all documents.

@@ -8,10 +8,9 @@
 // is held out; once a fifth is in, a thread asks for what follows contexts in those, again and again, or with
 // a pause between any two (a processor that has slept a few milliseconds takes twice as long for the next
 // lookup). Then the child goes on appending until it is killed by SIGKILL: the part `ingest`. The part
-// `measure` opens what
-// is left with nothing of it in the page cache, compares it with what was acknowledged, and asks again with
-// the files out of the page cache (cold), then with what that brought in (getting warm), then with all of
-// them in it (warm).
+// `measure` opens what is left with nothing of it in the page cache, compares it with what was acknowledged,
+// and asks again with the files out of the page cache (cold), then with what that brought in (getting warm),
+// then with all of them in it (warm).
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
