@@ -105,11 +105,12 @@ absl::Status Compactor::WaitForRoom(const std::shared_ptr<NamespaceIndex>& index
   auto has_room = [&] { return index->snapshot()->size() <= kTooManyParts && hot_tokens_ <= 2 * hot_limit_; };
   if (has_room()) return absl::OkStatus();
   std::unique_lock lock(mu_);
-  last_error_ = absl::OkStatus();  // what failed before, for want of disk space perhaps, may succeed now
   Enqueue(index);
   work_.notify_one();
-  progress_.wait(lock, [&] { return has_room() || Idle() || !last_error_.ok(); });
-  return has_room() ? absl::OkStatus() : last_error_;
+  // What began before, and failed for want of disk space perhaps, may succeed now.
+  auto failed = [&, begun = begun_] { return failed_ > begun; };
+  progress_.wait(lock, [&] { return has_room() || Idle() || failed(); });
+  return !has_room() && failed() ? last_error_ : absl::OkStatus();
 }
 
 std::string Compactor::NextFile() { return absl::StrFormat("%s/%012d.seg", folder_, next_file_++); }
@@ -119,9 +120,16 @@ void Compactor::WaitUntilIdle() {
   progress_.wait(lock, [&] { return Idle(); });
 }
 
+void Compactor::End(uint64_t run, absl::Status status) {
+  if (status.ok() || run < failed_) return;
+  failed_ = run;
+  last_error_ = std::move(status);
+}
+
 void Compactor::Run() {
   for (;;) {
     std::shared_ptr<NamespaceIndex> index;
+    uint64_t run;
     {
       std::unique_lock lock(mu_);
       work_.wait(lock, [&] { return stop_ || !queue_.empty(); });
@@ -130,6 +138,7 @@ void Compactor::Run() {
       queue_.pop_front();
       queued_.erase(index.get());
       busy_ = true;
+      run = ++begun_;
     }
     absl::Status status = Compact(index);
     if (status.ok()) status = SpillHot();
@@ -137,7 +146,7 @@ void Compactor::Run() {
     {
       const std::lock_guard lock(mu_);
       busy_ = false;
-      last_error_ = std::move(status);
+      End(run, std::move(status));
     }
     progress_.notify_all();
   }
@@ -146,6 +155,7 @@ void Compactor::Run() {
 void Compactor::RunLarge() {
   for (;;) {
     LargeMerge merge;
+    uint64_t run;
     {
       std::unique_lock lock(mu_);
       large_work_.wait(lock, [&] { return stop_ || !large_queue_.empty(); });
@@ -153,6 +163,7 @@ void Compactor::RunLarge() {
       merge = std::move(large_queue_.front());
       large_queue_.pop_front();
       busy_large_ = true;
+      run = ++begun_;
     }
     absl::Status status;
     {
@@ -164,7 +175,7 @@ void Compactor::RunLarge() {
       busy_large_ = false;
       for (const Part& part : merge.inputs) in_large_merges_.erase(part.segment.get());
       if (status.ok()) Enqueue(merge.index);  // else the next change tries again
-      if (!status.ok()) last_error_ = std::move(status);
+      End(run, std::move(status));
     }
     merge = {};
     work_.notify_one();

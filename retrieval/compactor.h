@@ -49,7 +49,7 @@ class Compactor {
   // Looks at `index` soon. To be called after each change.
   void Schedule(const std::shared_ptr<NamespaceIndex>& index);
 
-  // Holds up who adds faster than merging goes. If there is no room and a merge that is tried now fails, its
+  // Holds up who adds faster than merging goes. If there is no room and a merge that begins now fails, its
   // error.
   absl::Status WaitForRoom(const std::shared_ptr<NamespaceIndex>& index);
 
@@ -71,6 +71,7 @@ class Compactor {
   };
 
   void Enqueue(const std::shared_ptr<NamespaceIndex>& index);  // REQUIRES: mu_ is held
+  void End(uint64_t run, absl::Status status);                 // REQUIRES: mu_ is held
   void Run();
   void RunLarge();
   absl::Status Compact(const std::shared_ptr<NamespaceIndex>& index);
@@ -96,7 +97,8 @@ class Compactor {
   absl::flat_hash_set<const Segment*> in_large_merges_;
   absl::flat_hash_map<NamespaceIndex*, std::weak_ptr<NamespaceIndex>> known_;
   bool busy_ = false, busy_large_ = false;
-  absl::Status last_error_;
+  uint64_t begun_ = 0, failed_ = 0;  // runs of both threads, from 1: the last to begin, the last that failed
+  absl::Status last_error_;          // of that one
   std::thread thread_, large_thread_;
 };
 

@@ -198,6 +198,29 @@ TEST_F(CompactorTest, TellsWhoAddsWhenFilesCannotBeWritten) {
   EXPECT_EQ(FilesUnder(folder_ / "missing").size(), 1u);
 }
 
+TEST_F(CompactorTest, WhatFailsOfAMergeThatBeganEarlierIsNotTold) {
+  std::filesystem::create_directory(folder_ / "s/000000000000.seg.tmp");  // the first file fails
+  Compactor compactor(folder_ / "s", 0, 100);
+  auto small = std::make_shared<NamespaceIndex>("small", compactor.hot_tokens());
+  auto large = std::make_shared<NamespaceIndex>(kPrefix, compactor.hot_tokens());
+  compactor.Schedule(large);
+  compactor.WaitUntilIdle();
+  // A run merges the small ones, finds too much on the heap, and waits for us before it writes a file.
+  std::unique_lock held(large->merge_mutex());
+  large->Publish({.segment = OneDocument(1, Tokens(1000, 1))}, {});
+  for (uint64_t number = 2; number < 6; ++number)
+    small->Publish({.segment = OneDocument(number, Tokens(10, 1))}, {});
+  compactor.Schedule(small);
+  while (small->snapshot()->size() > 1) std::this_thread::yield();
+  absl::Status room = absl::UnknownError("not told yet");
+  std::thread adds([&] { room = compactor.WaitForRoom(large); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // so that it waits, most likely
+  held.unlock();
+  adds.join();
+  EXPECT_TRUE(room.ok()) << room;
+  EXPECT_TRUE(std::filesystem::is_regular_file(folder_ / "s/000000000001.seg"));
+}
+
 TEST_F(CompactorTest, DocumentsDroppedDuringAMergeStayDropped) {
   // As the compactor does it, with the drop in between.
   std::atomic<int64_t> hot{0};
