@@ -178,7 +178,8 @@ class Segment {
   TokenRun Run(uint32_t first, uint32_t size, std::byte* buffer) const;
   Comparison Compare(uint32_t position, std::span<const uint32_t> context, uint32_t known = 0) const;
   const Document* LiveDocumentAt(uint32_t position, const DeadSet* dead) const;
-  uint32_t Bounded(uint32_t entry) const;
+  // 0 is no place, so that an entry out of the text is none either.
+  uint32_t Bounded(uint32_t entry) const { return entry < text_.size() ? entry : 0; }
 
   SegmentStorage storage_;
   uint64_t tokens_ = 0;
