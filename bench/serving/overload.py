@@ -3,7 +3,7 @@
 
 `clamor bench` asks, open loop: requests arrive by chance at a set rate, whatever becomes of those before. First alone (three
 times the p99 of an answer is everybody's deadline from then on), then a sweep of rates to the best goodput (answers in time per
-second), then --times that rate, then a quiet phase. 20 % of the requests have high priority.
+second), then --times that rate, with half of the best before it and after. 20 % of the requests have high priority.
 
     bench/serving/overload.py --worker-cpus 0 --other-cpus 1      # after a build of preset release; CLAMOR_BIN_DIR for another one
 
@@ -12,6 +12,7 @@ Worker and generator need cores of their own, or the generator slows what it mea
 """
 import argparse
 import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -77,10 +78,10 @@ def late(phase):
     return phase["failed"] + phase["cut"]
 
 
-def recovery_seconds(phase):
-    """From the end of the overload until every request is answered in time."""
-    bad = [piece["second"] + phase["slice_seconds"] for piece in phase["slices"] if piece["good"] < piece["sent"]]
-    return max(bad, default=0)
+def in_time(phase, begin=0, end=math.inf):
+    """Of the requests sent from one second to another, the percentage that got their answer in time."""
+    pieces = [piece for piece in phase["slices"] if begin <= piece["second"] < end]
+    return 100 * sum(piece["good"] for piece in pieces) / max(1, sum(piece["sent"] for piece in pieces))
 
 
 def measure(cluster, flags):
@@ -96,19 +97,21 @@ def measure(cluster, flags):
     for phase in sweep:
         print(f"rate {phase['rate']:.1f}/s: goodput {phase['goodput']:.2f}/s, {late(phase)} late, {phase['refused']} refused")
     peak = max(sweep, key=lambda phase: phase["goodput"])
+    half = ("--rate", peak["goodput"] / 2, "--duration", flags.seconds, "--deadline", deadline, *mix)
+    normal = bench.run("normal", *half)[0]
     before = rss_mib(gateway)
     with MemoryWatch(gateway) as memory:
         over = bench.run("overload", "--rate", flags.times * peak["goodput"], "--duration", flags.overload_seconds,
                          "--deadline", deadline, *mix)[0]
-    after = bench.run("after", "--rate", peak["goodput"] / 2, "--duration", flags.seconds, "--deadline", deadline, *mix)[0]
-    report = {"options": vars(flags), "alone": alone, "deadline": deadline, "sweep": sweep, "overload": over, "after": after,
+    after = bench.run("after", *half)[0]
+    report = {"options": vars(flags), "alone": alone, "deadline": deadline, "sweep": sweep, "normal": normal, "overload": over, "after": after,
               "rss_mib": {"before": before, "most": memory.most, "after": rss_mib(gateway)}}
     show(report, peak)
     return report
 
 
 def show(report, peak):
-    over, after, memory = report["overload"], report["after"], report["rss_mib"]
+    over, normal, after, memory = report["overload"], report["normal"], report["after"], report["rss_mib"]
     high = over["by_priority"]["high"]
     admitted = over["ok"] + late(over)
     share = 100 * over["goodput"] / peak["goodput"]
@@ -125,8 +128,8 @@ def show(report, peak):
         ("first token of high priority, p99", "<= 1.5 x alone", f"{first:.2f} x ({high['first_token']['p99']:.3f} s)", first <= 1.5),
         ("gateway's memory", "bounded", f"{memory['before']:.0f} MiB before, most {memory['most']:.0f}, after {memory['after']:.0f}",
          memory["most"] < memory["before"] + 32),
-        ("back to normal", "within 10 s", f"{recovery_seconds(after):.0f} s; {after['good']} of {after['sent']} in time",
-         recovery_seconds(after) <= 10),
+        ("back to normal", "within 10 s", f"half of the peak in time: {in_time(normal):.1f} % before, {in_time(after, end=10):.1f} % in "
+         f"the first 10 s after, {in_time(after, 10):.1f} % then", in_time(after, 10) >= in_time(normal) - 1),
     ]
     print(f"{over['rate']:.1f} requests/s for {over['seconds']:.0f} s: {over['sent']} sent, {over['ok']} answered, "
           f"{over['refused']} refused, {over['failed']} failed; reasons: "
@@ -138,7 +141,7 @@ def show(report, peak):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=20, help="of each rate of the sweep, and of the quiet phase")
+    parser.add_argument("--seconds", type=float, default=20, help="of each rate of the sweep, and of the phases before and after")
     parser.add_argument("--overload-seconds", type=float, default=300)
     parser.add_argument("--alone", type=int, default=100, help="requests one after the other, before any load")
     parser.add_argument("--times", type=float, default=3, help="of the best goodput")
