@@ -1,5 +1,8 @@
 #include "retrieval/compactor.h"
 
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <numeric>
 #include <utility>
@@ -11,8 +14,10 @@ namespace clamor::retrieval {
 namespace {
 
 constexpr size_t kFanIn = 4;                      // like-sized parts that are merged at a time
+constexpr size_t kFewParts = 16;                  // more: who adds waits for merges that are due
 constexpr size_t kManyParts = 32;                 // more: merge whatever fits together
-constexpr size_t kTooManyParts = 2 * kManyParts;  // more: hold up who adds
+constexpr size_t kTooManyParts = 2 * kManyParts;  // more: who adds waits for any
+constexpr int kNice = 5;                          // of the threads that merge
 
 Parts HotParts(const Parts& parts) {
   Parts hot;
@@ -30,6 +35,9 @@ uint64_t LiveTokens(std::span<const Part> parts) {
 
 // An upper bound of the text of a merged segment: end marks are one per document.
 uint64_t TextSize(const Part& part) { return part.segment->tokens() + part.segment->documents().size() + 1; }
+
+// Of the thread that calls it. Lookups wait for nothing: a merge may wait for them.
+void LowerPriority() { setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kNice); }
 
 }  // namespace
 
@@ -102,15 +110,19 @@ void Compactor::Enqueue(const std::shared_ptr<NamespaceIndex>& index) {
 }
 
 absl::Status Compactor::WaitForRoom(const std::shared_ptr<NamespaceIndex>& index) {
-  auto has_room = [&] { return index->snapshot()->size() <= kTooManyParts && hot_tokens_ <= 2 * hot_limit_; };
-  if (has_room()) return absl::OkStatus();
+  auto parts = [&] { return index->snapshot()->size(); };
+  auto full = [&] { return parts() > kTooManyParts || hot_tokens_ > 2 * hot_limit_; };
   std::unique_lock lock(mu_);
-  Enqueue(index);
-  work_.notify_one();
+  auto has_room = [&] { return !full() && (parts() <= kFewParts || !Due(index.get())); };
+  if (has_room()) return absl::OkStatus();
+  if (full()) {
+    Enqueue(index);
+    work_.notify_one();
+  }
   // What began before, and failed for want of disk space perhaps, may succeed now.
   auto failed = [&, begun = begun_] { return failed_ > begun; };
   progress_.wait(lock, [&] { return has_room() || Idle() || failed(); });
-  return !has_room() && failed() ? last_error_ : absl::OkStatus();
+  return full() && failed() ? last_error_ : absl::OkStatus();
 }
 
 std::string Compactor::NextFile() { return absl::StrFormat("%s/%012d.seg", folder_, next_file_++); }
@@ -127,6 +139,7 @@ void Compactor::End(uint64_t run, absl::Status status) {
 }
 
 void Compactor::Run() {
+  LowerPriority();
   for (;;) {
     std::shared_ptr<NamespaceIndex> index;
     uint64_t run;
@@ -137,7 +150,7 @@ void Compactor::Run() {
       index = std::move(queue_.front());
       queue_.pop_front();
       queued_.erase(index.get());
-      busy_ = true;
+      running_ = index.get();
       run = ++begun_;
     }
     absl::Status status = Compact(index);
@@ -145,7 +158,7 @@ void Compactor::Run() {
     index.reset();
     {
       const std::lock_guard lock(mu_);
-      busy_ = false;
+      running_ = nullptr;
       End(run, std::move(status));
     }
     progress_.notify_all();
@@ -153,6 +166,7 @@ void Compactor::Run() {
 }
 
 void Compactor::RunLarge() {
+  LowerPriority();
   for (;;) {
     LargeMerge merge;
     uint64_t run;

@@ -49,8 +49,8 @@ class Compactor {
   // Looks at `index` soon. To be called after each change.
   void Schedule(const std::shared_ptr<NamespaceIndex>& index);
 
-  // Holds up who adds faster than merging goes. If there is no room and a merge that begins now fails, its
-  // error.
+  // Holds up who adds faster than merging goes: where there are more than a few segments, until none of them
+  // is to be merged at once. If there is no room and a merge that begins now fails, its error.
   absl::Status WaitForRoom(const std::shared_ptr<NamespaceIndex>& index);
 
   // The path of the next segment file.
@@ -80,7 +80,8 @@ class Compactor {
   Parts FreeParts(const NamespaceIndex& index);
   absl::Status Merge(NamespaceIndex& index, std::span<const Part> inputs, bool to_file);
   // REQUIRES: mu_ is held
-  bool Idle() const { return queue_.empty() && large_queue_.empty() && !busy_ && !busy_large_; }
+  bool Idle() const { return queue_.empty() && large_queue_.empty() && running_ == nullptr && !busy_large_; }
+  bool Due(NamespaceIndex* index) const { return running_ == index || queued_.contains(index); }
 
   const std::string folder_;
   const int64_t hot_limit_;
@@ -96,7 +97,8 @@ class Compactor {
   absl::flat_hash_set<NamespaceIndex*> queued_;
   absl::flat_hash_set<const Segment*> in_large_merges_;
   absl::flat_hash_map<NamespaceIndex*, std::weak_ptr<NamespaceIndex>> known_;
-  bool busy_ = false, busy_large_ = false;
+  const NamespaceIndex* running_ = nullptr;  // whose merges are under way, but for large ones
+  bool busy_large_ = false;
   uint64_t begun_ = 0, failed_ = 0;  // runs of both threads, from 1: the last to begin, the last that failed
   absl::Status last_error_;          // of that one
   std::thread thread_, large_thread_;

@@ -56,18 +56,24 @@ class Merger {
       int32_t index;  // in nodes_, or kNone
       int32_t depth;
     };
+    const bool first = nodes_.empty();  // all are new
+    if (!first && children_.empty()) IndexNodes();
     std::vector<Place> places;
+    places.reserve(seen.size());
     for (const Trie::Node& node : seen) {
       const Place parent = node.parent < 0 ? Place{-1, -1} : places[node.parent];
       places.push_back({kNone, parent.depth + 1});
       if (parent.index == kNone) continue;
       const std::pair<int32_t, uint32_t> key = {parent.index, node.token};
-      if (const auto child = children_.find(key); child != children_.end()) {
-        places.back().index = child->second;
-        continue;
+      if (!first) {
+        if (const auto child = children_.find(key); child != children_.end()) {
+          places.back().index = child->second;
+          continue;
+        }
       }
       if (nodes_.size() == max_nodes_) continue;
-      places.back().index = children_[key] = static_cast<int32_t>(nodes_.size());
+      places.back().index = static_cast<int32_t>(nodes_.size());
+      if (!first) children_[key] = places.back().index;
       nodes_.push_back({.token = node.token,
                         .parent = parent.index,
                         .count = node.count,
@@ -78,6 +84,13 @@ class Merger {
 
  private:
   static constexpr int32_t kNone = -2;
+
+  void IndexNodes() {
+    children_.reserve(max_nodes_);
+    for (size_t i = 0; i < nodes_.size(); ++i)
+      children_[{nodes_[i].parent, nodes_[i].token}] = static_cast<int32_t>(i);
+  }
+
   std::vector<Trie::Node>& nodes_;
   const size_t max_nodes_;
   absl::flat_hash_map<std::pair<int32_t, uint32_t>, int32_t> children_;  // (parent, token) -> index
@@ -109,6 +122,7 @@ Trie Draft(const Parts& parts, std::span<const uint32_t> context, const DraftOpt
   if (longest < static_cast<uint32_t>(options.min_match)) return trie;
   trie.match_length = static_cast<int32_t>(longest);
 
+  trie.nodes.reserve(options.max_nodes);
   Merger merger(&trie, options.max_nodes);
   for (uint32_t length = longest; length >= static_cast<uint32_t>(options.min_match); length /= 2) {
     const auto newest = NewestOccurrences(newest_first, searches, context.last(length), options);
@@ -116,6 +130,7 @@ Trie Draft(const Parts& parts, std::span<const uint32_t> context, const DraftOpt
     const size_t room = TokenText::WindowBytes(options.max_depth);
     const auto buffer = std::make_unique_for_overwrite<std::byte[]>(newest.size() * room);
     std::vector<TokenRun> continuations;
+    continuations.reserve(newest.size());
     for (size_t i = 0; i < newest.size(); ++i)
       continuations.push_back(Segment::Continuation(newest[i], &buffer[i * room]));
     const uint32_t occurrences = static_cast<uint32_t>(continuations.size());

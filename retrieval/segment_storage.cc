@@ -83,6 +83,9 @@ absl::Status SegmentStorage::Map(int protection) {
   void* mapped = mmap(nullptr, size_, protection, MAP_SHARED, fd_, 0);
   if (mapped == MAP_FAILED) return Errno(errno, path_);
   data_ = static_cast<std::byte*>(mapped);
+  // Lookups jump about, and find pages the faster, the fewer there are. Not every kernel has large ones for
+  // files.
+  madvise(data_, size_, MADV_HUGEPAGE);
   mapped_ = std::make_unique<MappedFiles::File>(std::span(data_, size_));
   MappedFiles::OfProcess().Add(mapped_.get());
   if (size_ < MappedFiles::OfProcess().small_bytes()) close(std::exchange(fd_, -1));
@@ -151,11 +154,22 @@ const std::byte* SegmentStorage::Read(size_t piece, std::span<const std::byte> p
   return buffer;
 }
 
+bool SegmentStorage::Kept(size_t offset) const {
+  if (fd_ < 0) return false;
+  const MappedFiles::Use& use = mapped_->use;
+  if (use.newest == 0 || offset < use.index_bytes) return true;
+  return Direct(offset < use.index_bytes + use.piece_bytes[0] ? 0 : 1);
+}
+
 void SegmentStorage::ReadAhead(size_t offset, size_t bytes) const {
   if (heap_ != nullptr) return;
   const size_t end = std::min(offset + bytes, size_);
-  for (size_t at = offset / PageBytes() * PageBytes(); at < end; at += kReadAhead)
-    madvise(data_ + at, std::min(kReadAhead, end - at), MADV_WILLNEED);
+  for (size_t at = offset / PageBytes() * PageBytes(); at < end; at += kReadAhead) {
+    const size_t some = std::min(kReadAhead, end - at);
+    // Large pages come through the mapping alone.
+    if (Kept(at) && madvise(data_ + at, some, MADV_POPULATE_READ) == 0) continue;
+    madvise(data_ + at, some, MADV_WILLNEED);
+  }
 }
 
 }  // namespace clamor::retrieval

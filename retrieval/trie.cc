@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <numeric>
 #include <queue>
 
 namespace clamor::retrieval {
@@ -29,42 +30,49 @@ class Candidate {
 
 std::vector<Trie::Node> BuildTrie(std::vector<TokenRun> continuations, int32_t max_nodes, int32_t max_depth) {
   for (TokenRun& continuation : continuations) continuation.Shorten(static_cast<uint32_t>(max_depth));
+  const auto count = static_cast<uint32_t>(continuations.size());
+  const auto most = static_cast<size_t>(max_nodes);
 
+  // Which continuation comes where: what shares a prefix are neighbours, in the order in which they came.
+  std::vector<uint32_t> order(count);
+  std::iota(order.begin(), order.end(), 0);
   std::vector<Candidate> room;
-  room.reserve(continuations.size() + max_nodes);
+  room.reserve(count + most);
   std::priority_queue<Candidate> candidates({}, std::move(room));
-  // The next token of continuation i and 1 above i; what ends here has 0, and comes first.
-  auto key = [&](uint32_t i, uint32_t depth) {
-    const uint32_t token = continuations[i].size() > depth ? continuations[i][depth] : kEndMark;
-    return (uint64_t{token} + 1) << 32 | i;  // an end mark and 1 leave nothing
+  // The next token of a continuation and 1 above the number of it; what ends here has 0, and comes first.
+  std::vector<uint64_t> keys(count);
+  auto key = [&](uint32_t continuation, uint32_t depth) {
+    const TokenRun& run = continuations[continuation];
+    const uint32_t token = depth < run.size() ? run[depth] : kEndMark;
+    return (uint64_t{token} + 1) << 32 | continuation;  // an end mark and 1 leave nothing
   };
-  std::vector<uint64_t> keys;
-  std::vector<TokenRun> sorted;
-  keys.reserve(continuations.size());
   // Sorts what goes on behind a node by the next token, once the node is chosen: most never are.
   auto push_children = [&](uint32_t begin, uint32_t end, uint32_t depth, int32_t parent) {
-    keys.clear();
-    for (uint32_t i = begin; i < end; ++i) keys.push_back(key(i, depth));
-    if (!std::ranges::is_sorted(keys)) {
-      std::ranges::sort(keys);
-      sorted.clear();
-      for (const uint64_t each : keys) sorted.push_back(continuations[static_cast<uint32_t>(each)]);
-      std::ranges::copy(sorted, continuations.begin() + begin);
+    const uint32_t size = end - begin;
+    bool sorted = true;
+    for (uint32_t i = 0; i < size; ++i) {
+      keys[i] = key(order[begin + i], depth);
+      sorted = sorted && (i == 0 || keys[i - 1] < keys[i]);
     }
-    for (uint32_t i = 0, next = 0; i < keys.size(); i = next) {
+    if (!sorted) {
+      std::sort(keys.begin(), keys.begin() + size);
+      for (uint32_t i = 0; i < size; ++i) order[begin + i] = static_cast<uint32_t>(keys[i]);
+    }
+    for (uint32_t i = 0, next = 0; i < size; i = next) {
       const uint64_t token = keys[i] >> 32;
-      while (next < keys.size() && keys[next] >> 32 == token) ++next;
+      while (next < size && keys[next] >> 32 == token) ++next;
       if (token > 0) candidates.push({begin + i, next - i, depth, parent});
     }
   };
 
   std::vector<Trie::Node> nodes;
-  nodes.reserve(max_nodes);
-  push_children(0, static_cast<uint32_t>(continuations.size()), 0, -1);
-  while (!candidates.empty() && nodes.size() < static_cast<size_t>(max_nodes)) {
+  nodes.reserve(most);
+  push_children(0, count, 0, -1);
+  while (!candidates.empty()) {
     const Candidate best = candidates.top();
     candidates.pop();
-    nodes.push_back({continuations[best.begin()][best.depth()], best.parent(), best.size()});
+    nodes.push_back({continuations[order[best.begin()]][best.depth()], best.parent(), best.size()});
+    if (nodes.size() >= most) break;
     push_children(best.begin(), best.begin() + best.size(), best.depth() + 1,
                   static_cast<int32_t>(nodes.size() - 1));
   }

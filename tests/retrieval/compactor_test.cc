@@ -221,6 +221,30 @@ TEST_F(CompactorTest, WhatFailsOfAMergeThatBeganEarlierIsNotTold) {
   EXPECT_TRUE(std::filesystem::is_regular_file(folder_ / "s/000000000001.seg"));
 }
 
+TEST_F(CompactorTest, WhoAddsManyWaitsForMergesThatAreDue) {
+  Compactor compactor(folder_ / "s", 0, 1 << 20);
+  auto index = std::make_shared<NamespaceIndex>(kPrefix, compactor.hot_tokens());
+  std::unique_lock held(index->merge_mutex());  // so that none comes to anything yet
+  uint64_t number = 1;
+  auto add = [&](size_t parts) {
+    while (index->snapshot()->size() < parts)
+      index->Publish({.segment = OneDocument(number++, Tokens(10, 1))}, {});
+    compactor.Schedule(index);
+  };
+  add(16);
+  EXPECT_TRUE(compactor.WaitForRoom(index).ok()) << "a few are no reason to wait";
+  add(17);
+  size_t left = 0;
+  std::thread adds([&] {
+    EXPECT_TRUE(compactor.WaitForRoom(index).ok());
+    left = index->snapshot()->size();
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // so that it waits, most likely
+  held.unlock();
+  adds.join();
+  EXPECT_LE(left, 4u);
+}
+
 TEST_F(CompactorTest, DocumentsDroppedDuringAMergeStayDropped) {
   // As the compactor does it, with the drop in between.
   std::atomic<int64_t> hot{0};
