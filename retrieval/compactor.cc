@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <numeric>
 #include <utility>
 
@@ -14,9 +15,10 @@ namespace clamor::retrieval {
 namespace {
 
 constexpr size_t kFanIn = 4;                      // like-sized parts that are merged at a time
-constexpr size_t kFewParts = 16;                  // more: who adds waits for merges that are due
-constexpr size_t kManyParts = 32;                 // more: merge whatever fits together
-constexpr size_t kTooManyParts = 2 * kManyParts;  // more: who adds waits for any
+constexpr size_t kFewParts = 16;                  // more: who adds is slowed down by merges that are due
+constexpr size_t kManyParts = 32;                 // more: by large ones too; merge whatever fits together
+constexpr size_t kTooManyParts = 2 * kManyParts;  // more: hold up who adds
+constexpr std::chrono::seconds kSlowDown{1};      // at most, each time
 constexpr int kNice = 5;                          // of the threads that merge
 
 Parts HotParts(const Parts& parts) {
@@ -113,16 +115,20 @@ absl::Status Compactor::WaitForRoom(const std::shared_ptr<NamespaceIndex>& index
   auto parts = [&] { return index->snapshot()->size(); };
   auto full = [&] { return parts() > kTooManyParts || hot_tokens_ > 2 * hot_limit_; };
   std::unique_lock lock(mu_);
-  auto has_room = [&] { return !full() && (parts() <= kFewParts || !Due(index.get())); };
-  if (has_room()) return absl::OkStatus();
   if (full()) {
     Enqueue(index);
     work_.notify_one();
+    // What began before, and failed for want of disk space perhaps, may succeed now.
+    auto failed = [&, begun = begun_] { return failed_ > begun; };
+    progress_.wait(lock, [&] { return !full() || Idle() || failed(); });
+    if (full() && failed()) return last_error_;
   }
-  // What began before, and failed for want of disk space perhaps, may succeed now.
-  auto failed = [&, begun = begun_] { return failed_ > begun; };
-  progress_.wait(lock, [&] { return has_room() || Idle() || failed(); });
-  return full() && failed() ? last_error_ : absl::OkStatus();
+  auto crowded = [&] {
+    const size_t count = parts();
+    return (count > kFewParts && Due(index.get())) || (count > kManyParts && !Idle());
+  };
+  progress_.wait_for(lock, kSlowDown, [&] { return !crowded(); });
+  return absl::OkStatus();
 }
 
 std::string Compactor::NextFile() { return absl::StrFormat("%s/%012d.seg", folder_, next_file_++); }

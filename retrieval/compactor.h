@@ -49,8 +49,9 @@ class Compactor {
   // Looks at `index` soon. To be called after each change.
   void Schedule(const std::shared_ptr<NamespaceIndex>& index);
 
-  // Holds up who adds faster than merging goes: where there are more than a few segments, until none of them
-  // is to be merged at once. If there is no room and a merge that begins now fails, its error.
+  // Holds up who adds faster than merging goes: for a second at most where there are more than a few segments
+  // and some are to be merged at once, without end where there is no room. If a merge that begins now fails
+  // and there is still none, its error.
   absl::Status WaitForRoom(const std::shared_ptr<NamespaceIndex>& index);
 
   // The path of the next segment file.
