@@ -9,9 +9,11 @@ Nothing here sleeps for synchronisation: `wait_until` asks again and again until
 import atexit
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -36,6 +38,19 @@ def wait_until(condition, what, seconds=SECONDS):
     return value
 
 
+def free_port():
+    """A port that is still free when a server that was killed comes back: below those that the kernel gives to connections,
+    among them one to this very port while nobody listens there."""
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
+    raise AssertionError("of 100 ports none is free")
+
+
 class Server:
     """One process of `name`. The first start takes free ports; later ones the same gRPC port again. `label` tells several
     of a name apart; `environment` is added to this process's own; `within` is a command that ends in running it."""
@@ -46,7 +61,7 @@ class Server:
         self.environment = environment or {}
         self.within = within
         self.log = folder / f"{name}{label}.log"
-        self.address = "127.0.0.1:0"  # of gRPC
+        self.address = f"127.0.0.1:{free_port()}"  # of gRPC
         self.http = self.api = None
         self.process = None
         self._port_file = folder / f"{name}{label}.ports"
