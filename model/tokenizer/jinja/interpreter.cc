@@ -248,7 +248,7 @@ class Interpreter {
   // parameter i is expression `first_default` + i.
   Value MakeFunction(const std::string& name, const Statement& statement, size_t first_default) {
     return arena_.NewFunction(
-        {name, [this, &name, &statement, first_default, scope = scope_](const Args& args) -> Result {
+        {name, [this, name, &statement, first_default, scope = scope_](const Args& args) -> Result {
            CLAMOR_ASSIGN_OR_RETURN(const auto captured, Capture(scope, statement.blocks[0], [&] {
                                      return SetParameters(name, statement, first_default, args);
                                    }));
