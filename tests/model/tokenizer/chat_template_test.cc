@@ -216,8 +216,8 @@ TEST_F(ChatTemplateTest, ErrorsOfTheTemplateComeThrough) {
   EXPECT_EQ(chat_template_->Encode({{"assistant", "x"}}).status().message(),
             "roles must alternate user/assistant");
   UseTemplate("{% macro m() %}{{ caller(1, 2) }}{% endmacro %}{% call(x) m() %}{{ x }}{% endcall %}");
-  EXPECT_EQ(chat_template_->Encode({{"user", "x"}}).status().message(),
-            "macro 'caller' takes not more than 1 argument(s)");
+  EXPECT_THAT(std::string(chat_template_->Encode({{"user", "x"}}).status().message()),
+              ::testing::EndsWith("macro 'caller' takes not more than 1 argument(s)"));
 }
 
 TEST_F(ChatTemplateTest, BrokenConfigsAreRefused) {
