@@ -76,6 +76,9 @@ absl::StatusOr<SegmentStorage> SegmentStorage::OpenFile(std::string path) {
   storage.size_ = static_cast<size_t>(info.st_size);
   if (storage.size_ == 0) return absl::DataLossError(absl::StrCat(storage.path_, ": is empty"));
   CLAMOR_RETURN_IF_ERROR(storage.Map(PROT_READ));
+  // Lookups jump about, and find pages the faster, the fewer there are. Not every kernel has large ones for
+  // files. While a file is written they would bring in more of it than the limit allows.
+  madvise(storage.data_, storage.size_, MADV_HUGEPAGE);
   return storage;
 }
 
@@ -83,9 +86,6 @@ absl::Status SegmentStorage::Map(int protection) {
   void* mapped = mmap(nullptr, size_, protection, MAP_SHARED, fd_, 0);
   if (mapped == MAP_FAILED) return Errno(errno, path_);
   data_ = static_cast<std::byte*>(mapped);
-  // Lookups jump about, and find pages the faster, the fewer there are. Not every kernel has large ones for
-  // files.
-  madvise(data_, size_, MADV_HUGEPAGE);
   mapped_ = std::make_unique<MappedFiles::File>(std::span(data_, size_));
   MappedFiles::OfProcess().Add(mapped_.get());
   if (size_ < MappedFiles::OfProcess().small_bytes()) close(std::exchange(fd_, -1));

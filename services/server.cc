@@ -129,7 +129,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   CLAMOR_RETURN_IF_ERROR(CheckTls(options.tls));
 #ifdef NDEBUG
   // Abseil as distributions build it looks for cycles at every mutex, gRPC's too, under one lock of the
-  // process: a tenth of what it costs to relay a token.
+  // process: some per cent of what it costs to relay a token.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
 #endif
   std::unique_ptr<Server> server(new Server(options));
