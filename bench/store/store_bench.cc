@@ -1,7 +1,7 @@
 // The suffix store at size: appends with lookups beside them, a kill, start-up, lookups cold and warm.
 //
 //   store_bench [--tokens 1000000] [--real 0.5] [--model deploy/demo-model] [--folder F] [--output F.json]
-//   [--check] [--part ingest|measure] [--pause MS]
+//   [--check] [--part ingest|measure] [--pause MS] [--no-read-ahead]
 //
 // A child ingests `tokens` tokens, of which at most the share `real` is text found on this machine
 // (/usr/share, /usr/include, /usr/lib/python3), tokenised, and the rest variations of it. Every 50th document
@@ -51,7 +51,7 @@ struct Flags {
   std::string model = "deploy/demo-model", folder, output;
   std::string part = "all";
   unsigned settle = 2, pause = 0;
-  bool check = false;
+  bool check = false, read_ahead = true;
 };
 
 double SecondsSince(Clock::time_point start) {
@@ -282,8 +282,9 @@ bool Measure(const Flags& flags, Json& report) {
   auto start = Clock::now();
   const double process_start = ProcessSeconds();
   // What a start reads ahead is mapped, and not forgotten.
-  auto store = SuffixStore::Open(
-      {.path = flags.folder, .max_bytes_per_tenant = uint64_t{1} << 50, .read_ahead_bytes = 0});
+  auto store = SuffixStore::Open({.path = flags.folder,
+                                  .max_bytes_per_tenant = uint64_t{1} << 50,
+                                  .read_ahead_bytes = flags.read_ahead ? 4ull << 30 : 0});
   if (!store.ok()) Fail(store.status());
   const double open_seconds = SecondsSince(start), open_processor = ProcessSeconds() - process_start;
   const Stats stats = (*store)->GetStats();
@@ -359,6 +360,8 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--pause", flags.pause, "Milliseconds between lookups beside appends")
       ->capture_default_str();
+  app.add_flag("--read-ahead,!--no-read-ahead", flags.read_ahead,
+               "At the start that is measured; without: cold is cold");
   app.add_flag("--check", flags.check, "CheckIntegrity in the end");
   CLI11_PARSE(app, argc, argv);
   std::string temporary;
