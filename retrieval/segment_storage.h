@@ -41,9 +41,9 @@ class SegmentStorage {
   // Does nothing on the heap.
   void Forget(size_t offset, size_t bytes) const;
 
-  // Has `bytes` from `offset` on read from the disk: what is kept, into memory, the rest into the page cache,
-  // while the caller goes on. What is not asked for so is read as lookups want it: whoever reads all of a
-  // file asks for it piece by piece, ahead of itself. Does nothing on the heap.
+  // Has `bytes` from `offset` on read from the disk: what is kept, into memory, before it returns; the rest
+  // into the page cache, while the caller goes on. What is not asked for so is read as lookups want it:
+  // whoever reads all of a file asks for it piece by piece, ahead of itself. Does nothing on the heap.
   void ReadAhead(size_t offset, size_t bytes) const;
 
   // Whether `piece` is read where it is: on the heap, in a small file, or if it is kept (mapped_files.h).

@@ -282,9 +282,10 @@ bool Measure(const Flags& flags, Json& report) {
   auto start = Clock::now();
   const double process_start = ProcessSeconds();
   // What a start reads ahead is mapped, and not forgotten.
-  auto store = SuffixStore::Open({.path = flags.folder,
-                                  .max_bytes_per_tenant = uint64_t{1} << 50,
-                                  .read_ahead_bytes = flags.read_ahead ? 4ull << 30 : 0});
+  auto store =
+      SuffixStore::Open({.path = flags.folder,
+                         .max_bytes_per_tenant = uint64_t{1} << 50,
+                         .read_ahead_bytes = flags.read_ahead ? StoreOptions().read_ahead_bytes : 0});
   if (!store.ok()) Fail(store.status());
   const double open_seconds = SecondsSince(start), open_processor = ProcessSeconds() - process_start;
   const Stats stats = (*store)->GetStats();
